@@ -1,0 +1,102 @@
+"""Which module owns an array, and how arrays move between the host and a GPU.
+
+The rest of the package asks `array_module` once per call and then writes plain array code, so the same lines run
+under NumPy and under CuPy. This is the only file that names CuPy, and CuPy is imported only when a GPU is asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy
+
+from .trees import map_leaves
+
+Array = Any  # a numpy.ndarray or a cupy.ndarray; everything that a function is given or returns is of one kind
+
+MIXED = (
+    "{first} is on the {first_place} and {other} on the {other_place}; all arrays of a call must be in one place: "
+    'move them with to_device(tree, "cuda") or to_host(tree)'
+)
+
+
+def is_device_array(value: object) -> bool:
+    """Whether `value` is a CuPy array. CuPy is looked at only if something else has already imported it."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(value, cupy.ndarray)
+
+
+def array_module(**arrays: Array | None) -> ModuleType:
+    """The module (numpy or cupy) that owns all of the named arrays; None values are passed over.
+
+    Raises TypeError for a value that is no array, and for arrays that live in different places.
+    """
+    first, first_place = "", ""
+    for name, value in arrays.items():
+        if value is None:
+            continue
+        if isinstance(value, numpy.ndarray):
+            place = "host (NumPy)"
+        elif is_device_array(value):
+            place = "GPU (CuPy)"
+        else:
+            raise TypeError(
+                f"{name}: expected a NumPy or CuPy array, got {type(value).__name__}; convert it with numpy.asarray"
+            )
+        if first and place != first_place:
+            raise TypeError(MIXED.format(first=first, first_place=first_place, other=name, other_place=place))
+        first, first_place = first or name, place
+    return numpy if first_place != "GPU (CuPy)" else sys.modules["cupy"]
+
+
+def to_device(tree: Any, device: str) -> Any:
+    """Copies every array in `tree` (dicts, lists, tuples, named tuples, arrays, None) to `device`, "cpu" or "cuda".
+
+    Raises ValueError for another device name, RuntimeError if there is no usable CuPy or no GPU.
+    """
+    if device == "cpu":
+        return to_host(tree)
+    if device != "cuda":
+        raise ValueError(f'device: expected "cpu" or "cuda", got {device!r}')
+    return map_leaves(_require_cupy().asarray, tree)
+
+
+def to_host(tree: Any) -> Any:
+    """Copies every CuPy array in `tree` to the host; NumPy arrays are returned as they are. Waits for the GPU."""
+    return map_leaves(lambda leaf: leaf.get() if is_device_array(leaf) else leaf, tree)
+
+
+def scatter_add(target: Array, index: Array, values: Array) -> None:
+    """target[index[n]] += values[n] for every n, duplicates added up; target (V, E), index (N,), values (N, E).
+
+    `target[index] += values` would keep one of the duplicates only. On the host, sorting by index and adding runs is
+    some eight times faster than numpy.add.at.
+    """
+    if is_device_array(target):
+        from cupyx import scatter_add as cupy_scatter_add
+
+        cupy_scatter_add(target, index, values)
+    elif len(index):
+        order = numpy.argsort(index, kind="stable")
+        ordered = index[order]
+        starts = numpy.flatnonzero(numpy.diff(ordered, prepend=ordered[0] - 1))
+        target[ordered[starts]] += numpy.add.reduceat(values[order], starts, axis=0)
+
+
+def _require_cupy() -> ModuleType:
+    try:
+        import cupy
+    except ImportError as error:
+        raise RuntimeError(
+            'device "cuda" needs CuPy, which is not installed; install the extra that fits your driver: '
+            'pip install "fastweights-np[gpu]" (CUDA 12) or "fastweights-np[gpu-cuda13]" (CUDA 13)'
+        ) from error
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:  # CuPy raises its own CUDARuntimeError, which cannot be named without CuPy
+        raise RuntimeError(f'device "cuda": CuPy finds no usable GPU driver ({error}); use device "cpu"') from error
+    if count == 0:
+        raise RuntimeError('device "cuda": CuPy finds no GPU on this machine; use device "cpu"')
+    return cupy

@@ -1,0 +1,102 @@
+"""Argument errors: which argument, what was expected, what came, what to do."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+
+import numpy
+
+from .backend import Array
+
+FLOATS = ("float32", "float64")
+
+
+def shape(name: str, array: Array, expected: Sequence[int | str], remedy: str = "") -> None:
+    """Raises ValueError unless `array` has the expected shape; a str in `expected` names an axis of any size >= 1."""
+    got = tuple(array.shape)
+    fits = len(got) == len(expected) and all(
+        size >= 1 if isinstance(axis, str) else size == axis for size, axis in zip(got, expected, strict=True)
+    )
+    if not fits:
+        wanted = "(" + ", ".join(str(axis) for axis in expected) + ("," if len(expected) == 1 else "") + ")"
+        if any(isinstance(axis, str) for axis in expected):
+            wanted += " with every size at least 1"
+        raise ValueError(f"{name}: expected shape {wanted}, got {got}" + (f"; {remedy}" if remedy else ""))
+
+
+def floating(**arrays: Array | None) -> None:
+    """Raises TypeError unless all arrays (None values are passed over) share one dtype, float32 or float64."""
+    first, first_dtype = "", None
+    for name, array in arrays.items():
+        if array is None:
+            continue
+        if array.dtype.name not in FLOATS:
+            raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}; convert it with .astype")
+        if first and array.dtype != first_dtype:
+            raise TypeError(
+                f"{name}: expected {first_dtype}, the dtype of {first}, got {array.dtype}; "
+                "an op never changes the dtype, so convert one of them with .astype"
+            )
+        first, first_dtype = first or name, array.dtype
+
+
+def indices(name: str, array: Array, size: int) -> None:
+    """Raises unless `array` holds integers in [0, size).
+
+    Values are looked at only on the host: reading them on a GPU would make the host wait. Check data there first,
+    before it is moved, because CuPy wraps an index that is out of range without a word.
+    """
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, got {array.dtype}; convert it with .astype(int)")
+    if isinstance(array, numpy.ndarray) and array.size and (array.min() < 0 or array.max() >= size):
+        flat = numpy.flatnonzero((array < 0) | (array >= size))[0]
+        place = tuple(int(i) for i in numpy.unravel_index(flat, array.shape))
+        raise ValueError(f"{name}: expected values from 0 to {size - 1}, got {array[place]} at index {place}")
+
+
+def fraction(name: str, value: float) -> None:
+    """Raises unless 0 <= value <= 1."""
+    number(name, value)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: expected a number from 0 to 1, got {value}")
+
+
+def not_negative(name: str, value: float) -> None:
+    """Raises unless value is finite and >= 0."""
+    number(name, value)
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
+
+
+def number(name: str, value: float) -> None:
+    """Raises TypeError unless value is a real number (a Python or NumPy scalar, not an array, not a bool)."""
+    if isinstance(value, bool) or not isinstance(value, int | float | numpy.integer | numpy.floating):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}; pass a Python float")
+
+
+def count(name: str, value: int, least: int) -> None:
+    """Raises unless value is an integer of at least `least`."""
+    try:
+        whole = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        whole = None
+    if whole is None or isinstance(value, bool):
+        raise TypeError(f"{name}: expected a whole number, got {value!r}")
+    if whole < least:
+        raise ValueError(f"{name}: expected at least {least}, got {value}")
+
+
+def choice(name: str, value: str, known: Sequence[str] | Mapping[str, object]) -> None:
+    """Raises ValueError unless value is one of the known names."""
+    if value not in known:
+        raise ValueError(f"{name}: expected one of {', '.join(sorted(known))}; got {value!r}")
+
+
+def keys(name: str, mapping: Mapping[str, object], required: Sequence[str], optional: Sequence[str] = ()) -> None:
+    """Raises ValueError unless `mapping` holds all required names and, beside them, only optional ones."""
+    missing = [key for key in required if key not in mapping]
+    unknown = [key for key in mapping if key not in required and key not in optional]
+    if missing or unknown:
+        parts = [f"missing {', '.join(missing)}"] * bool(missing) + [f"unknown {', '.join(unknown)}"] * bool(unknown)
+        raise ValueError(f"{name}: expected the arrays {', '.join(required)}; {'; '.join(parts)}; make it with init()")
