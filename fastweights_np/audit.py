@@ -1,0 +1,377 @@
+"""python -m fastweights_np.audit: proves the math on this machine, link by link, in float64.
+
+    1  reference, matrix form, equation (1)   =  reference, attention form, equation (4)
+    2  fast forward                           =  reference, for every chunk size and option; ops = SciPy
+    3  hand-derived backward                  =  autograd through the reference                 to 1e-12
+    4  hand-derived backward                  =  finite differences (SciPy) of the fast forward to 1e-7
+    5  one step at a time                     =  whole sequences
+    6  GPU                                    =  host, where there is a GPU
+
+Every parameter, input, initial state and learnable scalar is compared, under random cotangents. An error is relative to
+the largest entry of the two arrays compared (to 1e-3 where both are smaller, since a gradient can be zero). Needs
+autograd and SciPy; exits with 1 if any link fails, with 2 if it cannot run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+
+from . import fast_weights, network, ops, reference
+from .backend import to_device, to_host
+from .trees import flatten
+
+Arrays = dict[str, Any]
+SMALL = 1e-3
+
+
+@dataclass
+class Link:
+    """One row of the table: the worst of all comparisons made under one link for one subject."""
+
+    number: int
+    title: str
+    subject: str
+    tolerance: float
+    cases: int = 0
+    worst: float = 0.0
+    where: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.cases > 0 and self.worst <= self.tolerance
+
+    def compare(self, case: str, got: Arrays, expected: Arrays) -> None:
+        """Takes one case into the row: each expected array against the one got under the same name."""
+        self.cases += 1
+        for name, wanted in expected.items():
+            error, index = relative_error(numpy.asarray(to_host(got[name])), numpy.asarray(wanted))
+            if not error <= self.worst:  # also true for NaN
+                self.worst, self.where = error, f"{name}{list(index)} [{case}]"
+
+
+def relative_error(got: numpy.ndarray, expected: numpy.ndarray) -> tuple[float, tuple[int, ...]]:
+    """max |got - expected| over the largest magnitude in either array (at least SMALL), and the maximum's index."""
+    if got.shape != expected.shape:
+        return float("inf"), ()
+    if got.size == 0:
+        return 0.0, ()
+    difference = numpy.abs(got - expected)
+    difference = numpy.where(numpy.isfinite(difference), difference, numpy.inf)
+    flat = int(difference.argmax())
+    scale = max(float(numpy.abs(got).max()), float(numpy.abs(expected).max()), SMALL)
+    error = float(difference.reshape(-1)[flat]) / scale if numpy.isfinite(scale) else float("inf")
+    return error, tuple(int(i) for i in numpy.unravel_index(flat, difference.shape))
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes and options of one fast-weight layer, with random data that the seed fixes."""
+
+    steps: int = 5
+    batch_size: int = 2
+    input_size: int = 3
+    hidden_size: int = 4
+    seed: int = 0
+    layer_norm: bool = True
+    initial: bool = True  # whether h0 and A0 are random (A0 not symmetric) or zero
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        sizes = f"T{self.steps} B{self.batch_size} I{self.input_size} H{self.hidden_size}"
+        flags = [] if self.layer_norm else ["no layer norm"]
+        return " ".join([sizes, *flags, *(f"{name}={value}" for name, value in self.options.items())])
+
+    def arrays(self) -> tuple[Arrays, Arrays, numpy.ndarray]:
+        """(params, {x, h0, A0}, the cotangent dh)."""
+        rng = numpy.random.default_rng(self.seed)
+        params = fast_weights.init(rng, self.input_size, self.hidden_size, layer_norm=self.layer_norm, dtype="float64")
+        params = {name: value + 0.4 * rng.standard_normal(value.shape) for name, value in params.items()}
+        sequence = (self.steps, self.batch_size)
+        given = {
+            "x": rng.standard_normal((*sequence, self.input_size)),
+            "h0": self.initial * rng.standard_normal((self.batch_size, self.hidden_size)),
+            "A0": self.initial * 0.3 * rng.standard_normal((self.batch_size, self.hidden_size, self.hidden_size)),
+        }
+        return params, given, rng.standard_normal((*sequence, self.hidden_size))
+
+    def chunks(self) -> list[int | None]:
+        """Every way to keep the memory: matrix, blends that divide T and that do not, attention, and the default."""
+        return [*sorted({1, 2, 3, self.steps}), None]
+
+
+QUICK = (
+    Case(seed=1, options={"inner_steps": 2, "decay": 0.8, "rate": 0.6}),
+    Case(seed=2, options={"inner_steps": 1, "sustained_boundary": False, "activation": "tanh"}),
+    Case(seed=3, layer_norm=False, options={"inner_steps": 2, "decay": 0.7, "rate": 0.1}),
+    Case(seed=4, options={"inner_steps": 2, "normalize_preliminary": False, "decay": 0.9}),
+)
+FULL = (
+    *QUICK,
+    Case(seed=5, options={"inner_steps": 0}),
+    Case(seed=6, options={"inner_steps": 3, "activation": "tanh", "decay": 0.5, "rate": 1.0}),
+    Case(seed=7, steps=1, options={"inner_steps": 1}),
+    Case(seed=8, batch_size=1, hidden_size=1, options={"inner_steps": 1}),
+    Case(seed=9, batch_size=1, hidden_size=1, layer_norm=False, options={"inner_steps": 2, "rate": 0.2}),
+    Case(seed=30, steps=11, hidden_size=7, options={"inner_steps": 1, "decay": 0.9, "rate": 0.5}),
+    Case(seed=11, steps=9, initial=False, options={"inner_steps": 1, "decay": 0.95}),
+    Case(seed=12, options={"inner_steps": 2, "decay": 1.0, "rate": 0.3}),
+    Case(seed=13, options={"inner_steps": 2, "sustained_boundary": False, "normalize_preliminary": False}),
+    Case(seed=14, layer_norm=False, options={"inner_steps": 1, "activation": "tanh", "sustained_boundary": False}),
+    Case(seed=15, steps=3, batch_size=3, input_size=1, hidden_size=3, options={"inner_steps": 4, "decay": 0.6}),
+    Case(seed=16, options={"inner_steps": 0, "normalize_preliminary": False, "activation": "tanh"}),
+)
+
+
+def run(device: str = "cpu", quick: bool = False) -> list[Link]:
+    """Runs the chain and returns its rows. Raises ImportError if autograd or SciPy is absent."""
+    move = (lambda tree: tree) if device == "cpu" else (lambda tree: to_device(tree, device))
+    cases = QUICK if quick else FULL
+    links = [
+        *_layer_links(cases, move),
+        *_operation_links(move),
+        _network_link(move),
+    ]
+    if device != "cpu":
+        links.append(_device_link(cases, move))
+    return sorted(links, key=lambda link: link.number)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m fastweights_np.audit", description=__doc__.split("\n")[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the fast code runs")
+    parser.add_argument("--quick", action="store_true", help="a quarter of the cases")
+    chosen = parser.parse_args(arguments)
+    started = time.perf_counter()
+    try:
+        links = run(chosen.device, chosen.quick)
+    except ImportError as error:
+        print(f"audit: {error}; it needs autograd and scipy: pip install autograd scipy", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        print(f"audit: {error}", file=sys.stderr)
+        return 2
+    print(_table(links))
+    failed = sum(not link.passed for link in links)
+    verdict = "every link holds" if not failed else f"{failed} of {len(links)} rows FAIL"
+    print(f"\n{verdict} ({chosen.device}, float64, {time.perf_counter() - started:.1f} s)")
+    return 1 if failed else 0
+
+
+# ------------------------------------------------------------------------------------------------ the fast-weight layer
+
+
+def _layer_links(cases: tuple[Case, ...], move: Callable[[Any], Any]) -> list[Link]:
+    forms = Link(1, "matrix form = attention form", "fast_weights", 1e-12)
+    fast = Link(2, "forward = reference, every chunk", "fast_weights", 1e-12)
+    by_autograd = Link(3, "backward = autograd", "fast_weights", 1e-12)
+    by_differences = Link(4, "backward = finite differences", "fast_weights", 1e-7)
+    stepped = Link(5, "step by step = forward", "fast_weights", 1e-12)
+    for case in cases:
+        params, given, dh = case.arrays()
+        expected = _reference_forward(case, params, given)
+        forms.compare(str(case), {"h": _reference_forward(case, params, given, form="attention")}, {"h": expected})
+        stepped.compare(str(case), *_stepped_and_whole(case, params, given, move))
+        last_A = [reference.matrix_from_states(expected[:, b], A0, *_scalars(case)) for b, A0 in enumerate(given["A0"])]
+        from_autograd = _autograd_gradients(case, params, given, dh)
+        for chunk in case.chunks():
+            name = f"{case} chunk={chunk}"
+            h, cache = fast_weights.forward(move(params), **move(given), **case.options, chunk=chunk)
+            A = fast_weights.final_state(cache).A
+            fast.compare(name, {"h": h, "A(T)": A}, {"h": expected, "A(T)": numpy.stack(last_A)})
+            by_autograd.compare(name, _hand_gradients(cache, move(dh)), from_autograd)
+        # the last step alone: as a whole dh whose other steps are zero
+        only_last = numpy.zeros_like(dh)
+        only_last[-1] = dh[-1]
+        gradients = _autograd_gradients(case, params, given, only_last)
+        by_autograd.compare(f"{case} dh of the last step", _hand_gradients(cache, move(dh[-1])), gradients)
+        gradients = _difference_gradients(case, params, given, dh)
+        by_differences.compare(str(case), _hand_gradients(cache, move(dh)), gradients)
+    return [forms, fast, by_autograd, by_differences, stepped]
+
+
+def _scalars(case: Case) -> tuple[float, float]:
+    return case.options.get("decay", 0.95), case.options.get("rate", 0.5)
+
+
+def _reference_forward(
+    case: Case, params: Arrays, given: Arrays, *, scalars: tuple[Any, Any] | None = None, **how: Any
+) -> Any:
+    options = dict(case.options)
+    decay, rate = scalars or _scalars(case)
+    return reference.fast_weights(
+        params, given["x"], given["h0"], given["A0"], decay, rate, options.get("inner_steps", 1),
+        activation_name=options.get("activation", "relu"),
+        sustained_boundary=options.get("sustained_boundary", True),
+        normalize_preliminary=options.get("normalize_preliminary", True), **how,
+    )  # fmt: skip
+
+
+def _hand_gradients(cache: fast_weights.Cache, dh: Any) -> Arrays:
+    grads, dx, dh0 = fast_weights.backward(dh, cache, also=("decay", "rate", "A0"))
+    return grads | {"x": dx, "h0": dh0}
+
+
+def _autograd_gradients(case: Case, params: Arrays, given: Arrays, dh: numpy.ndarray) -> Arrays:
+    import autograd
+    import autograd.numpy
+
+    def loss(everything: Arrays) -> Any:
+        scalars = everything["decay"], everything["rate"]
+        weights = {name: everything[name] for name in params}
+        h = _reference_forward(case, weights, everything, scalars=scalars, np=autograd.numpy)
+        return autograd.numpy.sum(h * dh)
+
+    decay, rate = _scalars(case)
+    return autograd.grad(loss)({**params, **given, "decay": decay, "rate": rate})
+
+
+def _difference_gradients(case: Case, params: Arrays, given: Arrays, dh: numpy.ndarray) -> Arrays:
+    decay, rate = _scalars(case)
+    at = {**params, **given, "decay": numpy.array(decay), "rate": numpy.array(rate)}
+
+    def loss(everything: Arrays) -> float:
+        weights = {name: everything[name] for name in params}
+        options = case.options | {name: float(everything[name]) for name in ("decay", "rate")}
+        state = {name: everything[name] for name in given}
+        return float((fast_weights.forward(weights, **state, **options)[0] * dh).sum())
+
+    # λ = 1 has no neighbour above it
+    return {name: _differentiate(loss, at, name) for name in at if (name, decay) != ("decay", 1.0)}
+
+
+def _differentiate(loss: Callable[[Arrays], float], at: Arrays, name: str) -> numpy.ndarray:
+    """The derivative of loss with respect to each entry of at[name], by SciPy's central differences of order 4."""
+    from scipy.differentiate import derivative
+
+    shape = at[name].shape
+
+    def moved(distance: float, entry: float) -> float:
+        array = at[name].copy().reshape(-1)
+        array[int(entry)] += distance
+        return loss({**at, name: array.reshape(shape)})
+
+    entries = numpy.arange(at[name].size, dtype=float)
+    found = derivative(
+        numpy.vectorize(moved, otypes=[float]), numpy.zeros_like(entries), args=(entries,),
+        initial_step=1e-4, order=4, maxiter=1,
+    )  # fmt: skip
+    return found.df.reshape(shape)
+
+
+def _stepped_and_whole(case: Case, params: Arrays, given: Arrays, move: Callable[[Any], Any]) -> tuple[Arrays, Arrays]:
+    params, given = move(params), move(given)
+    h, cache = fast_weights.forward(params, **given, **case.options)
+    state = fast_weights.initial_state(params, case.batch_size, given["h0"], given["A0"])
+    steps = []
+    for x_t in given["x"]:
+        h_t, state = fast_weights.step(params, x_t, state, **case.options)
+        steps.append(to_host(h_t))
+    whole = {"h": to_host(h), "A(T)": to_host(fast_weights.final_state(cache).A)}
+    return {"h": numpy.stack(steps), "A(T)": to_host(state.A)}, whole
+
+
+# ----------------------------------------------------------------------------------------------- operations and network
+
+
+def _operation_links(move: Callable[[Any], Any]) -> Iterator[Link]:
+    import autograd
+    import autograd.numpy as np
+    import scipy.special
+
+    rng = numpy.random.default_rng(20)
+    z, dy = rng.standard_normal((2, 6, 5)) * 3
+    gain, bias = rng.standard_normal((2, 5))
+    weight, weight_bias, d_linear = (rng.standard_normal(shape) for shape in ((4, 5), (4,), (6, 4)))
+    labels, tokens = rng.integers(0, 5, 6), rng.integers(0, 3, (2, 3))  # six tokens of three: some come twice
+    d_row, d_embedding, table = rng.standard_normal(6), rng.standard_normal((2, 3, 4)), rng.standard_normal((3, 4))
+    z_, dy_, gain_, bias_, weight_ = (move(array) for array in (z, dy, gain, bias, weight))
+
+    oracle = Link(2, "forward = SciPy", "ops", 1e-12)
+    nll, probabilities = ops.softmax_cross_entropy(move(z * 50), move(labels))
+    oracle.compare(
+        "softmax_cross_entropy", {"nll": nll, "probabilities": probabilities},
+        {"nll": -scipy.special.log_softmax(z * 50, axis=1)[numpy.arange(6), labels],
+         "probabilities": scipy.special.softmax(z * 50, axis=1)},
+    )  # fmt: skip
+    yield oracle
+
+    link = Link(3, "backward = autograd", "ops", 1e-12)
+
+    def gradients(function: Callable[..., Any], cotangent: Any, **arguments: Any) -> Arrays:
+        return autograd.grad(lambda given: np.sum(function(**given) * cotangent))(arguments)
+
+    got = dict(zip(("x", "weight", "bias"), ops.linear_backward(move(d_linear), z_, weight_), strict=True))
+    product = lambda x, weight, bias: np.dot(x, weight.T) + bias  # noqa: E731
+    expected = gradients(product, d_linear, x=z, weight=weight, bias=weight_bias)
+    link.compare("linear", got, expected)
+
+    got = {"table": ops.embedding_backward(move(d_embedding), move(table), move(tokens))}
+    link.compare("embedding", got, gradients(lambda table: table[tokens], d_embedding, table=table))
+
+    _, normalized, inverse_std = ops.layer_norm(z_, gain_, bias_)
+    got = {"z": ops.layer_norm_backward(dy_, gain_, normalized, inverse_std)}
+    got |= dict(zip(("gain", "bias"), ops.layer_norm_parameters_backward(dy_, normalized), strict=True))
+    rows = lambda z, gain, bias: np.stack([reference.layer_norm(row, gain, bias, np) for row in z])  # noqa: E731
+    link.compare("layer_norm", got, gradients(rows, dy, z=z, gain=gain, bias=bias))
+
+    for name, f in ops.ACTIVATIONS.items():
+        slope = f.slope(f.forward(z_))
+        link.compare(name, {"z": dy_ * slope}, gradients(lambda z, n=name: reference.activation(z, n, np), dy, z=z))
+
+    _, probabilities = ops.softmax_cross_entropy(z_, move(labels))
+    got = {"logits": ops.softmax_cross_entropy_backward(move(d_row), probabilities, move(labels))}
+    loss = lambda logits: reference.softmax_cross_entropy(logits, labels, np)  # noqa: E731
+    link.compare("softmax_cross_entropy", got, gradients(loss, d_row, logits=z))
+    yield link
+
+
+def _network_link(move: Callable[[Any], Any]) -> Link:
+    import autograd
+    import autograd.numpy
+
+    link = Link(3, "backward = autograd", "network", 1e-12)
+    options = {"decay": 0.9, "rate": 0.5, "inner_steps": 1}
+    rng = numpy.random.default_rng(21)
+    net = network.Network(network.TokenEncoder(6, 4, 5), network.Classifier(4, 3, 5), hidden_size=4, options=options)
+    params = net.init(rng, "float64")
+    tokens, labels = rng.integers(0, 6, (7, 3)), rng.integers(0, 3, 3)
+    loss, grads = net.loss_and_gradients(move(params), move(tokens), move(labels))
+    value = autograd.value_and_grad(lambda tree: reference.network(tree, tokens, labels, options, autograd.numpy))
+    expected_loss, expected = value(params)
+    link.compare("retrieval network", flatten(grads) | {"loss": loss}, flatten(expected) | {"loss": expected_loss})
+    return link
+
+
+def _device_link(cases: tuple[Case, ...], move: Callable[[Any], Any]) -> Link:
+    link = Link(6, "GPU = host", "fast_weights", 1e-11)
+    for case in cases:
+        params, given, dh = case.arrays()
+        h, cache = fast_weights.forward(params, **given, **case.options)
+        h_device, cache_device = fast_weights.forward(move(params), **move(given), **case.options)
+        host = {"h": h} | _hand_gradients(cache, dh)
+        link.compare(str(case), {"h": h_device} | _hand_gradients(cache_device, move(dh)), host)
+    return link
+
+
+def _table(links: list[Link]) -> str:
+    header = ("link", "subject", "cases", "worst error", "tolerance", "verdict", "where")
+    rows = [header] + [
+        (f"{link.number} {link.title}", link.subject, str(link.cases), f"{link.worst:.1e}", f"{link.tolerance:.0e}",
+         "holds" if link.passed else "FAILS", link.where)
+        for link in links
+    ]  # fmt: skip
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
