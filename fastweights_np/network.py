@@ -1,0 +1,146 @@
+"""Encoder, recurrent layer, readout: the plain composition that the tasks train.
+
+Each part has `init`, `forward` and `backward`, and a network is three of them in a row; parameters and gradients are
+nested dicts, {"encoder": ..., "layer": ..., "readout": ...}. A recurrent layer is picked by name and is given its
+options as they stand in its own `forward`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import sqrt
+from typing import Any
+
+import numpy
+
+from . import checks, fast_weights, ops
+from .backend import Array
+from .workspace import Workspace
+
+LAYERS = {"fast_weights": fast_weights}
+
+Tree = dict[str, Any]
+
+
+def uniform(rng: numpy.random.Generator, shape: tuple[int, ...], fan_in: int, dtype: str) -> Array:
+    """Weights uniform in ±1/√fan_in, drawn on the host (appendix of Ba et al. 2016; the paper prints ±√H)."""
+    return rng.uniform(-1 / sqrt(fan_in), 1 / sqrt(fan_in), shape).astype(dtype)
+
+
+@dataclass(frozen=True)
+class TokenEncoder:
+    """x = relu(weight table[token] + bias): section 4.1, token to 50-d embedding to 100-d embedding.
+
+    There are fewer different tokens than tokens, so every entry of the table is encoded once and then looked up.
+    """
+
+    vocabulary: int
+    embedding_size: int = 50
+    size: int = 100
+
+    def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
+        """table (V, E), weight (size, E), bias (size,)."""
+        return {
+            "table": uniform(rng, (self.vocabulary, self.embedding_size), self.embedding_size, dtype),
+            "weight": uniform(rng, (self.size, self.embedding_size), self.embedding_size, dtype),
+            "bias": numpy.zeros(self.size, dtype),
+        }
+
+    def forward(self, params: Tree, tokens: Array) -> tuple[Array, Any]:
+        """tokens (T, B) to x (T, B, size)."""
+        codes = ops.relu(ops.linear(params["table"], params["weight"], params["bias"]))
+        return ops.embedding(codes, tokens), (params, tokens, codes)
+
+    def backward(self, dx: Array, cache: Any) -> Tree:
+        """The gradients of the parameters from dx (T, B, size)."""
+        params, tokens, codes = cache
+        # x = codes[tokens]
+        dcodes = ops.embedding_backward(dx, codes, tokens)
+        # codes = relu(table weightᵀ + bias)
+        dz = dcodes * ops.relu_slope(codes)
+        dtable, dweight, dbias = ops.linear_backward(dz, params["table"], params["weight"])
+        return {"table": dtable, "weight": dweight, "bias": dbias}
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """logits = output relu(hidden h + bias) + bias: section 4.1, last state to 100 ReLU units to softmax."""
+
+    input_size: int
+    classes: int
+    size: int = 100
+
+    def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
+        """hidden (size, H) with its bias, output (classes, size) with its bias."""
+        return {
+            "hidden": uniform(rng, (self.size, self.input_size), self.input_size, dtype),
+            "hidden_bias": numpy.zeros(self.size, dtype),
+            "output": uniform(rng, (self.classes, self.size), self.size, dtype),
+            "output_bias": numpy.zeros(self.classes, dtype),
+        }
+
+    def forward(self, params: Tree, h: Array) -> tuple[Array, Any]:
+        """h (B, H) to logits (B, classes)."""
+        hidden = ops.relu(ops.linear(h, params["hidden"], params["hidden_bias"]))
+        return ops.linear(hidden, params["output"], params["output_bias"]), (params, h, hidden)
+
+    def backward(self, dlogits: Array, cache: Any) -> tuple[Tree, Array]:
+        """The gradients of the parameters and dh (B, H), from dlogits (B, classes)."""
+        params, h, hidden = cache
+        # logits = hidden outputᵀ + output_bias
+        dhidden, doutput, doutput_bias = ops.linear_backward(dlogits, hidden, params["output"])
+        # hidden = relu(h hiddenᵀ + hidden_bias)
+        dz = dhidden * ops.relu_slope(hidden)
+        dh, dweight, dbias = ops.linear_backward(dz, h, params["hidden"])
+        return {"hidden": dweight, "hidden_bias": dbias, "output": doutput, "output_bias": doutput_bias}, dh
+
+
+@dataclass(frozen=True)
+class Network:
+    """logits = readout(h[-1]) with h = layer(encoder(inputs)).
+
+    `layer` is a name in LAYERS; `init_options` and `options` go to that layer's init and forward as they are.
+    Raises ValueError for an unknown layer.
+    """
+
+    encoder: TokenEncoder
+    readout: Classifier
+    hidden_size: int
+    layer: str = "fast_weights"
+    init_options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        checks.choice("layer", self.layer, LAYERS)
+
+    def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
+        """New parameters, on the host."""
+        layer = LAYERS[self.layer].init(rng, self.encoder.size, self.hidden_size, dtype=dtype, **self.init_options)
+        return {
+            "encoder": self.encoder.init(rng, dtype),
+            "layer": layer,
+            "readout": self.readout.init(rng, dtype),
+        }
+
+    def forward(self, params: Tree, inputs: Array, workspace: Workspace | None = None) -> tuple[Array, Any]:
+        """inputs (T, B, ...) to logits (B, classes), from the state after the last step, and the cache."""
+        x, encoder_cache = self.encoder.forward(params["encoder"], inputs)
+        h, layer_cache = LAYERS[self.layer].forward(params["layer"], x, workspace=workspace, **self.options)
+        logits, readout_cache = self.readout.forward(params["readout"], h[-1])
+        return logits, (encoder_cache, layer_cache, readout_cache)
+
+    def backward(self, dlogits: Array, cache: Any) -> Tree:
+        """The gradients, shaped as the parameters, from dlogits (B, classes)."""
+        encoder_cache, layer_cache, readout_cache = cache
+        readout, dh = self.readout.backward(dlogits, readout_cache)
+        layer, dx, _ = LAYERS[self.layer].backward(dh, layer_cache)
+        return {"encoder": self.encoder.backward(dx, encoder_cache), "layer": layer, "readout": readout}
+
+    def loss_and_gradients(
+        self, params: Tree, inputs: Array, labels: Array, workspace: Workspace | None = None
+    ) -> tuple[Array, Tree]:
+        """The mean negative log likelihood of labels (B,) in nats (0-d, on the arrays' device) and its gradients."""
+        logits, cache = self.forward(params, inputs, workspace)
+        nll, probabilities = ops.softmax_cross_entropy(logits, labels)
+        dnll = 0 * nll + 1 / len(labels)
+        return nll.mean(), self.backward(ops.softmax_cross_entropy_backward(dnll, probabilities, labels), cache)

@@ -1,0 +1,148 @@
+"""Optimizers, gradient clipping and learning-rate schedules, over nested dicts of parameters.
+
+An optimizer changes the parameter arrays in place. Its moments are single flat vectors, so that an update is a dozen
+array operations however many parameters there are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import checks
+from .backend import Array, array_module
+from .trees import flatten
+
+Tree = dict[str, Any]
+
+
+def _vector(tree: Tree) -> Array:
+    """All arrays of the tree, end to end, in one new vector."""
+    flat = flatten(tree)
+    xp = array_module(**flat)
+    return xp.concatenate([array.reshape(-1) for array in flat.values()])
+
+
+class _Optimizer:
+    """Shares between Adam and RMSProp how moments are kept, saved, and how an update reaches the parameters."""
+
+    moments: tuple[str, ...]
+
+    def __init__(self, params: Tree) -> None:
+        vector = _vector(params)
+        xp = array_module(params=vector)
+        self._shapes = {name: array.shape for name, array in flatten(params).items()}
+        self._moments = {name: xp.zeros_like(vector) for name in self.moments}
+        self.updates = 0
+
+    def step(self, params: Tree, grads: Tree, learning_rate: float) -> None:
+        """One update of `params`, in place. Raises ValueError if grads has other names or shapes than params had."""
+        flat_params, flat_grads = flatten(params), flatten(grads)
+        for tree_name, flat in (("params", flat_params), ("grads", flat_grads)):
+            if set(flat) != set(self._shapes):
+                odd = ", ".join(sorted(set(flat) ^ set(self._shapes)))
+                raise ValueError(
+                    f"{tree_name}: expected the arrays that the optimizer was made with, got others: {odd}"
+                )
+            for name, shape in self._shapes.items():
+                checks.shape(f"{tree_name}[{name!r}]", flat[name], shape)
+        self.updates += 1
+        change = self._change(_vector({name: flat_grads[name] for name in self._shapes}))
+        change *= learning_rate
+        start = 0
+        for name in self._shapes:
+            param = flat_params[name]
+            param -= change[start : start + param.size].reshape(param.shape)
+            start += param.size
+
+    def state(self) -> Tree:
+        """What a checkpoint has to hold: the moments (copies) and the number of updates."""
+        return {name: moment.copy() for name, moment in self._moments.items()} | {"updates": self.updates}
+
+    def load_state(self, state: Tree) -> None:
+        """Goes on from what `state` returned. Raises ValueError if it is another optimizer's."""
+        checks.keys("state", state, (*self.moments, "updates"))
+        for name, moment in self._moments.items():
+            checks.shape(f"state[{name!r}]", state[name], moment.shape, "it belongs to other parameters")
+            moment[...] = state[name]
+        self.updates = int(state["updates"])
+
+    def _change(self, g: Array) -> Array:
+        """The update direction, a new vector, to be multiplied by the learning rate and subtracted."""
+        raise NotImplementedError
+
+
+class Adam(_Optimizer):
+    """m = β1 m + (1-β1) g,  v = β2 v + (1-β2) g²,  θ -= α m̂ / (√v̂ + ε), m̂ and v̂ corrected for their zero start.
+
+    Source: Kingma, Ba 2015, arXiv 1412.6980, algorithm 1.
+    """
+
+    moments = ("m", "v")
+
+    def __init__(self, params: Tree, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> None:
+        checks.fraction("beta1", beta1)
+        checks.fraction("beta2", beta2)
+        checks.not_negative("epsilon", epsilon)
+        super().__init__(params)
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+
+    def _change(self, g: Array) -> Array:
+        m, v = self._moments["m"], self._moments["v"]
+        m *= self.beta1
+        m += (1 - self.beta1) * g
+        g *= g  # g is this step's own copy
+        g *= 1 - self.beta2
+        v *= self.beta2
+        v += g
+        denominator = (v / (1 - self.beta2**self.updates)) ** 0.5
+        denominator += self.epsilon
+        return m / (1 - self.beta1**self.updates) / denominator
+
+
+class RMSProp(_Optimizer):
+    """v = ρ v + (1-ρ) g²,  θ -= α g / √(v + ε): the form of A3C (Mnih et al. 2016, arXiv 1602.01783, equation S3)."""
+
+    moments = ("v",)
+
+    def __init__(self, params: Tree, rho: float = 0.99, epsilon: float = 1e-8) -> None:
+        checks.fraction("rho", rho)
+        checks.not_negative("epsilon", epsilon)
+        super().__init__(params)
+        self.rho, self.epsilon = rho, epsilon
+
+    def _change(self, g: Array) -> Array:
+        v = self._moments["v"]
+        v *= self.rho
+        v += (1 - self.rho) * (g * g)
+        g /= (v + self.epsilon) ** 0.5
+        return g
+
+
+def clip_by_global_norm(grads: Tree, limit: float) -> Array:
+    """Scales all of `grads`, in place, so that their joint Euclidean norm is at most `limit`; returns the norm before.
+
+    Source: Pascanu, Mikolov, Bengio 2013, arXiv 1211.5063, algorithm 1. The norm stays on its device (0-d).
+    """
+    checks.not_negative("limit", limit)
+    flat = flatten(grads)
+    xp = array_module(**flat)
+    norm = sum((grad * grad).sum() for grad in flat.values()) ** 0.5
+    scale = limit / xp.maximum(norm, limit) if limit > 0 else 0 * norm
+    for grad in flat.values():
+        grad *= scale
+    return norm
+
+
+def constant(update: int, updates: int) -> float:
+    """1 at every update: the learning rate is held."""
+    return 1.0
+
+
+def linear_decay(update: int, updates: int, hold: float = 0.5) -> float:
+    """1 for the first `hold` of `updates`, then linearly down to 0 at the end; update counts from 0."""
+    checks.fraction("hold", hold)
+    left = 1 - update / updates
+    return min(1.0, left / (1 - hold)) if hold < 1 else 1.0
+
+
+SCHEDULES = {"constant": constant, "linear": linear_decay}
