@@ -1,0 +1,64 @@
+"""python -m tasks: lists the tasks. python -m tasks NAME [options]: trains and evaluates one."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+from pathlib import Path
+
+TASKS = {"retrieval": "associative retrieval: c9k8j3f1??c is answered by 9 (section 4.1, table 1)"}
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit code: 0 done, 2 bad settings, 130 interrupted, 1 the training failed."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python -m tasks NAME [options]     python -m tasks NAME --help explains the options\n")
+        for name, what in TASKS.items():
+            print(f"  {name:12} {what}")
+        return 0
+    name, *options = arguments
+    if name not in TASKS:
+        print(f"tasks: unknown task {name!r}; expected one of {', '.join(TASKS)}", file=sys.stderr)
+        return 2
+    try:
+        import tyro
+
+        from . import training
+
+        task = importlib.import_module(f"tasks.{name}")
+    except ModuleNotFoundError as error:
+        print(f'tasks: {error.name} is not installed; pip install -e ".[tasks]"', file=sys.stderr)
+        return 2
+
+    program = f"python -m tasks {name}"
+    try:
+        settings = tyro.cli(task.Settings, args=options, prog=program)
+        if settings.resume is not None:
+            stored = training.settings_of(settings.resume, task.Settings)
+            stored = dataclasses.replace(stored, device=settings.device)
+            settings = tyro.cli(task.Settings, args=options, prog=program, default=stored)
+        folder = training.open_folder(settings)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"tasks: {error}", file=sys.stderr)
+        return 2
+    print(f"{name}: writing to {folder}", flush=True)
+    try:
+        result = task.main(settings, folder)
+    except training.Interruption:
+        print(f"\ninterrupted; the checkpoint is in {folder}; go on with: {program} --resume {folder}", file=sys.stderr)
+        return 130
+    except FloatingPointError as error:
+        print(f"tasks: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        print(f"tasks: {error}", file=sys.stderr)
+        return 2
+    made_by = {"task": name, "settings": settings.as_json(), "device": settings.device} | training.provenance()
+    training.write_json(folder / "result.json", made_by | result)
+    print(f"\nfiles: {', '.join(sorted(file.name for file in Path(folder).iterdir()))} in {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,181 @@
+"""Associative retrieval (section 4.1, table 1): c9k8j3f1??c is answered by 9, the digit that followed the letter c.
+
+K different letters, each followed by a digit, then ??, then one of the letters; the label is its digit. A model that
+knows the digits but not which letter is asked for cannot get below the key-blind floor: an error near it is no
+retrieval at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import comb, factorial, log
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy
+from numpy.polynomial.polynomial import polypow
+
+from fastweights_np import checks, fast_weights, to_host
+from fastweights_np.network import LAYERS, Classifier, Network, TokenEncoder
+
+from . import figures, training
+from .training import Split, TrainingSettings
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+TOKENS = LETTERS + "0123456789?"
+
+
+@dataclass(frozen=True)
+class Settings(TrainingSettings):
+    """Trains a recurrent network to retrieve digits by their letters; the defaults are the paper's with R = 50."""
+
+    task: ClassVar[str] = "retrieval"
+
+    pairs: int = 4
+    """K, the letter-digit pairs in a sequence, 1 to 26; the sequence has 2 K + 3 characters."""
+    layer: Literal["fast_weights"] = "fast_weights"
+    """The recurrent layer."""
+    hidden_size: int = 50
+    """R, the units of the recurrent layer."""
+    decay: float = 0.9
+    """λ of the fast weights, 0 to 1."""
+    rate: float = 0.5
+    """η of the fast weights."""
+    inner_steps: int = 1
+    """S of the fast weights: how often they are read on the way to the next state."""
+    normalize_preliminary: bool = True
+    """Whether layer norm also acts on the preliminary state, which does not see the fast weights."""
+    training_size: int = 100_000
+    """Sequences to train on."""
+    validation_size: int = 10_000
+    """Sequences on which the best parameters are chosen."""
+    test_size: int = 20_000
+    """Sequences that the chosen parameters are tested on, once."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_pairs(self.pairs)
+        checks.choice("layer", self.layer, LAYERS)
+        checks.count("hidden_size", self.hidden_size, least=1)
+        for name in ("training_size", "validation_size", "test_size"):
+            checks.count(name, getattr(self, name), least=1)
+        fast_weights.Options(self.decay, self.rate, self.inner_steps)  # raises on a bad one
+
+
+def check_pairs(pairs: int) -> None:
+    """Raises unless 1 <= pairs <= 26."""
+    checks.count("pairs", pairs, least=1)
+    if pairs > len(LETTERS):
+        raise ValueError(f"pairs: expected at most {len(LETTERS)}, one for each letter, got {pairs}")
+
+
+def generate(rng: numpy.random.Generator, count: int, pairs: int) -> Split:
+    """`count` sequences of K = pairs: tokens (2 K + 3, count), and the digits asked for (count,), both int64.
+
+    Letters without replacement, digits with; every letter of a sequence is equally likely to be asked for.
+    """
+    checks.count("count", count, least=1)
+    check_pairs(pairs)
+    letters = numpy.argsort(rng.random((len(LETTERS), count)), axis=0)[:pairs]
+    digits = rng.integers(0, 10, (pairs, count))
+    asked = rng.integers(0, pairs, count)
+    everyone = numpy.arange(count)
+    tokens = numpy.full((2 * pairs + 3, count), TOKENS.index("?"))
+    tokens[0 : 2 * pairs : 2] = letters
+    tokens[1 : 2 * pairs : 2] = digits + TOKENS.index("0")
+    tokens[-1] = letters[asked, everyone]
+    return Split(tokens, digits[asked, everyone])
+
+
+def splits(settings: Settings) -> tuple[Split, Split, Split]:
+    """Training, validation and test data, from generator streams of their own."""
+    sizes = settings.training_size, settings.validation_size, settings.test_size
+    streams = settings.streams(5)[2:]  # the first two draw the weights and the order
+    training_set, validation_set, test_set = (
+        generate(rng, size, settings.pairs) for rng, size in zip(streams, sizes, strict=True)
+    )
+    return training_set, validation_set, test_set
+
+
+def key_blind_floor(pairs: int) -> tuple[float, float]:
+    """(error, negative log likelihood in nats) of the best model that knows the K digits but not which is asked for.
+
+    It gives each digit the probability n/K, where n of the K pairs hold it: for K = 4, 61.65 % and 1.187 nats. Exact.
+    """
+    check_pairs(pairs)
+    # n of one digit is binomial(K, 1/10), and all ten digits are alike
+    nats = 0.0
+    for n in range(1, pairs + 1):
+        nats -= 10 * comb(pairs, n) * 0.1**n * 0.9 ** (pairs - n) * (n / pairs) * log(n / pairs)
+
+    def most_common_at_most(m: int) -> float:
+        """The probability that no digit occurs more than m times: exponential generating function of ten digits."""
+        one_digit = [1 / factorial(n) for n in range(m + 1)]
+        return polypow(one_digit, 10)[pairs] * factorial(pairs) / 10**pairs
+
+    expected_maximum = 1 + sum(1 - most_common_at_most(m) for m in range(1, pairs))
+    return 1 - expected_maximum / pairs, nats
+
+
+def network(settings: Settings) -> Network:
+    """Token to 50-d embedding to 100-d code to R recurrent units; the last state to 100 ReLU units to softmax."""
+    return Network(
+        encoder=TokenEncoder(len(TOKENS)),
+        readout=Classifier(settings.hidden_size, classes=10),
+        hidden_size=settings.hidden_size,
+        layer=settings.layer,
+        options={
+            "decay": settings.decay,
+            "rate": settings.rate,
+            "inner_steps": settings.inner_steps,
+            "normalize_preliminary": settings.normalize_preliminary,
+        },
+    )
+
+
+def main(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Trains, tests the parameters that were best on validation, draws the pictures; returns and stores the result."""
+    training_set, validation_set, test_set = (training.on_device(s, settings.device) for s in splits(settings))
+    net = network(settings)
+    outcome = training.train(net, settings, folder, training_set, validation_set)
+    nll, error = training.evaluate(net, outcome.params, test_set)
+    floor_error, floor_nll = key_blind_floor(settings.pairs)
+    result = {
+        "test_error": error,
+        "test_nll": nll,
+        "key_blind_floor": {"error": floor_error, "nll": floor_nll},
+        "best_on_validation": outcome.best,
+        "updates": outcome.updates,
+        "seconds": round(outcome.seconds, 1),
+        "updates_per_second": round(outcome.updates / outcome.seconds, 1),
+    }
+    chosen = f"parameters of epoch {outcome.best['epoch']}, the best on validation"
+    print(f"\ntest error {error:.3%}, negative log likelihood {nll:.5f} nats ({chosen})")
+    print(f"key-blind floor {floor_error:.2%}, {floor_nll:.3f} nats: a model that does not retrieve")
+    print(f"{outcome.updates} updates in {outcome.seconds:.0f} s\n")
+    _show_examples(net, outcome.params, test_set)
+    figures.learning_curve(folder / "learning_curve.png", outcome.curve, floor_nll, floor_error)
+    if settings.layer == "fast_weights":
+        _draw_attention(net, outcome.params, test_set, folder / "attention.png")
+    return result | {"curve": outcome.curve}
+
+
+def text(tokens: numpy.ndarray) -> str:
+    """The characters of one sequence of tokens."""
+    return "".join(TOKENS[token] for token in tokens)
+
+
+def _show_examples(net: Network, params: Any, split: Split, count: int = 10) -> None:
+    inputs, labels = split.batch(slice(0, count))
+    logits, _ = net.forward(params, inputs)
+    inputs, labels, answers = to_host((inputs, labels, logits.argmax(axis=1)))
+    for n, (answer, label) in enumerate(zip(answers, labels, strict=True)):
+        print(f"{text(inputs[:, n])} -> {answer}" + ("" if answer == label else f"   wrong, it is {label}"))
+
+
+def _draw_attention(net: Network, params: Any, split: Split, path: Path, count: int = 6) -> None:
+    inputs, _ = split.batch(slice(0, count))
+    logits, (_, layer_cache, _) = net.forward(params, inputs)
+    inputs, answers, strengths = to_host((inputs, logits.argmax(axis=1), fast_weights.attention(layer_cache)))
+    strings = [text(inputs[:, n]) for n in range(count)]
+    figures.attention(path, strings, [str(answer) for answer in answers], strengths)

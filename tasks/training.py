@@ -1,0 +1,383 @@
+"""What all supervised tasks share: the training loop, its checkpoints, and the files of an output folder.
+
+An output folder holds settings.json (what was asked for), metrics.jsonl (a line for each evaluation), checkpoint.npz
+(everything that resuming needs) and, at the end, result.json with the figures of the run and where they come from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from math import isfinite
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from fastweights_np import Workspace, checkpoint, checks, ops, optim
+from fastweights_np.backend import Array, to_device
+from fastweights_np.network import Network
+
+PLACES = ("out", "resume", "device")  # settings that say where, not what: they may change when a run is resumed
+REPORT_EVERY = 50  # updates between two looks at the loss; each look makes a GPU wait
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The options that every supervised task has."""
+
+    task: ClassVar[str]
+
+    seed: int = 0
+    """Fixes data, weights and order: the same seed gives the same run, bit for bit, on the same machine."""
+    epochs: int = 60
+    """Passes over the training set."""
+    batch_size: int = 128
+    """Sequences in an update; the last, smaller batch of an epoch is left out."""
+    learning_rate: float = 1e-3
+    """Adam's step size before the schedule."""
+    schedule: Literal["linear", "constant"] = "linear"
+    """linear: held for --hold of the updates, then linearly down to zero; constant: held throughout."""
+    hold: float = 0.5
+    """The fraction of the updates before the linear schedule begins to fall."""
+    clip_norm: float = 5.0
+    """Gradients are scaled down to this joint norm if theirs is larger."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """The floating-point type of parameters and states."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """cpu: NumPy; cuda: CuPy on the current GPU."""
+    threads: int = 1
+    """BLAS threads. The products are small: more threads than one usually slow the run down."""
+    out: Path | None = None
+    """The output folder; by default runs/TASK-DATE-TIME."""
+    resume: Path | None = None
+    """An output folder whose run to go on with; its settings are taken from there."""
+
+    def __post_init__(self) -> None:
+        checks.count("seed", self.seed, least=0)
+        checks.count("epochs", self.epochs, least=1)
+        checks.count("batch_size", self.batch_size, least=1)
+        checks.count("threads", self.threads, least=1)
+        checks.not_negative("learning_rate", self.learning_rate)
+        checks.not_negative("clip_norm", self.clip_norm)
+        checks.fraction("hold", self.hold)
+        checks.choice("schedule", self.schedule, optim.SCHEDULES)
+        checks.choice("dtype", self.dtype, checks.FLOATS)
+
+    def as_json(self) -> dict[str, Any]:
+        """Every setting that decides what is computed."""
+        return {name: value for name, value in asdict(self).items() if name not in PLACES}
+
+    def streams(self, count: int) -> list[numpy.random.Generator]:
+        """Independent generators, all fixed by the seed."""
+        return [numpy.random.default_rng(s) for s in numpy.random.SeedSequence(self.seed).spawn(count)]
+
+    def rate_at(self, update: int, updates: int) -> float:
+        """The learning rate of this update, counted from 0."""
+        factor = (
+            optim.linear_decay(update, updates, self.hold)
+            if self.schedule == "linear"
+            else optim.constant(update, updates)
+        )
+        return self.learning_rate * factor
+
+
+def settings_of(folder: Path, kind: type[TrainingSettings]) -> TrainingSettings:
+    """The settings that the run in `folder` was started with. Raises FileNotFoundError or ValueError."""
+    path = folder / "settings.json"
+    if not path.exists():
+        raise FileNotFoundError(f"resume: expected a folder that holds settings.json, found none in {folder}")
+    stored = json.loads(path.read_text())
+    task = stored.pop("task", None)
+    if task != kind.task or set(stored) - {field.name for field in fields(kind)}:
+        raise ValueError(f"resume: {path} belongs to task {task!r} or to another version; start anew with --out")
+    return kind(**stored, resume=folder)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Sequences and their labels: inputs (T, N, ...), labels (N,)."""
+
+    inputs: Array
+    labels: Array
+
+    def batch(self, chosen: Any) -> tuple[Array, Array]:
+        """The chosen sequences, a slice or an array of indices."""
+        return self.inputs[:, chosen], self.labels[chosen]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training leaves: the best parameters on the validation set, and the way there."""
+
+    params: dict[str, Any]
+    best: dict[str, float]  # the metrics line of those parameters
+    curve: list[dict[str, float]]
+    updates: int
+    seconds: float
+
+
+class Interruption(Exception):
+    """Ctrl-C, or a request to end: the checkpoint has been written."""
+
+
+def evaluate(network: Network, params: Any, split: Split, workspace: Workspace | None = None) -> tuple[float, float]:
+    """(mean negative log likelihood in nats, error rate) over a split."""
+    count, nll, wrong = len(split.labels), 0.0, 0.0
+    for start in range(0, count, 1000):
+        inputs, labels = split.batch(slice(start, start + 1000))
+        logits, _ = network.forward(params, inputs, workspace)
+        nll += ops.softmax_cross_entropy(logits, labels)[0].sum(dtype="float64")
+        wrong += (logits.argmax(axis=1) != labels).sum()
+    return float(nll) / count, float(wrong) / count
+
+
+def train(network: Network, settings: TrainingSettings, folder: Path, training: Split, validation: Split) -> Outcome:
+    """Trains to the end of the settings' epochs, from the folder's checkpoint if settings.resume is set.
+
+    Evaluates on the validation set and writes a checkpoint after each epoch. Raises Interruption on Ctrl-C, after a
+    checkpoint; FloatingPointError, naming the update, if the loss is not finite; ValueError if the checkpoint belongs
+    to other settings.
+    """
+    run = _Run(network, settings, folder, training)
+    with threadpool_limits(settings.threads), _interrupts_noted() as interrupted:
+        if settings.resume is not None:
+            run.restore()
+        bar = tqdm(total=run.updates, initial=run.update, disable=None, unit="update", dynamic_ncols=True)
+        with bar:
+            while run.update < run.updates:
+                for _ in run.rest_of_epoch():
+                    if run.update % REPORT_EVERY == 0:
+                        loss = run.report()
+                        bar.update(run.update - bar.n)
+                        bar.set_postfix({"loss": f"{loss:.4f}", "validation error": run.latest_error()})
+                    if interrupted:
+                        run.report()
+                        run.save()
+                        raise Interruption
+                run.report()
+                run.finish_epoch(validation)
+                run.save()
+            bar.update(run.update - bar.n)
+    return Outcome(run.best_params, run.best, run.curve, run.updates, run.seconds())
+
+
+class _Run:
+    """The state of one training: all that a checkpoint holds, and how it moves on."""
+
+    def __init__(self, network: Network, settings: TrainingSettings, folder: Path, training: Split) -> None:
+        count = len(training.labels)
+        if settings.batch_size > count:
+            raise ValueError(f"batch_size: expected at most the {count} training sequences, got {settings.batch_size}")
+        weights, self._order = settings.streams(2)
+        self.network, self.settings, self.folder, self.training = network, settings, folder, training
+        self.params = to_device(network.init(weights, settings.dtype), settings.device)
+        self.optimizer = optim.Adam(self.params)
+        self.batches = count // settings.batch_size
+        self.update, self.updates = 0, self.batches * settings.epochs
+        self.best_params, self.best = self.params, dict[str, float]()
+        self.curve: list[dict[str, float]] = []
+        self._workspace, self._evaluation = Workspace(), Workspace()
+        self._epoch_start = self._order.bit_generator.state  # from which the running epoch's order was drawn
+        self._unseen: list[Array] = []  # losses since the last look
+        self._epoch_loss = 0.0
+        self._before, self._started = 0.0, time.perf_counter()
+
+    def rest_of_epoch(self) -> Iterator[None]:
+        """Makes the updates that are left of this epoch, yielding after each."""
+        self._epoch_start = self._order.bit_generator.state
+        order = self._order.permutation(len(self.training.labels))
+        done, size = self.update % self.batches, self.settings.batch_size
+        for start in range(done * size, self.batches * size, size):
+            inputs, labels = self.training.batch(order[start : start + size])
+            loss, grads = self.network.loss_and_gradients(self.params, inputs, labels, self._workspace)
+            optim.clip_by_global_norm(grads, self.settings.clip_norm)
+            self.optimizer.step(self.params, grads, self.settings.rate_at(self.update, self.updates))
+            self.update += 1
+            self._unseen.append(loss)
+            yield
+
+    def report(self) -> float:
+        """Brings the unseen losses to the host, checks that they are finite, and returns their mean."""
+        losses = [float(loss) for loss in self._unseen]
+        for update, loss in enumerate(losses, self.update - len(losses) + 1):
+            if not isfinite(loss):
+                raise FloatingPointError(
+                    f"loss: expected a finite number, got {loss} at update {update}; "
+                    "lower --learning-rate, --clip-norm or --rate. The checkpoint of the epoch before is kept"
+                )
+        self._unseen.clear()
+        self._epoch_loss += sum(losses)
+        return sum(losses) / max(len(losses), 1)
+
+    def finish_epoch(self, validation: Split) -> None:
+        """Evaluates, keeps the parameters if they are the best so far, and adds a line to the metrics."""
+        nll, error = evaluate(self.network, self.params, validation, self._evaluation)
+        line = {
+            "update": self.update,
+            "epoch": self.update // self.batches,
+            "train_loss": self._epoch_loss / self.batches,
+            "validation_nll": nll,
+            "validation_error": error,
+            "learning_rate": self.settings.rate_at(self.update - 1, self.updates),
+            "seconds": round(self.seconds(), 2),
+        }
+        self._epoch_loss = 0.0
+        self._epoch_start = self._order.bit_generator.state
+        if not self.best or nll < self.best["validation_nll"]:
+            self.best, self.best_params = (
+                line,
+                {part: {name: array.copy() for name, array in arrays.items()} for part, arrays in self.params.items()},
+            )
+        self.curve.append(line)
+        with open(self.folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def latest_error(self) -> str:
+        return f"{self.curve[-1]['validation_error']:.2%}" if self.curve else "-"
+
+    def seconds(self) -> float:
+        """Training time so far, in all sessions."""
+        return self._before + time.perf_counter() - self._started
+
+    def save(self) -> None:
+        state = self.optimizer.state()
+        arrays = {"params": self.params, "best": self.best_params}
+        arrays["optimizer"] = {name: state[name] for name in self.optimizer.moments}
+        info = {
+            "settings": self.settings.as_json(),
+            "update": self.update,
+            "random_state": self._epoch_start,
+            "epoch_loss": self._epoch_loss,
+            "best": self.best,
+            "curve": self.curve,
+            "seconds": self.seconds(),
+        }
+        checkpoint.save(self.folder / "checkpoint.npz", arrays, info)
+
+    def restore(self) -> None:
+        """Goes on from the folder's checkpoint, if the run got as far as writing one."""
+        path = self.folder / "checkpoint.npz"
+        if not path.exists():
+            return
+        arrays, info = checkpoint.load(path)
+        wanted, stored = self.settings.as_json(), info["settings"]
+        for name in wanted | stored:
+            if wanted.get(name) != stored.get(name):
+                raise ValueError(
+                    f"{name}: expected {stored.get(name)!r}, with which {path} was made, got {wanted.get(name)!r}; "
+                    "resume without that option, or start anew with another --out"
+                )
+        arrays = to_device(arrays, self.settings.device)
+        self.params, self.best_params = arrays["params"], arrays["best"]
+        self.update, self.best, self.curve = info["update"], info["best"], info["curve"]
+        self.optimizer.load_state(arrays["optimizer"] | {"updates": self.update})
+        self._order.bit_generator.state = self._epoch_start = info["random_state"]
+        self._epoch_loss, self._before = info["epoch_loss"], info["seconds"]
+        # lines written after the checkpoint belong to updates that will be made again
+        lines = "".join(json.dumps(line) + "\n" for line in self.curve)
+        (self.folder / "metrics.jsonl").write_text(lines)
+
+
+@contextmanager
+def _interrupts_noted() -> Iterator[list[int]]:
+    """Within, Ctrl-C and SIGTERM are put on the list instead of stopping the program in the middle of an update."""
+    noted: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if noted:  # asked twice: at once
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    try:
+        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: signals go elsewhere
+        previous = {}
+    try:
+        yield noted
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+# -------------------------------------------------------------------------------------------------------- output folder
+
+
+def open_folder(settings: TrainingSettings) -> Path:
+    """The run's output folder, made, found writable, and with settings.json in it.
+
+    Raises FileExistsError if another run is in it, OSError if it cannot be written.
+    """
+    folder = settings.resume or settings.out or Path("runs") / time.strftime(f"{settings.task}-%Y%m%d-%H%M%S")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if settings.resume is None:
+            if any(folder.iterdir()):
+                raise FileExistsError(
+                    f"out: expected an empty or a new folder, got {folder}, which holds files; "
+                    f"go on with that run by --resume {folder}, or choose another --out"
+                )
+            write_json(folder / "settings.json", {"task": settings.task} | settings.as_json())
+        elif not os.access(folder, os.W_OK):
+            raise PermissionError("permission denied")
+    except FileExistsError:
+        raise
+    except OSError as error:
+        message = f"out: expected a folder that can be written, got {folder}: {error}; choose another --out"
+        raise OSError(message) from error
+    return folder
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes readable JSON, whole or not at all."""
+    beside = path.with_name(path.name + ".writing")
+    beside.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(beside, path)
+
+
+def provenance() -> dict[str, Any]:
+    """Where a figure comes from: command, commit, machine, versions and the time."""
+    return {
+        "command": shlex.join(["python", "-m", "tasks", *sys.argv[1:]]),
+        "commit": _commit(),
+        "machine": f"{platform.machine()} {_processor()}, {os.cpu_count()} cores, {platform.system()}",
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "../fastweights_np", ".")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (no git checkout)"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def on_device(split: Split, device: str) -> Split:
+    """The split's arrays on the device."""
+    return Split(to_device(split.inputs, device), to_device(split.labels, device))
