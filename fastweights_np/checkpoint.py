@@ -29,7 +29,7 @@ def save(path: str | Path, arrays: dict[str, Any], info: dict[str, Any]) -> None
     flat = flatten(to_host(arrays)) | {_INFO: numpy.frombuffer(text.encode(), numpy.uint8)}
     beside = path.with_name(path.name + ".writing")
     with open(beside, "wb") as file:
-        numpy.savez(file, allow_pickle=False, **flat)
+        numpy.savez(file, **flat)
         file.flush()
         os.fsync(file.fileno())
     os.replace(beside, path)
