@@ -44,7 +44,7 @@ def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {path}: expected a file that save() wrote, found none; check the folder")
     try:
-        with numpy.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, numpy.load(opened, allow_pickle=False) as file:
             flat = {name: file[name] for name in file.files}
         header = json.loads(flat.pop(_INFO).tobytes())
         version, info = header["version"], header["info"]

@@ -52,7 +52,7 @@ def test_dtype_is_kept_everywhere(dtype):
 
 
 def test_float32_agrees_with_float64():
-    params, x, dh = made()
+    params, x, _dh = made()
     exact, _ = layer.forward(params, x)
     single = {name: value.astype("float32") for name, value in params.items()}
     numpy.testing.assert_allclose(layer.forward(single, x.astype("float32"))[0], exact, rtol=2e-5, atol=2e-5)
@@ -100,7 +100,7 @@ def test_layout_of_the_inputs_does_not_matter():
     odd_x = numpy.ascontiguousarray(x.transpose(1, 2, 0)).transpose(2, 0, 1)
     odd_dh = numpy.repeat(dh, 2, axis=2)[:, :, ::2]
     odd_h, cache = layer.forward(odd_params, odd_x)
-    grads, dx, dh0 = layer.backward(odd_dh, cache)
+    grads, dx, _dh0 = layer.backward(odd_dh, cache)
     numpy.testing.assert_allclose(odd_h, h, atol=1e-14)
     numpy.testing.assert_allclose(dx, expected[1], atol=1e-13)
     for name in params:

@@ -78,9 +78,7 @@ def test_float32_stays_accurate_over_a_thousand_steps():
     """Folding forwards keeps its digits, where running equation (1) backwards loses them all within some hundred."""
     rng = numpy.random.default_rng(3)
     vectors = rng.standard_normal((1000, 1, 8)).astype("float32")
-    memory = Memory(
-        numpy, "float32", 1, 1000, 8, name="M", workspace=Workspace(), decay=0.95, chunk=16, symmetric=True
-    )
+    memory = Memory(numpy, "float32", 1, 1000, 8, name="M", workspace=Workspace(), decay=0.95, chunk=16, symmetric=True)
     exact = numpy.zeros((8, 8))
     for v in vectors:
         memory.write([v])

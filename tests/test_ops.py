@@ -1,0 +1,58 @@
+"""Operations without time: values and errors (their gradients are in the audit)."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+
+from fastweights_np import ops
+from fastweights_np.backend import scatter_add
+
+
+def test_cross_entropy_survives_large_logits():
+    nll, probabilities = ops.softmax_cross_entropy(numpy.array([[1e4, 0.0], [-1e4, 1e4]]), numpy.array([0, 0]))
+    numpy.testing.assert_allclose(nll, [0.0, 2e4])
+    numpy.testing.assert_allclose(probabilities, [[1, 0], [0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        (numpy.array([0, 3]), ValueError, r"labels: expected values from 0 to 2, got 3 at index \(1,\)"),
+        (numpy.array([-1, 0]), ValueError, r"labels: expected values from 0 to 2, got -1 at index \(0,\)"),
+        (numpy.array([0.0, 1.0]), TypeError, "labels: expected integers, got float64"),
+        (numpy.array([0]), ValueError, r"labels: expected shape \(2,\), got \(1,\); one label for each row"),
+    ],
+)
+def test_bad_labels_are_named(labels, error, message):
+    with pytest.raises(error, match=message):
+        ops.softmax_cross_entropy(numpy.zeros((2, 3)), labels)
+
+
+def test_bad_tokens_are_named():
+    table = numpy.zeros((5, 2))
+    with pytest.raises(ValueError, match=r"tokens: expected values from 0 to 4, got 5 at index \(0, 1\)"):
+        ops.embedding(table, numpy.array([[0, 5]]))
+    with pytest.raises(TypeError, match="tokens: expected integers, got bool"):
+        ops.embedding(table, numpy.array([True]))
+
+
+def test_scatter_add_adds_duplicates_up():
+    rng = numpy.random.default_rng(0)
+    index, values = rng.integers(0, 4, 50), rng.standard_normal((50, 3))
+    target, expected = rng.standard_normal((2, 6, 3))
+    target[...] = expected
+    numpy.add.at(expected, index, values)
+    scatter_add(target, index, values)
+    numpy.testing.assert_allclose(target, expected, atol=1e-14)
+    scatter_add(target, index[:0], values[:0])
+    numpy.testing.assert_allclose(target, expected, atol=1e-14)
+
+
+def test_layer_norm_of_a_constant_row_is_the_bias():
+    y, _, _ = ops.layer_norm(numpy.full((2, 3), 7.0), numpy.ones(3), numpy.arange(3.0))
+    numpy.testing.assert_allclose(y, [[0, 1, 2]] * 2, atol=1e-12)
+
+
+def test_relu_lets_nan_through():
+    assert numpy.isnan(ops.relu(numpy.array([numpy.nan]))).all(), "a broken state must not look like a dead unit"

@@ -1,0 +1,127 @@
+"""The package as a whole: what an import loads, which way imports run, devices, and what is public."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import numpy
+import pytest
+
+import fastweights_np as fw
+from fastweights_np import backend, network, trees
+
+ROOT = Path(fw.__file__).parent.parent
+# each may import what stands before it; the audit, the reference and the tests stand outside
+ORDER = [
+    {"trees"},
+    {"backend"},
+    {"checks", "workspace"},
+    {"ops", "memory"},
+    {"fast_weights"},
+    {"network"},
+    {"optim", "checkpoint"},
+]
+
+
+def imported_by(path: Path) -> set[str]:
+    """The package's own modules that a file imports, at any depth of its code."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("fastweights_np")):
+            module = (node.module or "").removeprefix("fastweights_np").strip(".")
+            names |= {module.split(".")[0]} if module else {alias.name for alias in node.names}
+    return names
+
+
+def test_imports_run_one_way():
+    below: set[str] = set()
+    for level in ORDER:
+        for module in level:
+            foreign = imported_by(ROOT / "fastweights_np" / f"{module}.py") - below
+            assert not foreign, f"{module}.py imports {foreign}, which do not stand below it"
+        below |= level
+    modules = {path.stem for path in (ROOT / "fastweights_np").glob("*.py")} - {"__init__", "audit", "reference"}
+    assert modules == below, "a new module has to be given its place in ORDER"
+
+
+def test_the_reference_imports_nothing_from_the_package():
+    assert not imported_by(ROOT / "fastweights_np" / "reference.py")
+
+
+def test_the_library_imports_no_task_and_only_backend_names_cupy():
+    for path in (ROOT / "fastweights_np").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for module in modules:
+                assert module.split(".")[0] not in ("tasks", "bench")
+                assert path.name == "backend.py" or module.split(".")[0] not in ("cupy", "cupyx")
+
+
+def test_import_is_light():
+    """Beyond NumPy, importing the package costs next to nothing and loads no library that a call does not need."""
+    program = (
+        "import sys, numpy; before = set(sys.modules); import fastweights_np; print(*sorted(set(sys.modules) - before))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "fastweights_np.fast_weights" in loaded
+    heavy = {"cupy", "cupyx", "scipy", "autograd", "matplotlib", "tqdm", "tyro", "threadpoolctl"}
+    assert not heavy & {name.split(".")[0] for name in loaded}
+    others = [name for name in loaded if not name.startswith("fastweights_np")]
+    assert len(others) < 30, f"importing the package pulls in {others}"
+
+
+def test_to_host_and_to_device_cpu_keep_trees():
+    Pair = namedtuple("Pair", "h A")
+    tree = {"layer": {"W": numpy.ones(2)}, "state": Pair(numpy.zeros(1), None), "more": [numpy.ones(1)]}
+    for copy in (fw.to_host(tree), fw.to_device(tree, "cpu")):
+        assert type(copy["state"]) is Pair
+        assert copy["state"].A is None
+        numpy.testing.assert_array_equal(copy["layer"]["W"], tree["layer"]["W"])
+
+
+def test_unknown_device_is_refused():
+    with pytest.raises(ValueError, match='device: expected "cpu" or "cuda", got \'gpu\''):
+        fw.to_device({}, "gpu")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed here")
+def test_cuda_without_cupy_says_what_to_install():
+    with pytest.raises(RuntimeError, match=r"needs CuPy.*fastweights-np\[gpu\]"):
+        fw.to_device({"W": numpy.ones(1)}, "cuda")
+
+
+def test_mixed_places_are_refused(monkeypatch):
+    class Elsewhere:
+        """Stands for an array that CuPy owns."""
+
+    class FakeCupy:
+        ndarray = Elsewhere
+
+    monkeypatch.setitem(sys.modules, "cupy", FakeCupy)
+    with pytest.raises(TypeError, match=r"W is on the host \(NumPy\) and x on the GPU.*to_device"):
+        backend.array_module(W=numpy.ones(1), x=Elsewhere())
+    assert backend.array_module(x=Elsewhere()) is FakeCupy
+    assert backend.array_module(W=numpy.ones(1), h0=None) is numpy
+
+
+def test_flatten_and_unflatten_invert_each_other():
+    tree = {"encoder": {"table": 1}, "layer": {"W": 2, "C": 3}}
+    assert trees.flatten(tree) == {"encoder/table": 1, "layer/W": 2, "layer/C": 3}
+    assert trees.unflatten(trees.flatten(tree)) == tree
+
+
+def test_unknown_layer_is_refused():
+    with pytest.raises(ValueError, match="layer: expected one of fast_weights; got 'gru'"):
+        network.Network(network.TokenEncoder(3), network.Classifier(4, 2), 4, layer="gru")
+
+
+def test_every_layer_has_the_five_functions():
+    for layer in network.LAYERS.values():
+        for function in ("init", "forward", "backward", "initial_state", "step"):
+            assert (getattr(layer, function).__doc__ or "").strip()
