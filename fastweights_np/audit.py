@@ -313,11 +313,12 @@ def _operation_links(move: Callable[[Any], Any]) -> Iterator[Link]:
     expected = gradients(product, d_linear, x=z, weight=weight, bias=weight_bias)
     link.compare("linear", got, expected)
 
-    got = {"table": ops.embedding_backward(move(d_embedding), move(table), move(tokens))}
+    got = {"table": ops.embedding_backward(move(d_embedding), move(tokens), 3)}
     link.compare("embedding", got, gradients(lambda table: table[tokens], d_embedding, table=table))
 
-    _, normalized, inverse_std = ops.layer_norm(z_, gain_, bias_)
-    got = {"z": ops.layer_norm_backward(dy_, gain_, normalized, inverse_std)}
+    norm = ops.LayerNorm(gain_, bias_, rows=6)
+    _, normalized, inverse_std = norm.forward(z_)
+    got = {"z": norm.backward(dy_, normalized, inverse_std)}
     got |= dict(zip(("gain", "bias"), ops.layer_norm_parameters_backward(dy_, normalized), strict=True))
     rows = lambda z, gain, bias: np.stack([reference.layer_norm(row, gain, bias, np) for row in z])  # noqa: E731
     link.compare("layer_norm", got, gradients(rows, dy, z=z, gain=gain, bias=bias))

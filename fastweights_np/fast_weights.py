@@ -25,6 +25,7 @@ import numpy
 from . import checks, memory, ops
 from .backend import Array, array_module
 from .memory import Memory
+from .ops import LayerNorm
 from .workspace import Workspace
 
 Params = dict[str, Array]
@@ -46,6 +47,10 @@ class Options:
         checks.not_negative("rate", self.rate)
         checks.count("inner_steps", self.inner_steps, least=0)
         checks.choice("activation", self.activation, ops.ACTIVATIONS)
+
+    def normalizes(self, s: int) -> bool:
+        """Whether layer norm, if there is any, acts on the way to h_s."""
+        return s > 0 or self.normalize_preliminary
 
 
 class State(NamedTuple):
@@ -75,7 +80,8 @@ class Cache:
     """What `backward` depends on, and nothing else. Good until the next forward with the same workspace."""
 
     params: Params
-    x: Array  # (T, B, I)
+    norm: LayerNorm | None
+    x: Array | ops.Embedded  # (T, B, I)
     h0: Array  # (B, H)
     memory: Memory  # A(0) .. A(T)
     trace: Trace  # its arrays (S+1, T, B, ...)
@@ -88,19 +94,28 @@ class Cache:
 
 
 def settle(
-    boundary: Array, read: Callable[[Array], Array], params: Params, options: Options, trace: Trace | None = None
+    boundary: Array,
+    read: Callable[[Array], Array],
+    norm: LayerNorm | None,
+    options: Options,
+    trace: Trace | None = None,
 ) -> Array:
     """h(t+1) = h_S(t+1) from the boundary W h(t) + C x(t) + b (B, H), where read(v) is A(t) v. Fills `trace`."""
-    h = _respond(boundary, 0, params, options, trace)  # (2a)
+    h = _respond(boundary, 0, norm, options, trace)  # (2a)
     for s in range(options.inner_steps):
         z = read(h)
         z += boundary if options.sustained_boundary else h  # appendix B: method 1, or method 2, A plus the identity
-        h = _respond(z, s + 1, params, options, trace)  # (5)
+        h = _respond(z, s + 1, norm, options, trace)  # (5)
     return h
 
 
 def settle_backward(
-    dh: Array, read_transposed: Callable[[Array], Array], params: Params, options: Options, trace: Trace, dy: Array
+    dh: Array,
+    read_transposed: Callable[[Array], Array],
+    norm: LayerNorm | None,
+    options: Options,
+    trace: Trace,
+    dy: Array,
 ) -> tuple[Array, list[Array], list[Array]]:
     """The gradient of `settle`: dboundary (B, H) from dh (B, H), where read_transposed(r) is A(t)ᵀ r.
 
@@ -112,7 +127,7 @@ def settle_backward(
     reads: list[Array] = []
     dboundary = None
     for s in reversed(range(options.inner_steps)):
-        r = _respond_backward(dh, s + 1, params, options, trace, dy)
+        r = _respond_backward(dh, s + 1, norm, options, trace, dy)
         # z = A h_s + boundary (method 1), z = A h_s + h_s (method 2)                                             (F1)
         dh = read_transposed(r)
         errors.insert(0, r)
@@ -122,33 +137,28 @@ def settle_backward(
         else:
             dboundary = r if dboundary is None else dboundary + r
     # h_0 = f(LN[boundary])                                                                                       (F2)
-    dz = _respond_backward(dh, 0, params, options, trace, dy)
+    dz = _respond_backward(dh, 0, norm, options, trace, dy)
     return dz if dboundary is None else dboundary + dz, errors, reads
 
 
-def _respond(z: Array, s: int, params: Params, options: Options, trace: Trace | None) -> Array:
+def _respond(z: Array, s: int, norm: LayerNorm | None, options: Options, trace: Trace | None) -> Array:
     """h_s = f(LN[z])."""
     f = ops.ACTIVATIONS[options.activation].forward
-    if _normalizes(s, params, options):
-        normalized = None if trace is None else trace.normalized[s]
-        z, _, inverse_std = ops.layer_norm(z, params["gain"], params["bias"], normalized)
+    if norm is not None and options.normalizes(s):
+        z, _, inverse_std = norm.forward(z, None if trace is None else trace.normalized[s])
         if trace is not None:
             trace.inverse_std[s] = inverse_std
     return f(z, out=None if trace is None else trace.states[s])
 
 
-def _respond_backward(dh: Array, s: int, params: Params, options: Options, trace: Trace, dy: Array) -> Array:
+def _respond_backward(dh: Array, s: int, norm: LayerNorm | None, options: Options, trace: Trace, dy: Array) -> Array:
     """dz of `_respond`."""
     # h_s = f(y)                                                                                                  (F3)
     dy[s] *= dh
-    if not _normalizes(s, params, options):
+    if norm is None or not options.normalizes(s):
         return dy[s]
     # y = LN[z]                                                                                                   (F4)
-    return ops.layer_norm_backward(dy[s], params["gain"], trace.normalized[s], trace.inverse_std[s])
-
-
-def _normalizes(s: int, params: Params, options: Options) -> bool:
-    return "gain" in params and (s > 0 or options.normalize_preliminary)
+    return norm.backward(dy[s], trace.normalized[s], trace.inverse_std[s])
 
 
 # ------------------------------------------------------------------------------------------------------ whole sequences
@@ -185,6 +195,8 @@ def forward(
 ) -> tuple[Array, Cache]:  # fmt: skip
     """Runs the layer over whole sequences: x (T, B, I) to h (T, B, H), and the cache that `backward` needs.
 
+    x may also be ops.Embedded, tokens and their table (V, I); backward then returns the gradient of the table as dx.
+
     h0 (B, H)           the state before the first step; zero if None. It acts through W alone: it is not written to A
     A0 (B, H, H)        the fast weights that the first step reads; zero if None
     decay, rate         λ in [0, 1] and η >= 0 of equation (1)
@@ -199,13 +211,13 @@ def forward(
     All arrays share one dtype and one device. Raises ValueError or TypeError that names the argument at fault.
     """
     options = Options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
-    xp = _check(params, x=x, h0=h0, A0=A0)
+    xp = _check(params, x=x.table if isinstance(x, ops.Embedded) else x, h0=h0, A0=A0)
     checks.shape("x", x, ("T", "B", params["C"].shape[1]), "x is (steps, sequences, inputs)")
-    (steps, batch_size, _), hidden_size = x.shape, params["W"].shape[0]
+    (steps, batch_size, _), hidden_size, dtype = x.shape, params["W"].shape[0], params["W"].dtype
     if chunk is not None:
         checks.count("chunk", chunk, least=1)
     if h0 is None:
-        h0 = xp.zeros((batch_size, hidden_size), x.dtype)
+        h0 = xp.zeros((batch_size, hidden_size), dtype)
     checks.shape("h0", h0, (batch_size, hidden_size), "one state for each sequence of x")
     if A0 is not None:
         checks.shape("A0", A0, (batch_size, hidden_size, hidden_size), "one matrix for each sequence of x")
@@ -213,23 +225,24 @@ def forward(
     workspace = workspace or Workspace()
     ticket = workspace.begin()
     A = Memory(
-        xp, x.dtype, batch_size, steps, hidden_size, name="A", workspace=workspace,
+        xp, dtype, batch_size, steps, hidden_size, name="A", workspace=workspace,
         decay=decay, scale=rate, chunk=chunk, initial=A0, symmetric=True,
     )  # fmt: skip
     shape = (inner_steps + 1, steps, batch_size, hidden_size)
-    trace = Trace(workspace.empty(xp, "states", shape, x.dtype), None, None)
+    trace = Trace(workspace.empty(xp, "states", shape, dtype), None, None)
     if "gain" in params:
-        trace.normalized = workspace.empty(xp, "normalized", shape, x.dtype)
-        trace.inverse_std = workspace.empty(xp, "inverse_std", (*shape[:-1], 1), x.dtype)
+        trace.normalized = workspace.empty(xp, "normalized", shape, dtype)
+        trace.inverse_std = workspace.empty(xp, "inverse_std", (*shape[:-1], 1), dtype)
 
+    norm = _norm(params, batch_size)
     from_input = ops.linear(x, params["C"], params["b"])
     h = h0
     for t in range(steps):
         boundary = h @ params["W"].T
         boundary += from_input[t]
-        h = settle(boundary, partial(A.read, n=t), params, options, trace.at(t))  # (2), (5)
+        h = settle(boundary, partial(A.read, n=t), norm, options, trace.at(t))  # (2), (5)
         A.write([h])  # (1)
-    return trace.states[-1].copy(), Cache(params, x, h0, A, trace, options, workspace, ticket)
+    return trace.states[-1].copy(), Cache(params, norm, x, h0, A, trace, options, workspace, ticket)
 
 
 def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params, Array, Array]:
@@ -243,8 +256,8 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     """
     params, x, A, options = cache.params, cache.x, cache.memory, cache.options
     cache.workspace.check(cache.ticket)
-    xp = array_module(dh=dh, x=x)
-    checks.floating(x=x, dh=dh)
+    xp = array_module(h=cache.h0, dh=dh)
+    checks.floating(h=cache.h0, dh=dh)
     for name in also:
         checks.choice("also", name, ("decay", "rate", "A0"))
     if "decay" in also and options.decay == 0:
@@ -257,13 +270,14 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
 
     # G(t) = dL/dA(t) is a memory that runs backwards:  G(t-1) = λ G(t) + Σ_s r_s h_sᵀ                              (F5)
     G = Memory(
-        xp, x.dtype, batch_size, steps, hidden_size, name="G", workspace=cache.workspace,
+        xp, dh.dtype, batch_size, steps, hidden_size, name="G", workspace=cache.workspace,
         decay=options.decay, width=options.inner_steps, chunk=A.chunk, revisit=False,
     )  # fmt: skip
-    dboundary = xp.empty((steps, batch_size, hidden_size), x.dtype)
-    dy = ops.ACTIVATIONS[options.activation].slope(states)
-    ddecay, drate, G_dot_A = (xp.zeros((), x.dtype) for _ in range(3))
-    dh_next = xp.zeros((batch_size, hidden_size), x.dtype)  # from the steps after t, through W
+    dboundary = cache.workspace.empty(xp, "dboundary", states.shape[1:], dh.dtype)
+    dy = cache.workspace.empty(xp, "dy", states.shape, dh.dtype)
+    ops.ACTIVATIONS[options.activation].slope(states, out=dy)
+    ddecay, drate, G_dot_A = (xp.zeros((), dh.dtype) for _ in range(3))
+    dh_next = xp.zeros((batch_size, hidden_size), dh.dtype)  # from the steps after t, through W
 
     for t in reversed(range(steps)):
         later = steps - 1 - t  # how many steps come after t: the terms that G(t) holds
@@ -284,7 +298,7 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
         elif later == 0:
             dh_t += dh
         dboundary[t], errors, reads = settle_backward(
-            dh_t, partial(A.read, n=t, transposed=True), params, options, cache.trace.at(t), dy[:, t]
+            dh_t, partial(A.read, n=t, transposed=True), cache.norm, options, cache.trace.at(t), dy[:, t]
         )
         G.write(errors, [states[s, t] for s in range(options.inner_steps)])
         if also:
@@ -355,9 +369,14 @@ def step(
     checks.shape("state.A", state.A, (batch_size, hidden_size, hidden_size), "make it with initial_state")
     boundary = state.h @ params["W"].T
     boundary += ops.linear(x, params["C"], params["b"])
-    h = settle(boundary, lambda v: memory.read_matrix(state.A, v), params, options)  # (2), (5)
+    h = settle(boundary, partial(memory.read_matrix, state.A), _norm(params, batch_size), options)  # (2), (5)
     weight = array_module(h=h).full((1, 1), rate, h.dtype)
     return h, State(h, memory.fold(state.A, decay, h[:, None], h[:, None], weight))  # (1)
+
+
+def _norm(params: Params, batch_size: int) -> LayerNorm | None:
+    """The layer's layer norm, for states (B, H)."""
+    return LayerNorm(params["gain"], params["bias"], batch_size) if "gain" in params else None
 
 
 def _check(params: Params, **arrays: Array | None):

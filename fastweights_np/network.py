@@ -31,7 +31,7 @@ def uniform(rng: numpy.random.Generator, shape: tuple[int, ...], fan_in: int, dt
 class TokenEncoder:
     """x = relu(weight table[token] + bias): section 4.1, token to 50-d embedding to 100-d embedding.
 
-    There are fewer different tokens than tokens, so every entry of the table is encoded once and then looked up.
+    There are fewer different tokens than tokens, so the table is encoded, and what becomes of it is looked up.
     """
 
     vocabulary: int
@@ -46,16 +46,14 @@ class TokenEncoder:
             "bias": numpy.zeros(self.size, dtype),
         }
 
-    def forward(self, params: Tree, tokens: Array) -> tuple[Array, Any]:
-        """tokens (T, B) to x (T, B, size)."""
+    def forward(self, params: Tree, tokens: Array) -> tuple[ops.Embedded, Any]:
+        """tokens (T, B) to x (T, B, size), whose rows are those of the encoded table."""
         codes = ops.relu(ops.linear(params["table"], params["weight"], params["bias"]))
-        return ops.embedding(codes, tokens), (params, tokens, codes)
+        return ops.embedding(codes, tokens), (params, codes)
 
-    def backward(self, dx: Array, cache: Any) -> Tree:
-        """The gradients of the parameters from dx (T, B, size)."""
-        params, tokens, codes = cache
-        # x = codes[tokens]
-        dcodes = ops.embedding_backward(dx, codes, tokens)
+    def backward(self, dcodes: Array, cache: Any) -> Tree:
+        """The gradients of the parameters from that of the encoded table (V, size)."""
+        params, codes = cache
         # codes = relu(table weightᵀ + bias)
         dz = dcodes * ops.relu_slope(codes)
         dtable, dweight, dbias = ops.linear_backward(dz, params["table"], params["weight"])

@@ -236,7 +236,7 @@ def test_missing_parameters_are_named():
         ((T - 1, B, H), "float64", ValueError, r"dh: expected shape \(5, 2, 4\), got \(4, 2, 4\)"),
         ((H,), "float64", ValueError, "dh: expected shape"),
         ((B + 1, H), "float64", ValueError, r"dh: expected shape \(2, 4\), got \(3, 4\)"),
-        ((T, B, H), "float32", TypeError, "dh: expected float64, the dtype of x, got float32"),
+        ((T, B, H), "float32", TypeError, "dh: expected float64, the dtype of h, got float32"),
     ],
 )
 def test_bad_dh_is_named(shape, dtype, error, message):

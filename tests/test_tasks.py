@@ -22,7 +22,18 @@ from tasks import retrieval, training
 from tasks.__main__ import TASKS, main
 
 ROOT = Path(__file__).parent.parent
-SMALL = "--training-size 640 --validation-size 50 --test-size 50 --hidden-size 8 --batch-size 64".split()
+SMALL = [
+    "--training-size",
+    "640",
+    "--validation-size",
+    "50",
+    "--test-size",
+    "50",
+    "--hidden-size",
+    "8",
+    "--batch-size",
+    "64",
+]
 
 
 # ----------------------------------------------------------------------------------------------------------------- data
@@ -120,7 +131,7 @@ def test_the_best_parameters_on_validation_are_the_ones_tested(tmp_path):
     settings = retrieval.Settings(
         hidden_size=8, training_size=128, validation_size=64, test_size=64, epochs=30, learning_rate=0.05, out=tmp_path
     )
-    training_set, validation_set, test_set = retrieval.splits(settings)
+    training_set, validation_set, _test_set = retrieval.splits(settings)
     network = retrieval.network(settings)
     outcome = training.train(network, settings, training.open_folder(settings), training_set, validation_set)
     assert outcome.best["epoch"] < 30, "so large a step overfits 128 sequences"
