@@ -341,7 +341,7 @@ def _network_link(move: Callable[[Any], Any]) -> Link:
     link = Link(3, "backward = autograd", "network", 1e-12)
     options = {"decay": 0.9, "rate": 0.5, "inner_steps": 1}
     rng = numpy.random.default_rng(21)
-    net = network.Network(network.TokenEncoder(6, 4, 5), network.Classifier(4, 3, 5), hidden_size=4, options=options)
+    net = network.Network(network.TokenEncoder(6, 4, 5), network.Classifier(3, 5), hidden_size=4, options=options)
     params = net.init(rng, "float64")
     tokens, labels = rng.integers(0, 6, (7, 3)), rng.integers(0, 3, 3)
     loss, grads = net.loss_and_gradients(move(params), move(tokens), move(labels))

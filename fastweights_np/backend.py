@@ -75,13 +75,11 @@ def scatter_add(target: Array, index: Array, values: Array) -> None:
     some eight times faster than numpy.add.at.
     """
     if is_device_array(target):
-        from cupyx import scatter_add as cupy_scatter_add
-
-        cupy_scatter_add(target, index, values)
+        sys.modules["cupy"].add.at(target, index, values)
     elif len(index):
         order = numpy.argsort(index, kind="stable")
         ordered = index[order]
-        starts = numpy.flatnonzero(numpy.diff(ordered, prepend=ordered[0] - 1))
+        starts = numpy.concatenate(([0], numpy.flatnonzero(ordered[1:] != ordered[:-1]) + 1))
         target[ordered[starts]] += numpy.add.reduceat(values[order], starts, axis=0)
 
 

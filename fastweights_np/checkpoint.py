@@ -19,14 +19,24 @@ from .backend import to_host
 from .trees import flatten, unflatten
 
 VERSION = 1
-_INFO = "__info__"
+# what reading a file that is damaged somewhere raises, by where it is
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError, AttributeError, OSError,
+           NotImplementedError, RuntimeError)  # fmt: skip
+_INFO, _ARRAYS = "info", "arrays"
 
 
 def save(path: str | Path, arrays: dict[str, Any], info: dict[str, Any]) -> None:
-    """Writes a nested dict of arrays (NumPy or CuPy) and a JSON-able dict. Raises OSError if the folder refuses."""
+    """Writes a nested dict of arrays (NumPy or CuPy) and a JSON-able dict.
+
+    Raises OSError if the folder refuses, TypeError for what can be stored neither as plain arrays nor as JSON.
+    """
     path = Path(path)
     text = json.dumps({"version": VERSION, "info": info})
-    flat = flatten(to_host(arrays)) | {_INFO: numpy.frombuffer(text.encode(), numpy.uint8)}
+    flat = flatten({_ARRAYS: to_host(arrays)})
+    for name, array in flat.items():
+        if array.dtype.hasobject:
+            raise TypeError(f"{name}: expected an array of numbers, got {array.dtype}; what is no array goes into info")
+    flat[_INFO] = numpy.frombuffer(text.encode(), numpy.uint8)
     beside = path.with_name(path.name + ".writing")
     with open(beside, "wb") as file:
         numpy.savez(file, **flat)
@@ -48,7 +58,7 @@ def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
             flat = {name: file[name] for name in file.files}
         header = json.loads(flat.pop(_INFO).tobytes())
         version, info = header["version"], header["info"]
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except _BROKEN as error:
         raise ValueError(
             f"checkpoint {path}: expected a file that save() wrote, got one that is truncated or something else "
             f"({type(error).__name__}: {error}); start anew without it"
@@ -58,4 +68,4 @@ def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"checkpoint {path}: expected version {VERSION}, got {version}; "
             "load it with the release that wrote it, or start anew"
         )
-    return unflatten(flat), info
+    return unflatten(flat).get(_ARRAYS, {}), info

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 
 import numpy
@@ -77,14 +76,19 @@ def number(name: str, value: float) -> None:
 
 def count(name: str, value: int, least: int) -> None:
     """Raises unless value is an integer of at least `least`."""
-    try:
-        whole = -1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        whole = None
-    if whole is None or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, int | numpy.integer):
         raise TypeError(f"{name}: expected a whole number, got {value!r}")
-    if whole < least:
+    if value < least:
         raise ValueError(f"{name}: expected at least {least}, got {value}")
+
+
+def generator(name: str, value: object) -> None:
+    """Raises TypeError unless value is a numpy.random.Generator."""
+    if not isinstance(value, numpy.random.Generator):
+        got = type(value).__name__
+        raise TypeError(
+            f"{name}: expected a numpy.random.Generator, got {got}; make one by numpy.random.default_rng(0)"
+        )
 
 
 def choice(name: str, value: str, known: Sequence[str] | Mapping[str, object]) -> None:
@@ -93,10 +97,13 @@ def choice(name: str, value: str, known: Sequence[str] | Mapping[str, object]) -
         raise ValueError(f"{name}: expected one of {', '.join(sorted(known))}; got {value!r}")
 
 
-def keys(name: str, mapping: Mapping[str, object], required: Sequence[str], optional: Sequence[str] = ()) -> None:
+def keys(
+    name: str, mapping: Mapping[str, object], required: Sequence[str], optional: Sequence[str] = (),
+    remedy: str = "make it with init()",
+) -> None:  # fmt: skip
     """Raises ValueError unless `mapping` holds all required names and, beside them, only optional ones."""
     missing = [key for key in required if key not in mapping]
     unknown = [key for key in mapping if key not in required and key not in optional]
     if missing or unknown:
         parts = [f"missing {', '.join(missing)}"] * bool(missing) + [f"unknown {', '.join(unknown)}"] * bool(unknown)
-        raise ValueError(f"{name}: expected the arrays {', '.join(required)}; {'; '.join(parts)}; make it with init()")
+        raise ValueError(f"{name}: expected {', '.join(required)}; {'; '.join(parts)}; {remedy}")

@@ -173,6 +173,7 @@ def init(
     With layer norm also gain = 1 and bias = 0 (H,), shared by all inner steps; a layer whose parameters have neither
     has no layer norm. Drawn on the host: the same seed gives the same weights for any device.
     """
+    checks.generator("rng", rng)
     checks.count("input_size", input_size, least=1)
     checks.count("hidden_size", hidden_size, least=1)
     checks.number("recurrent_scale", recurrent_scale)
@@ -208,9 +209,12 @@ def forward(
     chunk               how the fast weights are kept (memory.py); None chooses. The result does not depend on it
     workspace           reuses buffers from one forward to the next
 
-    All arrays share one dtype and one device. Raises ValueError or TypeError that names the argument at fault.
+    All arrays share one dtype and one device, and must not be changed before backward has been called.
+    Raises ValueError or TypeError that names the argument at fault.
     """
     options = Options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
+    if isinstance(x, ops.Embedded):
+        x = ops.embedding(*x)  # checks the tokens
     xp = _check(params, x=x.table if isinstance(x, ops.Embedded) else x, h0=h0, A0=A0)
     checks.shape("x", x, ("T", "B", params["C"].shape[1]), "x is (steps, sequences, inputs)")
     (steps, batch_size, _), hidden_size, dtype = x.shape, params["W"].shape[0], params["W"].dtype
@@ -250,7 +254,8 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
 
     dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H).
     `also` asks for more keys in grads: "decay" (dλ) and "rate" (dη), 0-d arrays, and "A0" (B, H, H).
-    dλ is found by a division by λ (DERIVATION.md, F10), so it is refused for λ = 0.
+    dλ is found by a division by λ (DERIVATION.md, F10): it is refused for λ = 0, and of little worth in float32 for a λ
+    below some 0.05 (relative error 1e-3 and more); at λ = 0.95 it is good to 1e-5.
 
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
@@ -258,6 +263,8 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     cache.workspace.check(cache.ticket)
     xp = array_module(h=cache.h0, dh=dh)
     checks.floating(h=cache.h0, dh=dh)
+    if isinstance(also, str):
+        also = (also,)
     for name in also:
         checks.choice("also", name, ("decay", "rate", "A0"))
     if "decay" in also and options.decay == 0:
@@ -327,7 +334,9 @@ def attention(cache: Cache, t: int = -1) -> Array:
     """
     cache.workspace.check(cache.ticket)
     steps = cache.x.shape[0]
-    t = range(steps)[t]
+    if not isinstance(t, int) or not -steps <= t < steps:
+        raise ValueError(f"t: expected a step from {-steps} to {steps - 1}, got {t!r}")
+    t %= steps
     return cache.memory.attention(cache.trace.states[0, t], t)
 
 
@@ -362,7 +371,9 @@ def step(
     not changed. Raises ValueError or TypeError that names the argument at fault.
     """
     options = Options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
-    _check(params, x=x, h=state.h, A=state.A)
+    if not isinstance(state, State):
+        raise TypeError(f"state: expected a State, got {type(state).__name__}; make it with initial_state")
+    _check(params, x=x, **{"state.h": state.h, "state.A": state.A})
     batch_size, hidden_size = state.h.shape[0], params["W"].shape[0]
     checks.shape("x", x, (batch_size, params["C"].shape[1]), "x is (sequences, inputs) for the sequences of state")
     checks.shape("state.h", state.h, ("B", hidden_size), "make it with initial_state")
@@ -371,7 +382,7 @@ def step(
     boundary += ops.linear(x, params["C"], params["b"])
     h = settle(boundary, partial(memory.read_matrix, state.A), _norm(params, batch_size), options)  # (2), (5)
     weight = array_module(h=h).full((1, 1), rate, h.dtype)
-    return h, State(h, memory.fold(state.A, decay, h[:, None], h[:, None], weight))  # (1)
+    return h, State(h.copy(), memory.fold(state.A, decay, h[:, None], h[:, None], weight))  # (1)
 
 
 def _norm(params: Params, batch_size: int) -> LayerNorm | None:

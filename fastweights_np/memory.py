@@ -61,7 +61,7 @@ class Memory:
         workspace: Workspace, decay: float, scale: float = 1.0, width: int = 1, chunk: int | None = None,
         initial: Array | None = None, symmetric: bool = False, revisit: bool = True,
     ) -> None:  # fmt: skip
-        self.decay, self.width, self.revisit = float(decay), width, revisit
+        self._xp, self.decay, self.scale, self.width, self.revisit = xp, float(decay), float(scale), width, revisit
         self.chunk = min(chunk or choose_chunk(steps, hidden_size), max(steps, 1))
         self.written = 0
         self._matrices: dict[int, Array | None] = {0: initial}  # chunk number -> M at its start
@@ -115,11 +115,9 @@ class Memory:
 
         Of a memory with one term a step, whatever the chunk; the part of M(0) is left out.
         """
-        scores = (self._right[:, :n] @ v[:, :, None])[:, :, 0]
-        age = len(self._weights) - 1
-        for k in range(n):
-            scores[:, k] *= self.decay ** (n - 1 - k) * self._weights[age, 0]
-        return scores
+        ages = self._xp.arange(n - 1, -1, -1)
+        weights = (self.scale * self.decay**ages).astype(v.dtype)
+        return (self._right[:, :n] @ v[:, :, None])[:, :, 0] * weights
 
     def matrix(self, n: int) -> Array:
         """M(n) itself, (B, H, H), a new array."""

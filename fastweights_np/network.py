@@ -22,14 +22,14 @@ LAYERS = {"fast_weights": fast_weights}
 Tree = dict[str, Any]
 
 
-def uniform(rng: numpy.random.Generator, shape: tuple[int, ...], fan_in: int, dtype: str) -> Array:
-    """Weights uniform in ±1/√fan_in, drawn on the host (appendix of Ba et al. 2016; the paper prints ±√H)."""
-    return rng.uniform(-1 / sqrt(fan_in), 1 / sqrt(fan_in), shape).astype(dtype)
+def uniform(rng: numpy.random.Generator, shape: tuple[int, ...], bound: float, dtype: str) -> Array:
+    """Weights uniform in ±bound, drawn on the host."""
+    return rng.uniform(-bound, bound, shape).astype(dtype)
 
 
 @dataclass(frozen=True)
 class TokenEncoder:
-    """x = relu(weight table[token] + bias): section 4.1, token to 50-d embedding to 100-d embedding.
+    """x = weight table[token] + bias: section 4.1, token to 50-d embedding to 100-d embedding, both linear.
 
     There are fewer different tokens than tokens, so the table is encoded, and what becomes of it is looked up.
     """
@@ -39,24 +39,28 @@ class TokenEncoder:
     size: int = 100
 
     def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
-        """table (V, E), weight (size, E), bias (size,)."""
+        """table (V, E) uniform in ±√E, weight (size, E) uniform in ±1/√E, bias (size,) zero.
+
+        The paper prints ±√H for all weights, which can be meant of the table alone. For the table it matters: until
+        retrieval is learned, training makes the letters' codes alike, and from a table in ±1/√E some letters come out
+        of that the same, to be told apart only slowly. Larger entries move less, for their size, at the same step.
+        """
         return {
-            "table": uniform(rng, (self.vocabulary, self.embedding_size), self.embedding_size, dtype),
-            "weight": uniform(rng, (self.size, self.embedding_size), self.embedding_size, dtype),
+            "table": uniform(rng, (self.vocabulary, self.embedding_size), sqrt(self.embedding_size), dtype),
+            "weight": uniform(rng, (self.size, self.embedding_size), 1 / sqrt(self.embedding_size), dtype),
             "bias": numpy.zeros(self.size, dtype),
         }
 
     def forward(self, params: Tree, tokens: Array) -> tuple[ops.Embedded, Any]:
         """tokens (T, B) to x (T, B, size), whose rows are those of the encoded table."""
-        codes = ops.relu(ops.linear(params["table"], params["weight"], params["bias"]))
-        return ops.embedding(codes, tokens), (params, codes)
+        codes = ops.linear(params["table"], params["weight"], params["bias"])
+        return ops.embedding(codes, tokens), params
 
     def backward(self, dcodes: Array, cache: Any) -> Tree:
         """The gradients of the parameters from that of the encoded table (V, size)."""
-        params, codes = cache
-        # codes = relu(table weightᵀ + bias)
-        dz = dcodes * ops.relu_slope(codes)
-        dtable, dweight, dbias = ops.linear_backward(dz, params["table"], params["weight"])
+        params = cache
+        # codes = table weightᵀ + bias
+        dtable, dweight, dbias = ops.linear_backward(dcodes, params["table"], params["weight"])
         return {"table": dtable, "weight": dweight, "bias": dbias}
 
 
@@ -64,16 +68,15 @@ class TokenEncoder:
 class Classifier:
     """logits = output relu(hidden h + bias) + bias: section 4.1, last state to 100 ReLU units to softmax."""
 
-    input_size: int
     classes: int
     size: int = 100
 
-    def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
-        """hidden (size, H) with its bias, output (classes, size) with its bias."""
+    def init(self, rng: numpy.random.Generator, input_size: int, dtype: str = "float32") -> Tree:
+        """hidden (size, H) and output (classes, size), uniform in ±1/√fan, and their biases; H is input_size."""
         return {
-            "hidden": uniform(rng, (self.size, self.input_size), self.input_size, dtype),
+            "hidden": uniform(rng, (self.size, input_size), 1 / sqrt(input_size), dtype),
             "hidden_bias": numpy.zeros(self.size, dtype),
-            "output": uniform(rng, (self.classes, self.size), self.size, dtype),
+            "output": uniform(rng, (self.classes, self.size), 1 / sqrt(self.size), dtype),
             "output_bias": numpy.zeros(self.classes, dtype),
         }
 
@@ -113,15 +116,17 @@ class Network:
 
     def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
         """New parameters, on the host."""
+        checks.generator("rng", rng)
         layer = LAYERS[self.layer].init(rng, self.encoder.size, self.hidden_size, dtype=dtype, **self.init_options)
         return {
             "encoder": self.encoder.init(rng, dtype),
             "layer": layer,
-            "readout": self.readout.init(rng, dtype),
+            "readout": self.readout.init(rng, self.hidden_size, dtype),
         }
 
     def forward(self, params: Tree, inputs: Array, workspace: Workspace | None = None) -> tuple[Array, Any]:
         """inputs (T, B, ...) to logits (B, classes), from the state after the last step, and the cache."""
+        checks.keys("params", params, ("encoder", "layer", "readout"))
         x, encoder_cache = self.encoder.forward(params["encoder"], inputs)
         h, layer_cache = LAYERS[self.layer].forward(params["layer"], x, workspace=workspace, **self.options)
         logits, readout_cache = self.readout.forward(params["readout"], h[-1])

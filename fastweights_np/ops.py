@@ -13,7 +13,7 @@ from typing import NamedTuple
 from . import checks
 from .backend import Array, array_module, scatter_add
 
-LAYER_NORM_EPSILON = 1e-5  # added to the variance, as in Ba, Kiros, Hinton 2016, so that a constant row is not 0/0
+LAYER_NORM_EPSILON = 1e-5  # added to the variance, so that a constant row is not 0/0
 
 
 # ---------------------------------------------------------------------------------------------------- embedding, linear
@@ -40,6 +40,7 @@ def embedding(table: Array, tokens: Array) -> Embedded:
 
     Raises TypeError for tokens that are not integers, ValueError for one out of range (seen on the host only).
     """
+    array_module(table=table, tokens=tokens)
     checks.indices("tokens", tokens, table.shape[0])
     return Embedded(table, tokens)
 

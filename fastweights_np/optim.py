@@ -60,7 +60,7 @@ class _Optimizer:
 
     def load_state(self, state: Tree) -> None:
         """Goes on from what `state` returned. Raises ValueError if it is another optimizer's."""
-        checks.keys("state", state, (*self.moments, "updates"))
+        checks.keys("state", state, (*self.moments, "updates"), remedy="pass what this optimizer's state() gave")
         for name, moment in self._moments.items():
             checks.shape(f"state[{name!r}]", state[name], moment.shape, "it belongs to other parameters")
             moment[...] = state[name]
@@ -80,8 +80,10 @@ class Adam(_Optimizer):
     moments = ("m", "v")
 
     def __init__(self, params: Tree, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> None:
-        checks.fraction("beta1", beta1)
-        checks.fraction("beta2", beta2)
+        for name, value in (("beta1", beta1), ("beta2", beta2)):
+            checks.fraction(name, value)
+            if value == 1:
+                raise ValueError(f"{name}: expected a number below 1, got {value}: the moment would stay zero")
         checks.not_negative("epsilon", epsilon)
         super().__init__(params)
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
@@ -133,8 +135,8 @@ def clip_by_global_norm(grads: Tree, limit: float) -> Array:
     return norm
 
 
-def constant(update: int, updates: int) -> float:
-    """1 at every update: the learning rate is held."""
+def constant(update: int, updates: int, hold: float = 1.0) -> float:
+    """1 at every update: the learning rate is held, whatever `hold` says."""
     return 1.0
 
 

@@ -86,10 +86,10 @@ def softmax_cross_entropy(logits: Any, labels: Any, np: Any = numpy) -> Any:
 
 
 def network(params: dict[str, Any], tokens: Any, labels: Any, options: dict[str, Any], np: Any = numpy) -> Any:
-    """The mean loss of section 4.1: token, embedding, ReLU code, fast weights, ReLU, softmax."""
+    """The mean loss of section 4.1: token, two embeddings, fast weights, ReLU, softmax."""
     encoder, readout = params["encoder"], params["readout"]
     vectors = encoder["table"][tokens]
-    codes = np.maximum(np.dot(vectors, encoder["weight"].T) + encoder["bias"], 0.0)
+    codes = np.dot(vectors, encoder["weight"].T) + encoder["bias"]
     batch_size, hidden_size = tokens.shape[1], params["layer"]["b"].shape[0]
     h0, A0 = np.zeros((batch_size, hidden_size)), np.zeros((batch_size, hidden_size, hidden_size))
     h = fast_weights(params["layer"], codes, h0, A0, **options, np=np)[-1]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
+import shlex
 import sys
-from pathlib import Path
+
+from fastweights_np import to_device
 
 TASKS = {"retrieval": "associative retrieval: c9k8j3f1??c is answered by 9 (section 4.1, table 1)"}
 
@@ -23,6 +24,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         import tyro
+        from threadpoolctl import threadpool_limits
 
         from . import training
 
@@ -36,17 +38,19 @@ def main(arguments: list[str]) -> int:
         settings = tyro.cli(task.Settings, args=options, prog=program)
         if settings.resume is not None:
             stored = training.settings_of(settings.resume, task.Settings)
-            stored = dataclasses.replace(stored, device=settings.device)
             settings = tyro.cli(task.Settings, args=options, prog=program, default=stored)
+        to_device({}, settings.device)  # complains now rather than after the folder is made
         folder = training.open_folder(settings)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"tasks: {error}", file=sys.stderr)
         return 2
     print(f"{name}: writing to {folder}", flush=True)
     try:
-        result = task.main(settings, folder)
-    except training.Interruption:
-        print(f"\ninterrupted; the checkpoint is in {folder}; go on with: {program} --resume {folder}", file=sys.stderr)
+        with threadpool_limits(settings.threads):
+            task.run(settings, folder)
+    except (training.Interruption, KeyboardInterrupt):
+        again = shlex.join([*program.split(), "--resume", str(folder)])
+        print(f"\ninterrupted; the checkpoint is in {folder}; go on with: {again}", file=sys.stderr)
         return 130
     except FloatingPointError as error:
         print(f"tasks: {error}", file=sys.stderr)
@@ -54,9 +58,7 @@ def main(arguments: list[str]) -> int:
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"tasks: {error}", file=sys.stderr)
         return 2
-    made_by = {"task": name, "settings": settings.as_json(), "device": settings.device} | training.provenance()
-    training.write_json(folder / "result.json", made_by | result)
-    print(f"\nfiles: {', '.join(sorted(file.name for file in Path(folder).iterdir()))} in {folder}")
+    print(f"\nfiles: {', '.join(sorted(file.name for file in folder.iterdir()))} in {folder}")
     return 0
 
 

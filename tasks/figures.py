@@ -13,7 +13,7 @@ import numpy
 
 
 def learning_curve(path: Path, curve: list[dict[str, float]], floor_nll: float, floor_error: float) -> None:
-    """Training and validation loss, and validation error, against updates, with the floor of a model without memory."""
+    """Training and validation loss, and validation error, against updates, with the floor of a key-blind model."""
     updates = [line["update"] for line in curve]
     figure, (loss, error) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     loss.plot(updates, [line["train_loss"] for line in curve], label="training", color="tab:gray")
@@ -23,7 +23,7 @@ def learning_curve(path: Path, curve: list[dict[str, float]], floor_nll: float, 
     loss.legend()
     error.plot(updates, [100 * line["validation_error"] for line in curve], color="tab:blue")
     error.axhline(100 * floor_error, linestyle=":", color="tab:red")
-    error.set(xlabel="updates", ylabel="validation error (%)", yscale="symlog", ylim=(0, 100))
+    error.set(xlabel="updates", ylabel="validation error (%)", ylim=(0, 100))
     error.set_yscale("symlog", linthresh=0.01)
     for axes in (loss, error):
         axes.grid(alpha=0.3)

@@ -59,6 +59,9 @@ class Settings(TrainingSettings):
         checks.count("hidden_size", self.hidden_size, least=1)
         for name in ("training_size", "validation_size", "test_size"):
             checks.count(name, getattr(self, name), least=1)
+        if self.batch_size > self.training_size:
+            sizes = f"at most training_size, {self.training_size}, got {self.batch_size}"
+            raise ValueError(f"batch_size: expected {sizes}; lower one or raise the other")
         fast_weights.Options(self.decay, self.rate, self.inner_steps)  # raises on a bad one
 
 
@@ -111,7 +114,8 @@ def key_blind_floor(pairs: int) -> tuple[float, float]:
     def most_common_at_most(m: int) -> float:
         """The probability that no digit occurs more than m times: exponential generating function of ten digits."""
         one_digit = [1 / factorial(n) for n in range(m + 1)]
-        return polypow(one_digit, 10)[pairs] * factorial(pairs) / 10**pairs
+        ten_digits = polypow(one_digit, 10)
+        return ten_digits[pairs] * factorial(pairs) / 10**pairs if pairs < len(ten_digits) else 0.0
 
     expected_maximum = 1 + sum(1 - most_common_at_most(m) for m in range(1, pairs))
     return 1 - expected_maximum / pairs, nats
@@ -121,7 +125,7 @@ def network(settings: Settings) -> Network:
     """Token to 50-d embedding to 100-d code to R recurrent units; the last state to 100 ReLU units to softmax."""
     return Network(
         encoder=TokenEncoder(len(TOKENS)),
-        readout=Classifier(settings.hidden_size, classes=10),
+        readout=Classifier(classes=10),
         hidden_size=settings.hidden_size,
         layer=settings.layer,
         options={
@@ -133,14 +137,14 @@ def network(settings: Settings) -> Network:
     )
 
 
-def main(settings: Settings, folder: Path) -> dict[str, Any]:
-    """Trains, tests the parameters that were best on validation, draws the pictures; returns and stores the result."""
+def run(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Trains, tests the parameters that were best on validation, stores the result, draws the pictures."""
     training_set, validation_set, test_set = (training.on_device(s, settings.device) for s in splits(settings))
     net = network(settings)
     outcome = training.train(net, settings, folder, training_set, validation_set)
     nll, error = training.evaluate(net, outcome.params, test_set)
     floor_error, floor_nll = key_blind_floor(settings.pairs)
-    result = {
+    result: dict[str, Any] = {
         "test_error": error,
         "test_nll": nll,
         "key_blind_floor": {"error": floor_error, "nll": floor_nll},
@@ -148,7 +152,9 @@ def main(settings: Settings, folder: Path) -> dict[str, Any]:
         "updates": outcome.updates,
         "seconds": round(outcome.seconds, 1),
         "updates_per_second": round(outcome.updates / outcome.seconds, 1),
+        "curve": outcome.curve,
     }
+    training.store_result(folder, settings, result)
     chosen = f"parameters of epoch {outcome.best['epoch']}, the best on validation"
     print(f"\ntest error {error:.3%}, negative log likelihood {nll:.5f} nats ({chosen})")
     print(f"key-blind floor {floor_error:.2%}, {floor_nll:.3f} nats: a model that does not retrieve")
@@ -157,7 +163,7 @@ def main(settings: Settings, folder: Path) -> dict[str, Any]:
     figures.learning_curve(folder / "learning_curve.png", outcome.curve, floor_nll, floor_error)
     if settings.layer == "fast_weights":
         _draw_attention(net, outcome.params, test_set, folder / "attention.png")
-    return result | {"curve": outcome.curve}
+    return result
 
 
 def text(tokens: numpy.ndarray) -> str:
@@ -177,5 +183,5 @@ def _draw_attention(net: Network, params: Any, split: Split, path: Path, count: 
     inputs, _ = split.batch(slice(0, count))
     logits, (_, layer_cache, _) = net.forward(params, inputs)
     inputs, answers, strengths = to_host((inputs, logits.argmax(axis=1), fast_weights.attention(layer_cache)))
-    strings = [text(inputs[:, n]) for n in range(count)]
+    strings = [text(sequence) for sequence in inputs.T]
     figures.attention(path, strings, [str(answer) for answer in answers], strengths)

@@ -16,13 +16,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from fastweights_np import Workspace, checkpoint, checks, ops, optim
@@ -40,7 +39,7 @@ class TrainingSettings:
     task: ClassVar[str]
 
     seed: int = 0
-    """Fixes data, weights and order: the same seed gives the same run, bit for bit, on the same machine."""
+    """Fixes data, weights and order: on the CPU of one machine, the same seed gives the same run, bit for bit."""
     epochs: int = 60
     """Passes over the training set."""
     batch_size: int = 128
@@ -85,12 +84,7 @@ class TrainingSettings:
 
     def rate_at(self, update: int, updates: int) -> float:
         """The learning rate of this update, counted from 0."""
-        factor = (
-            optim.linear_decay(update, updates, self.hold)
-            if self.schedule == "linear"
-            else optim.constant(update, updates)
-        )
-        return self.learning_rate * factor
+        return self.learning_rate * optim.SCHEDULES[self.schedule](update, updates, self.hold)
 
 
 def settings_of(folder: Path, kind: type[TrainingSettings]) -> TrainingSettings:
@@ -98,11 +92,17 @@ def settings_of(folder: Path, kind: type[TrainingSettings]) -> TrainingSettings:
     path = folder / "settings.json"
     if not path.exists():
         raise FileNotFoundError(f"resume: expected a folder that holds settings.json, found none in {folder}")
-    stored = json.loads(path.read_text())
-    task = stored.pop("task", None)
-    if task != kind.task or set(stored) - {field.name for field in fields(kind)}:
-        raise ValueError(f"resume: {path} belongs to task {task!r} or to another version; start anew with --out")
-    return kind(**stored, resume=folder)
+    try:
+        stored = dict(json.loads(path.read_text()))
+        task = stored.pop("task", None)
+        if task != kind.task:
+            raise ValueError(f"it belongs to task {task!r}")
+        return kind(**stored, resume=folder)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"resume: expected {path} to hold the settings of a {kind.task} run of this version: {error}; "
+            "start anew with another --out"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def train(network: Network, settings: TrainingSettings, folder: Path, training: 
     to other settings.
     """
     run = _Run(network, settings, folder, training)
-    with threadpool_limits(settings.threads), _interrupts_noted() as interrupted:
+    with _interrupts_noted() as interrupted:
         if settings.resume is not None:
             run.restore()
         bar = tqdm(total=run.updates, initial=run.update, disable=None, unit="update", dynamic_ncols=True)
@@ -162,29 +162,33 @@ def train(network: Network, settings: TrainingSettings, folder: Path, training: 
                         loss = run.report()
                         bar.update(run.update - bar.n)
                         bar.set_postfix({"loss": f"{loss:.4f}", "validation error": run.latest_error()})
-                    if interrupted:
+                    if interrupted and run.update % run.batches:
                         run.report()
                         run.save()
                         raise Interruption
                 run.report()
                 run.finish_epoch(validation)
-                run.save()
+                if interrupted:
+                    raise Interruption
             bar.update(run.update - bar.n)
     return Outcome(run.best_params, run.best, run.curve, run.updates, run.seconds())
+
+
+_CHECKPOINT = (
+    "params", "best_params", "optimizer", "settings", "update", "random_state", "epoch_loss", "best", "curve",
+    "seconds",
+)  # fmt: skip
 
 
 class _Run:
     """The state of one training: all that a checkpoint holds, and how it moves on."""
 
     def __init__(self, network: Network, settings: TrainingSettings, folder: Path, training: Split) -> None:
-        count = len(training.labels)
-        if settings.batch_size > count:
-            raise ValueError(f"batch_size: expected at most the {count} training sequences, got {settings.batch_size}")
         weights, self._order = settings.streams(2)
         self.network, self.settings, self.folder, self.training = network, settings, folder, training
         self.params = to_device(network.init(weights, settings.dtype), settings.device)
         self.optimizer = optim.Adam(self.params)
-        self.batches = count // settings.batch_size
+        self.batches = len(training.labels) // settings.batch_size
         self.update, self.updates = 0, self.batches * settings.epochs
         self.best_params, self.best = self.params, dict[str, float]()
         self.curve: list[dict[str, float]] = []
@@ -213,17 +217,16 @@ class _Run:
         losses = [float(loss) for loss in self._unseen]
         for update, loss in enumerate(losses, self.update - len(losses) + 1):
             if not isfinite(loss):
-                raise FloatingPointError(
-                    f"loss: expected a finite number, got {loss} at update {update}; "
-                    "lower --learning-rate, --clip-norm or --rate. The checkpoint of the epoch before is kept"
-                )
+                raise self._not_finite("loss", loss, update)
         self._unseen.clear()
         self._epoch_loss += sum(losses)
         return sum(losses) / max(len(losses), 1)
 
     def finish_epoch(self, validation: Split) -> None:
-        """Evaluates, keeps the parameters if they are the best so far, and adds a line to the metrics."""
+        """Evaluates, keeps the parameters if they are the best so far, saves, and adds a line to the metrics."""
         nll, error = evaluate(self.network, self.params, validation, self._evaluation)
+        if not isfinite(nll):
+            raise self._not_finite("validation loss", nll, self.update)
         line = {
             "update": self.update,
             "epoch": self.update // self.batches,
@@ -241,8 +244,16 @@ class _Run:
                 {part: {name: array.copy() for name, array in arrays.items()} for part, arrays in self.params.items()},
             )
         self.curve.append(line)
+        self.save()  # before the line: resuming writes the metrics anew from the checkpoint
         with open(self.folder / "metrics.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
+
+    def _not_finite(self, what: str, value: float, update: int) -> FloatingPointError:
+        kept = f"; the checkpoint of epoch {self.curve[-1]['epoch']} is kept" if self.curve else ""
+        return FloatingPointError(
+            f"{what}: expected a finite number, got {value} at update {update}; "
+            f"lower --learning-rate, --clip-norm or --rate{kept}"
+        )
 
     def latest_error(self) -> str:
         return f"{self.curve[-1]['validation_error']:.2%}" if self.curve else "-"
@@ -253,7 +264,7 @@ class _Run:
 
     def save(self) -> None:
         state = self.optimizer.state()
-        arrays = {"params": self.params, "best": self.best_params}
+        arrays = {"params": self.params, "best_params": self.best_params}
         arrays["optimizer"] = {name: state[name] for name in self.optimizer.moments}
         info = {
             "settings": self.settings.as_json(),
@@ -269,9 +280,10 @@ class _Run:
     def restore(self) -> None:
         """Goes on from the folder's checkpoint, if the run got as far as writing one."""
         path = self.folder / "checkpoint.npz"
-        if not path.exists():
-            return
+        if not path.exists() and not (self.folder / "metrics.jsonl").exists():
+            return  # stopped within the first epoch
         arrays, info = checkpoint.load(path)
+        checks.keys("checkpoint", arrays | info, _CHECKPOINT, remedy=f"{path} is not of this task; start anew")
         wanted, stored = self.settings.as_json(), info["settings"]
         for name in wanted | stored:
             if wanted.get(name) != stored.get(name):
@@ -280,7 +292,7 @@ class _Run:
                     "resume without that option, or start anew with another --out"
                 )
         arrays = to_device(arrays, self.settings.device)
-        self.params, self.best_params = arrays["params"], arrays["best"]
+        self.params, self.best_params = arrays["params"], arrays["best_params"]
         self.update, self.best, self.curve = info["update"], info["best"], info["curve"]
         self.optimizer.load_state(arrays["optimizer"] | {"updates": self.update})
         self._order.bit_generator.state = self._epoch_start = info["random_state"]
@@ -317,22 +329,21 @@ def _interrupts_noted() -> Iterator[list[int]]:
 def open_folder(settings: TrainingSettings) -> Path:
     """The run's output folder, made, found writable, and with settings.json in it.
 
-    Raises FileExistsError if another run is in it, OSError if it cannot be written.
+    Raises FileExistsError if another run is in it, OSError if it cannot be written, ValueError for out with resume.
     """
+    if settings.resume is not None and settings.out is not None:
+        raise ValueError(
+            "out: expected none with --resume, which goes on in the folder that it names; leave --out away"
+        )
     folder = settings.resume or settings.out or Path("runs") / time.strftime(f"{settings.task}-%Y%m%d-%H%M%S")
+    if settings.resume is None and folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(
+            f"out: expected an empty or a new folder, got {folder}, which holds files; "
+            f"go on with that run by --resume {folder}, or choose another --out"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if settings.resume is None:
-            if any(folder.iterdir()):
-                raise FileExistsError(
-                    f"out: expected an empty or a new folder, got {folder}, which holds files; "
-                    f"go on with that run by --resume {folder}, or choose another --out"
-                )
-            write_json(folder / "settings.json", {"task": settings.task} | settings.as_json())
-        elif not os.access(folder, os.W_OK):
-            raise PermissionError("permission denied")
-    except FileExistsError:
-        raise
+        write_json(folder / "settings.json", {"task": settings.task} | settings.as_json())
     except OSError as error:
         message = f"out: expected a folder that can be written, got {folder}: {error}; choose another --out"
         raise OSError(message) from error
@@ -344,6 +355,12 @@ def write_json(path: Path, value: Any) -> None:
     beside = path.with_name(path.name + ".writing")
     beside.write_text(json.dumps(value, indent=1) + "\n")
     os.replace(beside, path)
+
+
+def store_result(folder: Path, settings: TrainingSettings, result: dict[str, Any]) -> None:
+    """Writes result.json: the result, after the settings and where it comes from."""
+    made_by = {"task": settings.task, "settings": settings.as_json(), "device": settings.device} | provenance()
+    write_json(folder / "result.json", made_by | result)
 
 
 def provenance() -> dict[str, Any]:

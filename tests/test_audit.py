@@ -17,7 +17,7 @@ PACKAGE = Path(fastweights_np.__file__).parent
 
 
 def test_every_link_holds():
-    for link in audit.run(quick=True):
+    for link in audit.run():
         assert link.passed, f"{link.title}: {link.worst:.1e} at {link.where}"
 
 
@@ -86,10 +86,7 @@ def test_the_unbroken_copy_passes(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_every_mutant_of_a_backward_pass_is_caught(name, tmp_path, monkeypatch):
-    try:
-        links = _mutated_audit(tmp_path, monkeypatch, *MUTANTS[name]).run(quick=True)
-    except (ValueError, IndexError, TypeError):
-        return  # the broken line does not even run
+    links = _mutated_audit(tmp_path, monkeypatch, *MUTANTS[name]).run(quick=True)
     caught = [link for link in links if not link.passed]
     assert any(link.number in (3, 4) for link in caught), "the chain of gradient checks let this mutant through"
 

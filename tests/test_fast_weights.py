@@ -7,6 +7,7 @@ import pytest
 
 import fastweights_np as fw
 from fastweights_np import fast_weights as layer
+from fastweights_np import ops
 
 T, B, I, H = 5, 2, 3, 4  # noqa: E741
 
@@ -121,6 +122,8 @@ def test_attention_is_what_the_query_reads():
     _, cache = layer.forward(params, x, decay=0.5, rate=0.1)
     numpy.testing.assert_allclose(layer.attention(cache), [[0.1 * 0.5 * 2 * 3, 0.0]])
     assert layer.attention(cache, 0).shape == (1, 0)
+    with pytest.raises(ValueError, match="t: expected a step from -3 to 2, got 3"):
+        layer.attention(cache, 3)
 
 
 # ----------------------------------------------------------------------------------------------------------- workspaces
@@ -171,6 +174,9 @@ def test_step_leaves_the_state_that_it_was_given():
     layer.step(params, x[0], state)
     assert not state.h.any()
     assert not state.A.any()
+    h, after = layer.step(params, x[0], state)
+    h[...] = numpy.nan
+    assert numpy.isfinite(after.h).all()
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input
@@ -222,6 +228,21 @@ def test_bad_parameters_are_named(change, error, message):
         layer.forward(params | change, x)
 
 
+def test_tokens_are_an_input_too():
+    rng = numpy.random.default_rng(1)
+    params, _, dh = made()
+    table, tokens = rng.standard_normal((6, I)), rng.integers(0, 6, (T, B))
+    h, cache = layer.forward(params, ops.embedding(table, tokens))
+    grads, dtable, _ = layer.backward(dh, cache)
+    expected_h, cache = layer.forward(params, table[tokens])
+    expected, dx, _ = layer.backward(dh, cache)
+    numpy.testing.assert_allclose(h, expected_h, atol=1e-14)
+    numpy.testing.assert_allclose(grads["C"], expected["C"], atol=1e-12)
+    numpy.testing.assert_allclose(dtable, ops.embedding_backward(dx, tokens, 6), atol=1e-12)
+    with pytest.raises(ValueError, match="tokens: expected values from 0 to 5, got 6"):
+        layer.forward(params, ops.Embedded(table, tokens + 6 * (tokens == 0)))
+
+
 def test_missing_parameters_are_named():
     params, x, _ = made()
     for missing, message in (("W", "params: .*missing W"), ("gain", "expected both gain and bias")):
@@ -260,5 +281,7 @@ def test_a_state_of_other_sizes_is_refused():
     params, x, _ = made()
     with pytest.raises(ValueError, match=r"x: expected shape \(3, 3\), got \(2, 3\)"):
         layer.step(params, x[0], layer.initial_state(params, B + 1))
+    with pytest.raises(TypeError, match="state: expected a State, got tuple; make it with initial_state"):
+        layer.step(params, x[0], tuple(layer.initial_state(params, B)))
     with pytest.raises(ValueError, match="batch_size: expected at least 1, got 0"):
         layer.initial_state(params, 0)

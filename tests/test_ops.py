@@ -35,6 +35,8 @@ def test_bad_tokens_are_named():
         ops.embedding(table, numpy.array([[0, 5]]))
     with pytest.raises(TypeError, match="tokens: expected integers, got bool"):
         ops.embedding(table, numpy.array([True]))
+    with pytest.raises(TypeError, match="tokens: expected a NumPy or CuPy array, got list"):
+        ops.embedding(table, [[0]])
 
 
 def test_scatter_add_adds_duplicates_up():
@@ -43,7 +45,7 @@ def test_scatter_add_adds_duplicates_up():
     target, expected = rng.standard_normal((2, 6, 3))
     target[...] = expected
     numpy.add.at(expected, index, values)
-    scatter_add(target, index, values)
+    scatter_add(target, index.astype("uint8"), values)
     numpy.testing.assert_allclose(target, expected, atol=1e-14)
     scatter_add(target, index[:0], values[:0])
     numpy.testing.assert_allclose(target, expected, atol=1e-14)

@@ -116,6 +116,14 @@ def test_bad_checkpoints_are_named(tmp_path, monkeypatch):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"checkpoint .*truncated or something else"):
             checkpoint.load(path)
+    broken = 0
+    for place in range(0, len(whole), 7):  # a bit turned over anywhere
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 64]) + whole[place + 1 :])
+        try:
+            checkpoint.load(path)
+        except ValueError:
+            broken += 1
+    assert broken > 10
     numpy.savez(path, a=numpy.ones(1))
     with pytest.raises(ValueError, match="truncated or something else"):
         checkpoint.load(path)
@@ -128,7 +136,9 @@ def test_bad_checkpoints_are_named(tmp_path, monkeypatch):
 
 def test_a_checkpoint_holds_no_pickle(tmp_path):
     path = tmp_path / "checkpoint.npz"
+    with pytest.raises(TypeError, match="arrays/file: expected an array of numbers, got object"):
+        checkpoint.save(path, {"file": numpy.array([None])}, {})
     checkpoint.save(path, tree(0), {"settings": {"rate": 0.5}})
     with numpy.load(path, allow_pickle=False) as file:
-        header = json.loads(file["__info__"].tobytes())
+        header = json.loads(file["info"].tobytes())
     assert header["info"] == {"settings": {"rate": 0.5}}

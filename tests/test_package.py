@@ -118,7 +118,7 @@ def test_flatten_and_unflatten_invert_each_other():
 
 def test_unknown_layer_is_refused():
     with pytest.raises(ValueError, match="layer: expected one of fast_weights; got 'gru'"):
-        network.Network(network.TokenEncoder(3), network.Classifier(4, 2), 4, layer="gru")
+        network.Network(network.TokenEncoder(3), network.Classifier(2), 4, layer="gru")
 
 
 def test_every_layer_has_the_five_functions():

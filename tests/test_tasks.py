@@ -16,7 +16,7 @@ import numpy
 import pytest
 
 from fastweights_np import checkpoint
-from fastweights_np.network import LAYERS
+from fastweights_np.network import LAYERS, Network
 from fastweights_np.trees import flatten
 from tasks import retrieval, training
 from tasks.__main__ import TASKS, main
@@ -54,7 +54,7 @@ def test_sequences_are_the_papers(pairs):
 
 
 def test_data_is_fixed_by_the_seed_and_differs_between_splits():
-    settings = retrieval.Settings(seed=3, training_size=50, validation_size=50, test_size=50)
+    settings = retrieval.Settings(seed=3, batch_size=50, training_size=50, validation_size=50, test_size=50)
     first, again = retrieval.splits(settings), retrieval.splits(settings)
     for one, two in zip(first, again, strict=True):
         numpy.testing.assert_array_equal(one.inputs, two.inputs)
@@ -76,6 +76,7 @@ def test_key_blind_floor_is_exact():
     assert error == pytest.approx(0.6165, abs=1e-10)
     assert nats == pytest.approx(1.1868, abs=1e-4)
     assert retrieval.key_blind_floor(1) == pytest.approx((0, 0))
+    assert retrieval.key_blind_floor(26)[0] == pytest.approx(0.79542, abs=1e-4)
     # by trying it: the best guess without the key, on drawn digits
     digits = numpy.random.default_rng(0).integers(0, 10, (20_000, 7))
     most = numpy.array([numpy.bincount(row).max() for row in digits])
@@ -123,7 +124,7 @@ def test_it_learns(tmp_path):
         pairs=1, hidden_size=16, training_size=2000, validation_size=200, test_size=200, epochs=20, learning_rate=5e-3,
         out=tmp_path,
     )  # fmt: skip
-    result = retrieval.main(settings, training.open_folder(settings))
+    result = retrieval.run(settings, training.open_folder(settings))
     assert result["test_error"] < 0.02
 
 
@@ -199,7 +200,7 @@ def test_stopped_and_resumed_ends_in_the_same_bits(how, tmp_path):
         ("--inner-steps -1", "inner_steps: expected at least 0, got -1"),
         ("--hold 2", "hold: expected a number from 0 to 1"),
         ("--epochs 0", "epochs: expected at least 1, got 0"),
-        ("--batch-size 1000", "batch_size: expected at most the 640 training sequences, got 1000"),
+        ("--batch-size 1000", "batch_size: expected at most training_size, 640, got 1000"),
         ("--device cuda", "needs CuPy"),
     ],
 )
@@ -210,8 +211,8 @@ def test_bad_settings_are_named(options, message, tmp_path, capsys):
         code = main(["retrieval", *SMALL, "--out", str(tmp_path / "run"), *options.split()])
     except SystemExit as stopped:  # found while the options were read
         code = stopped.code
-        assert not (tmp_path / "run").exists()
     assert code == 2
+    assert not (tmp_path / "run").exists(), "nothing is left half-written"
     assert message in " ".join(capsys.readouterr().err.split())
 
 
@@ -237,8 +238,9 @@ def test_a_folder_in_use_is_not_overwritten(tmp_path, capsys):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert main(["retrieval", "--out", str(tmp_path / "file" / "run")]) == 2
-    assert "out: expected a folder that can be written" in capsys.readouterr().err
+    for folder in (tmp_path / "file" / "run", tmp_path / "file"):
+        assert main(["retrieval", "--out", str(folder)]) == 2
+        assert "out: expected a folder that can be written" in capsys.readouterr().err
 
 
 def test_resuming_what_cannot_be_resumed_is_refused(tmp_path, capsys):
@@ -253,9 +255,68 @@ def test_resuming_what_cannot_be_resumed_is_refused(tmp_path, capsys):
     (folder / "checkpoint.npz").write_bytes(before[:-100])
     assert main(["retrieval", "--resume", str(folder)]) == 2
     assert "truncated" in capsys.readouterr().err
-    (folder / "settings.json").write_text('{"task": "mnist"}')
+    checkpoint.save(folder / "checkpoint.npz", {}, {"theirs": 1})
     assert main(["retrieval", "--resume", str(folder)]) == 2
-    assert "belongs to task 'mnist'" in capsys.readouterr().err
+    assert "missing params" in capsys.readouterr().err
+    (folder / "checkpoint.npz").unlink()
+    assert main(["retrieval", "--resume", str(folder)]) == 2
+    assert "checkpoint.npz: expected a file that save() wrote, found none" in capsys.readouterr().err
+    for settings, message in (
+        ('{"task": "mnist"}', "it belongs to task 'mnist'"),
+        ('{"task": "retrieval", "colour": 1}', "unexpected keyword argument 'colour'"),
+        ('{"task": "retr', "Unterminated string"),
+        ("[]", "it belongs to task None"),
+    ):
+        (folder / "settings.json").write_text(settings)
+        assert main(["retrieval", "--resume", str(folder)]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_resume_and_out_do_not_go_together(tmp_path, capsys):
+    assert main(["retrieval", *SMALL, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    assert main(["retrieval", "--resume", str(tmp_path / "run"), "--out", str(tmp_path / "other")]) == 2
+    assert "out: expected none with --resume" in capsys.readouterr().err
+
+
+def test_few_test_sequences_and_many_pairs_are_enough(tmp_path):
+    options = ["--pairs", "11", "--test-size", "3", "--epochs", "1"]
+    assert main(["retrieval", *SMALL, *options, "--out", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "attention.png").exists()
+
+
+@pytest.mark.parametrize("stop_at", [1, 10, 13, 30])
+def test_wherever_it_is_stopped_the_run_is_the_same(stop_at, tmp_path, monkeypatch):
+    """Ten updates an epoch, three epochs; also on the last update of an epoch, and of the run."""
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    options = [*SMALL, "--epochs", "3", "--out"]
+    assert main(["retrieval", *options, str(straight)]) == 0
+    count, loss_and_gradients = 0, Network.loss_and_gradients
+
+    def counting(*arguments):
+        nonlocal count
+        count += 1
+        if count == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss_and_gradients(*arguments)
+
+    monkeypatch.setattr(Network, "loss_and_gradients", counting)
+    assert main(["retrieval", *options, str(stopped)]) == 130
+    assert stored(stopped)["update"] == stop_at
+    assert main(["retrieval", "--resume", str(stopped)]) == 0
+    assert_same_bits(straight, stopped)
+    curves = [json.loads((folder / "result.json").read_text())["curve"] for folder in (straight, stopped)]
+    for one, two in zip(*curves, strict=True):
+        assert one | {"seconds": 0} == two | {"seconds": 0}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_parameters_that_break_in_the_last_update_are_not_kept(tmp_path, capsys):
+    folder = tmp_path / "run"
+    options = ["--training-size", "64", "--epochs", "1", "--learning-rate", "1e38", "--clip-norm", "1e30"]
+    assert main(["retrieval", *SMALL, *options, "--out", str(folder)]) == 1
+    assert "validation loss: expected a finite number, got nan at update 1" in capsys.readouterr().err
+    assert not (folder / "checkpoint.npz").exists()
+    assert not (folder / "metrics.jsonl").exists()
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
