@@ -1,7 +1,7 @@
 """The fast-weight recurrent layer: equations (1) to (5) of Ba, Hinton, Mnih, Leibo, Ionescu 2016 (arXiv 1610.06258).
 
     A(t)       = λ A(t-1) + η h(t) h(t)ᵀ                                                                           (1)
-    h_0(t+1)   = f(LN[W h(t) + C x(t) + b])                                                                       (2a)
+    h_0(t+1)   = f(W h(t) + C x(t) + b), or f(LN[W h(t) + C x(t) + b]) as an option                               (2a)
     h_s+1(t+1) = f(LN[W h(t) + C x(t) + b + A(t) h_s(t+1)]),   s = 0 .. S-1,   h(t+1) = h_S(t+1)              (2), (5)
 
 The A that is read on the way to h(t+1) is A(t): it holds h(t), and not yet the new state. The query is h_s(t+1).
@@ -40,7 +40,7 @@ class Options:
     inner_steps: int = 1
     activation: str = "relu"
     sustained_boundary: bool = True
-    normalize_preliminary: bool = True
+    normalize_preliminary: bool = False
 
     def __post_init__(self) -> None:
         checks.fraction("decay", self.decay)
@@ -192,7 +192,7 @@ def init(
 def forward(
     params: Params, x: Array, h0: Array | None = None, decay: float = 0.95, rate: float = 0.5, inner_steps: int = 1, *,
     A0: Array | None = None, activation: str = "relu", sustained_boundary: bool = True,
-    normalize_preliminary: bool = True, chunk: int | None = None, workspace: Workspace | None = None,
+    normalize_preliminary: bool = False, chunk: int | None = None, workspace: Workspace | None = None,
 ) -> tuple[Array, Cache]:  # fmt: skip
     """Runs the layer over whole sequences: x (T, B, I) to h (T, B, H), and the cache that `backward` needs.
 
@@ -205,7 +205,8 @@ def forward(
     activation          f: "relu" or "tanh"
     sustained_boundary  True: W h + C x + b acts on every inner step (appendix B, method 1); False: on the preliminary
                         state alone, and the identity is added to A (method 2)
-    normalize_preliminary  whether layer norm, if there is any, also acts in (2a)
+    normalize_preliminary  whether layer norm, if there is any, also acts in (2a). The paper leaves it open. False by
+                        measurement: associative retrieval with R = 50 is then solved in 5 epochs, else not in 60
     chunk               how the fast weights are kept (memory.py); None chooses. The result does not depend on it
     workspace           reuses buffers from one forward to the next
 
@@ -363,7 +364,7 @@ def initial_state(params: Params, batch_size: int, h0: Array | None = None, A0: 
 
 def step(
     params: Params, x: Array, state: State, decay: float = 0.95, rate: float = 0.5, inner_steps: int = 1, *,
-    activation: str = "relu", sustained_boundary: bool = True, normalize_preliminary: bool = True,
+    activation: str = "relu", sustained_boundary: bool = True, normalize_preliminary: bool = False,
 ) -> tuple[Array, State]:  # fmt: skip
     """One step: x (B, I) and the state before it to h (B, H) and the state after it. Options as in `forward`.
 

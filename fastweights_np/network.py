@@ -39,14 +39,13 @@ class TokenEncoder:
     size: int = 100
 
     def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
-        """table (V, E) uniform in ±√E, weight (size, E) uniform in ±1/√E, bias (size,) zero.
+        """table (V, E) uniform in ±1, weight (size, E) uniform in ±1/√E, bias (size,) zero.
 
-        The paper prints ±√H for all weights, which can be meant of the table alone. For the table it matters: until
-        retrieval is learned, training makes the letters' codes alike, and from a table in ±1/√E some letters come out
-        of that the same, to be told apart only slowly. Larger entries move less, for their size, at the same step.
+        1/√fan for both: one token is looked up at a time, so a table's fan is 1. (The paper prints √fan, which cannot
+        be meant.) A table in ±1/√E learns associative retrieval far later, for its inputs drown in A h at first.
         """
         return {
-            "table": uniform(rng, (self.vocabulary, self.embedding_size), sqrt(self.embedding_size), dtype),
+            "table": uniform(rng, (self.vocabulary, self.embedding_size), 1.0, dtype),
             "weight": uniform(rng, (self.size, self.embedding_size), 1 / sqrt(self.embedding_size), dtype),
             "bias": numpy.zeros(self.size, dtype),
         }

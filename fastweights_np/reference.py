@@ -4,7 +4,7 @@ One sequence at a time, one step at a time, nothing in place, nothing clever, no
 function takes `np`, the array module: plain numpy, or autograd.numpy to let autograd differentiate the equations.
 
     A(t)       = λ A(t-1) + η h(t) h(t)ᵀ                                                                           (1)
-    h_0(t+1)   = f(LN[W h(t) + C x(t) + b])                                                                       (2a)
+    h_0(t+1)   = f(W h(t) + C x(t) + b), or f(LN[W h(t) + C x(t) + b]) as an option                               (2a)
     h_s+1(t+1) = f(LN[W h(t) + C x(t) + b + A(t) h_s(t+1)]),   h(t+1) = h_S(t+1)                              (2), (5)
     A(t)       = λᵗ A(0) + η Σ_{τ=1..t} λ^(t-τ) h(τ) h(τ)ᵀ                                                         (3)
     A(t) v     = λᵗ A(0) v + η Σ_{τ=1..t} λ^(t-τ) h(τ) [h(τ)ᵀ v]                                                   (4)
@@ -33,7 +33,7 @@ def activation(z: Any, name: str, np: Any = numpy) -> Any:
 
 def fast_weights(
     params: dict[str, Any], x: Any, h0: Any, A0: Any, decay: Any, rate: Any, inner_steps: int, *,
-    activation_name: str = "relu", sustained_boundary: bool = True, normalize_preliminary: bool = True,
+    activation_name: str = "relu", sustained_boundary: bool = True, normalize_preliminary: bool = False,
     form: str = "matrix", np: Any = numpy,
 ) -> Any:  # fmt: skip
     """h (T, B, H) from x (T, B, I), h0 (B, H) and A0 (B, H, H).

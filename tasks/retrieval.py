@@ -43,7 +43,7 @@ class Settings(TrainingSettings):
     """η of the fast weights."""
     inner_steps: int = 1
     """S of the fast weights: how often they are read on the way to the next state."""
-    normalize_preliminary: bool = True
+    normalize_preliminary: bool = False
     """Whether layer norm also acts on the preliminary state, which does not see the fast weights."""
     training_size: int = 100_000
     """Sequences to train on."""
