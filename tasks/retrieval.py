@@ -39,7 +39,7 @@ class Settings(TrainingSettings):
     """R, the units of the recurrent layer."""
     decay: float = 0.9
     """λ of the fast weights, 0 to 1."""
-    rate: float = 0.5
+    rate: float = 0.1
     """η of the fast weights."""
     inner_steps: int = 1
     """S of the fast weights: how often they are read on the way to the next state."""

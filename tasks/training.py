@@ -40,7 +40,7 @@ class TrainingSettings:
 
     seed: int = 0
     """Fixes data, weights and order: on the CPU of one machine, the same seed gives the same run, bit for bit."""
-    epochs: int = 60
+    epochs: int = 20
     """Passes over the training set."""
     batch_size: int = 128
     """Sequences in an update; the last, smaller batch of an epoch is left out."""
