@@ -1,4 +1,4 @@
-"""The store of measured runs: one JSON file a run, bench/results/TASK/LAYER-R50-seed0.json, as the task wrote it."""
+"""The store of measured runs: bench/results/TASK/LAYER-K4-R50-seed0.json, a file a run, as the task wrote it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ STORE = Path(__file__).parent / "results"
 
 
 def add(folder: Path) -> Path:
-    """Stores the result of a finished run; returns the file. Raises FileNotFoundError if the run did not finish."""
+    """Stores the result of a finished run, and its picture of the attention; returns the result's file.
+
+    Raises FileNotFoundError if the run did not finish, FileExistsError if a run with other settings has that name.
+    """
     source = folder / "result.json"
     if not source.exists():
         raise FileNotFoundError(
@@ -19,9 +22,17 @@ def add(folder: Path) -> Path:
         )
     result = json.loads(source.read_text())
     settings = result["settings"]
-    target = STORE / result["task"] / f"{settings['layer']}-R{settings['hidden_size']}-seed{settings['seed']}.json"
+    name = f"{settings['layer']}-K{settings['pairs']}-R{settings['hidden_size']}-seed{settings['seed']}"
+    target = STORE / result["task"] / f"{name}.json"
+    if target.exists() and json.loads(target.read_text())["settings"] != settings:
+        raise FileExistsError(
+            f"folders: expected the settings of {target}, which {folder} would replace, got others; "
+            "remove that file first if the new run is to stand in its place"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
+    if (folder / "attention.png").exists():
+        shutil.copyfile(folder / "attention.png", target.with_suffix(".png"))
     return target
 
 

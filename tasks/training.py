@@ -359,19 +359,19 @@ def write_json(path: Path, value: Any) -> None:
 
 def store_result(folder: Path, settings: TrainingSettings, result: dict[str, Any]) -> None:
     """Writes result.json: the result, after the settings and where it comes from."""
-    made_by = {"task": settings.task, "settings": settings.as_json(), "device": settings.device} | provenance()
-    write_json(folder / "result.json", made_by | result)
+    made_by = {"task": settings.task, "settings": settings.as_json(), "device": settings.device} | _PROVENANCE
+    finished = {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    write_json(folder / "result.json", made_by | finished | result)
 
 
-def provenance() -> dict[str, Any]:
-    """Where a figure comes from: command, commit, machine, versions and the time."""
+def _provenance() -> dict[str, Any]:
+    """Where a figure comes from: command, commit, machine and versions."""
     return {
         "command": shlex.join(["python", "-m", "tasks", *sys.argv[1:]]),
         "commit": _commit(),
         "machine": f"{platform.machine()} {_processor()}, {os.cpu_count()} cores, {platform.system()}",
         "python": platform.python_version(),
         "numpy": numpy.__version__,
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 
 
@@ -398,3 +398,6 @@ def _processor() -> str:
 def on_device(split: Split, device: str) -> Split:
     """The split's arrays on the device."""
     return Split(to_device(split.inputs, device), to_device(split.labels, device))
+
+
+_PROVENANCE = _provenance()  # read as the program starts, before the checkout can change under it
