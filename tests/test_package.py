@@ -63,6 +63,13 @@ def test_the_library_imports_no_task_and_only_backend_names_cupy():
                 assert path.name == "backend.py" or module.split(".")[0] not in ("cupy", "cupyx")
 
 
+def test_the_readmes_script_runs():
+    script = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    names: dict = {}
+    exec(script, names)
+    assert names["h_t"].shape == (8, 20)
+
+
 def test_import_is_light():
     """Beyond NumPy, importing the package costs next to nothing and loads no library that a call does not need."""
     program = (
