@@ -15,12 +15,13 @@ def main(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     add = commands.add_parser("add", help="store the results of finished task runs in bench/results")
     add.add_argument("folders", type=Path, nargs="+", help="output folders of python -m tasks")
+    add.add_argument("--group", default="", help="a name for runs that are not meant for the paper's tables")
     commands.add_parser("paper", help="make the paper's tables and figures from bench/results")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "add":
             for folder in chosen.folders:
-                print(results.add(folder))
+                print(results.add(folder, chosen.group))
         else:
             print(paper.make())
     except (OSError, ValueError) as error:

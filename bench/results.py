@@ -10,8 +10,10 @@ from typing import Any
 STORE = Path(__file__).parent / "results"
 
 
-def add(folder: Path) -> Path:
+def add(folder: Path, group: str = "") -> Path:
     """Stores the result of a finished run, and its picture of the attention; returns the result's file.
+
+    A group, such as "ablation", has a folder of its own, bench/results/TASK-GROUP, and stays out of the paper's tables.
 
     Raises FileNotFoundError if the run did not finish, FileExistsError if a run with other settings has that name.
     """
@@ -23,7 +25,7 @@ def add(folder: Path) -> Path:
     result = json.loads(source.read_text())
     settings = result["settings"]
     name = f"{settings['layer']}-K{settings['pairs']}-R{settings['hidden_size']}-seed{settings['seed']}"
-    target = STORE / result["task"] / f"{name}.json"
+    target = STORE / (f"{result['task']}-{group}" if group else result["task"]) / f"{name}.json"
     if target.exists() and json.loads(target.read_text())["settings"] != settings:
         raise FileExistsError(
             f"folders: expected the settings of {target}, which {folder} would replace, got others; "

@@ -54,6 +54,9 @@ def test_a_run_does_not_replace_one_with_other_settings(store, tmp_path, capsys)
     assert main(["add", str(second)]) == 2
     assert "got others; remove that file first" in capsys.readouterr().err
     assert results.load("retrieval")[0]["test_error"] == 0.1
+    assert main(["add", "--group", "ablation", str(second)]) == 0
+    assert len(results.load("retrieval")) == 1
+    assert results.load("retrieval-ablation")[0]["test_error"] == 0.2
 
 
 def test_an_unfinished_run_is_refused(store, tmp_path, capsys):
