@@ -154,14 +154,14 @@ def train(network: Network, settings: TrainingSettings, folder: Path, training: 
     with _interrupts_noted() as interrupted:
         if settings.resume is not None:
             run.restore()
-        bar = tqdm(total=run.updates, initial=run.update, disable=None, unit="update", dynamic_ncols=True)
+        bar = tqdm(total=run.updates, initial=run.update, disable=None, unit=" updates", dynamic_ncols=True)
         with bar:
             while run.update < run.updates:
                 for _ in run.rest_of_epoch():
                     if run.update % REPORT_EVERY == 0:
                         loss = run.report()
+                        bar.set_postfix({"loss": f"{loss:.4f}", "validation error": run.latest_error()}, refresh=False)
                         bar.update(run.update - bar.n)
-                        bar.set_postfix({"loss": f"{loss:.4f}", "validation error": run.latest_error()})
                     if interrupted and run.update % run.batches:
                         run.report()
                         run.save()
