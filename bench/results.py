@@ -10,12 +10,13 @@ from typing import Any
 STORE = Path(__file__).parent / "results"
 
 
-def add(folder: Path, group: str = "") -> Path:
+def add(folder: Path, group: str = "", replace: bool = False) -> Path:
     """Stores the result of a finished run, and its picture of the attention; returns the result's file.
 
     A group, such as "ablation", has a folder of its own, bench/results/TASK-GROUP, and stays out of the paper's tables.
 
-    Raises FileNotFoundError if the run did not finish, FileExistsError if a run with other settings has that name.
+    Raises FileNotFoundError if the run did not finish, FileExistsError if its place is taken and `replace` is not set,
+    ValueError if its settings, but for the seed, are not those of its fellow seeds.
     """
     source = folder / "result.json"
     if not source.exists():
@@ -24,13 +25,22 @@ def add(folder: Path, group: str = "") -> Path:
         )
     result = json.loads(source.read_text())
     settings = result["settings"]
-    name = f"{settings['layer']}-K{settings['pairs']}-R{settings['hidden_size']}-seed{settings['seed']}"
-    target = STORE / (f"{result['task']}-{group}" if group else result["task"]) / f"{name}.json"
-    if target.exists() and json.loads(target.read_text())["settings"] != settings:
+    store = STORE / (f"{result['task']}-{group}" if group else result["task"])
+    name = f"{settings['layer']}-K{settings['pairs']}-R{settings['hidden_size']}-seed"
+    target = store / f"{name}{settings['seed']}.json"
+    if target.exists() and not replace:
         raise FileExistsError(
-            f"folders: expected the settings of {target}, which {folder} would replace, got others; "
-            "remove that file first if the new run is to stand in its place"
+            f"folders: expected no stored run in the place of {folder}, found {target.relative_to(STORE)}; "
+            "keep the new one apart with --group NAME, or put it in that place with --replace"
         )
+    for fellow in sorted(set(store.glob(f"{name}*.json")) - {target}):
+        theirs = json.loads(fellow.read_text())["settings"]
+        odd = [key for key in settings if key != "seed" and theirs.get(key) != settings[key]]
+        if odd:
+            raise ValueError(
+                f"folders: expected the settings of {fellow.relative_to(STORE)}, but for the seed; {folder} differs in "
+                f"{', '.join(odd)}; keep it apart with --group NAME"
+            )
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
     if (folder / "attention.png").exists():

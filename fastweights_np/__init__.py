@@ -1,8 +1,8 @@
 """Fast-weight recurrent networks (Ba et al. 2016) in plain array operations, with every gradient derived by hand."""
 
-from . import fast_weights
+from . import checkpoint, fast_weights, network, ops, optim
 from .backend import to_device, to_host
 from .workspace import Workspace
 
 __version__ = "0.1.0"
-__all__ = ["Workspace", "fast_weights", "to_device", "to_host"]
+__all__ = ["Workspace", "checkpoint", "fast_weights", "network", "ops", "optim", "to_device", "to_host"]

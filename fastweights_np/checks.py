@@ -82,18 +82,20 @@ def count(name: str, value: int, least: int) -> None:
         raise ValueError(f"{name}: expected at least {least}, got {value}")
 
 
+def instance(name: str, value: object, kind: type, remedy: str) -> None:
+    """Raises TypeError unless value is of this kind."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}; {remedy}")
+
+
 def generator(name: str, value: object) -> None:
     """Raises TypeError unless value is a numpy.random.Generator."""
-    if not isinstance(value, numpy.random.Generator):
-        got = type(value).__name__
-        raise TypeError(
-            f"{name}: expected a numpy.random.Generator, got {got}; make one by numpy.random.default_rng(0)"
-        )
+    instance(name, value, numpy.random.Generator, "make one by numpy.random.default_rng(0)")
 
 
 def choice(name: str, value: str, known: Sequence[str] | Mapping[str, object]) -> None:
     """Raises ValueError unless value is one of the known names."""
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ValueError(f"{name}: expected one of {', '.join(sorted(known))}; got {value!r}")
 
 

@@ -5,8 +5,11 @@
     h_s+1(t+1) = f(LN[W h(t) + C x(t) + b + A(t) h_s(t+1)]),   s = 0 .. S-1,   h(t+1) = h_S(t+1)              (2), (5)
 
 The A that is read on the way to h(t+1) is A(t): it holds h(t), and not yet the new state. The query is h_s(t+1).
-In code, x[t] leads to h[t], so the step `t` below reads `A(t)`, which holds h[0] .. h[t-1], with `memory.read(_, t)`.
 W h + C x + b, which acts on every inner step, is the paper's sustained boundary condition, here `boundary`.
+
+Comments have the paper's t, in round brackets; code counts from 0, in square ones. Step t of code goes from t to t+1:
+
+    x[t] is x(t)     h[t] is h(t+1)     A.read(v, t) is A(t) v     G.read(v, T-1-t) is G(t+1) v, the gradient of A(t+1)
 
 Letters of shapes: T steps, B sequences, I inputs, H units, S inner steps. Time comes first, as x (T, B, I).
 Numbers such as (F3) point into DERIVATION.md.
@@ -47,6 +50,8 @@ class Options:
         checks.not_negative("rate", self.rate)
         checks.count("inner_steps", self.inner_steps, least=0)
         checks.choice("activation", self.activation, ops.ACTIVATIONS)
+        for name in ("sustained_boundary", "normalize_preliminary"):
+            checks.instance(name, getattr(self, name), bool, "pass True or False")
 
     def normalizes(self, s: int) -> bool:
         """Whether layer norm, if there is any, acts on the way to h_s."""
@@ -103,8 +108,8 @@ def settle(
     """h(t+1) = h_S(t+1) from the boundary W h(t) + C x(t) + b (B, H), where read(v) is A(t) v. Fills `trace`."""
     h = _respond(boundary, 0, norm, options, trace)  # (2a)
     for s in range(options.inner_steps):
-        z = read(h)
-        z += boundary if options.sustained_boundary else h  # appendix B: method 1, or method 2, A plus the identity
+        z = read(h)  # (4)
+        z += boundary if options.sustained_boundary else h  # (2), appendix B's method 1; or its method 2, A + identity
         h = _respond(z, s + 1, norm, options, trace)  # (5)
     return h
 
@@ -128,7 +133,7 @@ def settle_backward(
     dboundary = None
     for s in reversed(range(options.inner_steps)):
         r = _respond_backward(dh, s + 1, norm, options, trace, dy)
-        # z = A h_s + boundary (method 1), z = A h_s + h_s (method 2)                                             (F1)
+        # z = A h_s + boundary (method 1), z = A h_s + h_s (method 2)                                             (F3)
         dh = read_transposed(r)
         errors.insert(0, r)
         reads.insert(0, dh)
@@ -136,7 +141,7 @@ def settle_backward(
             dh = dh + r
         else:
             dboundary = r if dboundary is None else dboundary + r
-    # h_0 = f(LN[boundary])                                                                                       (F2)
+    # h_0 = f(boundary), or f(LN[boundary])                                                                       (F4)
     dz = _respond_backward(dh, 0, norm, options, trace, dy)
     return dz if dboundary is None else dboundary + dz, errors, reads
 
@@ -153,11 +158,11 @@ def _respond(z: Array, s: int, norm: LayerNorm | None, options: Options, trace: 
 
 def _respond_backward(dh: Array, s: int, norm: LayerNorm | None, options: Options, trace: Trace, dy: Array) -> Array:
     """dz of `_respond`."""
-    # h_s = f(y)                                                                                                  (F3)
+    # h_s = f(y)                                                                                                  (F1)
     dy[s] *= dh
     if norm is None or not options.normalizes(s):
         return dy[s]
-    # y = LN[z]                                                                                                   (F4)
+    # y = LN[z]                                                                                                   (F2)
     return norm.backward(dy[s], trace.normalized[s], trace.inverse_std[s])
 
 
@@ -196,7 +201,8 @@ def forward(
 ) -> tuple[Array, Cache]:  # fmt: skip
     """Runs the layer over whole sequences: x (T, B, I) to h (T, B, H), and the cache that `backward` needs.
 
-    x may also be ops.Embedded, tokens and their table (V, I); backward then returns the gradient of the table as dx.
+    Time comes first, then the sequences of the batch. x may also be ops.embedding(table, tokens), a table (V, I) and
+    tokens (T, B): dx is then the table's gradient.
 
     h0 (B, H)           the state before the first step; zero if None. It acts through W alone: it is not written to A
     A0 (B, H, H)        the fast weights that the first step reads; zero if None
@@ -216,6 +222,8 @@ def forward(
     options = Options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
     if isinstance(x, ops.Embedded):
         x = ops.embedding(*x)  # checks the tokens
+    elif getattr(getattr(x, "dtype", None), "kind", "") in ("i", "u"):
+        raise TypeError(f"x: expected float32 or float64, got {x.dtype}; tokens go in as ops.embedding(table, tokens)")
     xp = _check(params, x=x.table if isinstance(x, ops.Embedded) else x, h0=h0, A0=A0)
     checks.shape("x", x, ("T", "B", params["C"].shape[1]), "x is (steps, sequences, inputs)")
     (steps, batch_size, _), hidden_size, dtype = x.shape, params["W"].shape[0], params["W"].dtype
@@ -260,6 +268,7 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
 
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
+    checks.instance("cache", cache, Cache, "forward returns it: h, cache = forward(...)")
     params, x, A, options = cache.params, cache.x, cache.memory, cache.options
     cache.workspace.check(cache.ticket)
     xp = array_module(h=cache.h0, dh=dh)
@@ -276,7 +285,7 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     expected = (batch_size, hidden_size) if last_only else (steps, batch_size, hidden_size)
     checks.shape("dh", dh, expected, "dh has the shape of h, or of h[-1]")
 
-    # G(t) = dL/dA(t) is a memory that runs backwards:  G(t-1) = λ G(t) + Σ_s r_s h_sᵀ                              (F5)
+    # G(t) = dL/dA(t) is a memory that runs backwards:  G(t) = λ G(t+1) + Σ_s r_s(t+1) h_s(t+1)ᵀ                    (F5)
     G = Memory(
         xp, dh.dtype, batch_size, steps, hidden_size, name="G", workspace=cache.workspace,
         decay=options.decay, width=options.inner_steps, chunk=A.chunk, revisit=False,
@@ -288,12 +297,12 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     dh_next = xp.zeros((batch_size, hidden_size), dh.dtype)  # from the steps after t, through W
 
     for t in reversed(range(steps)):
-        later = steps - 1 - t  # how many steps come after t: the terms that G(t) holds
-        h = states[-1, t]
-        # A(t) = λ A(t-1) + η h hᵀ                                                                                (F6)
-        dh_t = G.read_symmetric(h, later)
+        later = steps - 1 - t  # how many steps follow, each with its term in G(t+1)
+        h = states[-1, t]  # h(t+1)
+        # A(t+1) = λ A(t) + η h hᵀ                                                                                (F6)
+        dh_t = G.read_symmetric(h, later)  # (G + Gᵀ) h, not yet times η
         if also:
-            # dη = Σ hᵀ G h;  dλ = Σ <G(t), A(t-1)> from <G(t), A(t)>, carried along                        (F9), (F10)
+            # dη = Σ hᵀ G h;  dλ = Σ <G(t+1), A(t)>, from <G(t+1), A(t+1)> carried along                    (F9), (F10)
             h_G_h = (h * dh_t).sum() / 2
             drate += h_G_h
             G_dot_A -= options.rate * h_G_h
@@ -312,10 +321,10 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
         if also:
             for s, read in enumerate(reads):
                 G_dot_A += (states[s, t] * read).sum()
-        # boundary = W h(t-1) + C x + b                                                                           (F7)
-        dh_next = dboundary[t] @ params["W"]
+        # boundary = W h(t) + C x(t) + b                                                                          (F7)
+        dh_next = dboundary[t] @ params["W"]  # at last that of h0                                                (F8)
 
-    dx, dC, db = ops.linear_backward(dboundary, x, params["C"])
+    dx, dC, db = ops.linear_backward(dboundary, x, params["C"])  # the rest of (F7), for all steps at once
     dW = dboundary[0].T @ cache.h0
     dW += dboundary[1:].reshape(-1, hidden_size).T @ states[-1, :-1].reshape(-1, hidden_size)
     grads = {"W": dW, "C": dC, "b": db}
@@ -335,7 +344,7 @@ def attention(cache: Cache, t: int = -1) -> Array:
     """
     cache.workspace.check(cache.ticket)
     steps = cache.x.shape[0]
-    if not isinstance(t, int) or not -steps <= t < steps:
+    if not isinstance(t, int | numpy.integer) or not -steps <= t < steps:
         raise ValueError(f"t: expected a step from {-steps} to {steps - 1}, got {t!r}")
     t %= steps
     return cache.memory.attention(cache.trace.states[0, t], t)
@@ -372,8 +381,7 @@ def step(
     not changed. Raises ValueError or TypeError that names the argument at fault.
     """
     options = Options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
-    if not isinstance(state, State):
-        raise TypeError(f"state: expected a State, got {type(state).__name__}; make it with initial_state")
+    checks.instance("state", state, State, "make it with initial_state")
     _check(params, x=x, **{"state.h": state.h, "state.A": state.A})
     batch_size, hidden_size = state.h.shape[0], params["W"].shape[0]
     checks.shape("x", x, (batch_size, params["C"].shape[1]), "x is (sequences, inputs) for the sequences of state")
@@ -393,6 +401,7 @@ def _norm(params: Params, batch_size: int) -> LayerNorm | None:
 
 def _check(params: Params, **arrays: Array | None):
     """Checks the parameters, and that all arrays share module and dtype; returns the module."""
+    checks.instance("params", params, dict, "make it with init()")
     checks.keys("params", params, ("W", "C", "b"), ("gain", "bias"))
     xp = array_module(**params, **arrays)
     checks.floating(**params, **arrays)

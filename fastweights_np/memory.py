@@ -74,7 +74,7 @@ class Memory:
         self._weights = (scale * self.decay**ages).astype(dtype)
 
     def write(self, left: list[Array], right: list[Array] | None = None) -> None:
-        """One step of (1): M(n) from M(n-1) and `width` pairs of vectors (B, H); `right` is None if symmetric."""
+        """Takes the next step's `width` pairs of vectors (B, H), `right` None if symmetric; reading weighs them."""
         for s, vector in enumerate(left):
             self._left[:, self.written * self.width + s] = vector
         for s, vector in enumerate(right or ()):
@@ -82,7 +82,7 @@ class Memory:
         self.written += 1
 
     def read(self, v: Array, n: int, transposed: bool = False) -> Array:
-        """M(n) v, or M(n)ᵀ v if `transposed`; v (B, H), result (B, H)."""
+        """M(n) v, or M(n)ᵀ v if `transposed`, by equation (4) for the running chunk; v (B, H), result (B, H)."""
         chunk_number, recent = divmod(n, self.chunk)
         left, right = self._terms(n - recent, n)
         if transposed:
@@ -120,7 +120,7 @@ class Memory:
         return (self._right[:, :n] @ v[:, :, None])[:, :, 0] * weights
 
     def matrix(self, n: int) -> Array:
-        """M(n) itself, (B, H, H), a new array."""
+        """M(n) itself, (B, H, H), a new array, by equation (3) for the running chunk."""
         chunk_number, recent = divmod(n, self.chunk)
         left, right = self._terms(n - recent, n)
         return fold(self._matrix(chunk_number), self.decay**recent, left, right, self._recent_weights(recent))
@@ -135,7 +135,7 @@ class Memory:
         return self._left[:, terms], self._right[:, terms]
 
     def _matrix(self, chunk_number: int) -> Array | None:
-        """M at the start of this chunk, folded when it is first asked for (the last chunk's end never is)."""
+        """M at the start of this chunk, by equation (1) from chunk to chunk, when it is first asked for."""
         while chunk_number not in self._matrices:
             newest = max(self._matrices)
             left, right = self._terms(newest * self.chunk, (newest + 1) * self.chunk)

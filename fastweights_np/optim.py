@@ -35,13 +35,17 @@ class _Optimizer:
         self.updates = 0
 
     def step(self, params: Tree, grads: Tree, learning_rate: float) -> None:
-        """One update of `params`, in place. Raises ValueError if grads has other names or shapes than params had."""
+        """One update of `params`, in place, with a learning rate of its own, so that a schedule is a function.
+
+        Raises ValueError if params or grads have other names or shapes than the optimizer was made with.
+        """
+        checks.not_negative("learning_rate", learning_rate)
         flat_params, flat_grads = flatten(params), flatten(grads)
         for tree_name, flat in (("params", flat_params), ("grads", flat_grads)):
             if set(flat) != set(self._shapes):
                 odd = ", ".join(sorted(set(flat) ^ set(self._shapes)))
                 raise ValueError(
-                    f"{tree_name}: expected the arrays that the optimizer was made with, got others: {odd}"
+                    f"{tree_name}: expected the arrays that the optimizer was made with; too many or few: {odd}"
                 )
             for name, shape in self._shapes.items():
                 checks.shape(f"{tree_name}[{name!r}]", flat[name], shape)
@@ -79,7 +83,7 @@ class Adam(_Optimizer):
 
     moments = ("m", "v")
 
-    def __init__(self, params: Tree, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> None:
+    def __init__(self, params: Tree, *, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> None:
         for name, value in (("beta1", beta1), ("beta2", beta2)):
             checks.fraction(name, value)
             if value == 1:
@@ -106,7 +110,7 @@ class RMSProp(_Optimizer):
 
     moments = ("v",)
 
-    def __init__(self, params: Tree, rho: float = 0.99, epsilon: float = 1e-8) -> None:
+    def __init__(self, params: Tree, *, rho: float = 0.99, epsilon: float = 1e-8) -> None:
         checks.fraction("rho", rho)
         checks.not_negative("epsilon", epsilon)
         super().__init__(params)
@@ -143,6 +147,7 @@ def constant(update: int, updates: int, hold: float = 1.0) -> float:
 def linear_decay(update: int, updates: int, hold: float = 0.5) -> float:
     """1 for the first `hold` of `updates`, then linearly down to 0 at the end; update counts from 0."""
     checks.fraction("hold", hold)
+    checks.count("updates", updates, least=1)
     left = 1 - update / updates
     return min(1.0, left / (1 - hold)) if hold < 1 else 1.0
 

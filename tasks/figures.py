@@ -19,7 +19,7 @@ def learning_curve(path: Path, curve: list[dict[str, float]], floor_nll: float, 
     loss.plot(updates, [line["train_loss"] for line in curve], label="training", color="tab:gray")
     loss.plot(updates, [line["validation_nll"] for line in curve], label="validation", color="tab:blue")
     loss.axhline(floor_nll, linestyle=":", color="tab:red", label="key-blind floor")
-    loss.set(xlabel="updates", ylabel="negative log likelihood (nats)", ylim=(0, None))
+    loss.set(xlabel="updates", ylabel="negative log likelihood (nats)", yscale="log")
     loss.legend()
     error.plot(updates, [100 * line["validation_error"] for line in curve], color="tab:blue")
     error.axhline(100 * floor_error, linestyle=":", color="tab:red")
@@ -34,12 +34,15 @@ def learning_curve(path: Path, curve: list[dict[str, float]], floor_nll: float, 
 def attention(path: Path, strings: list[str], answers: list[str], strengths: numpy.ndarray) -> None:
     """How strongly the last character of each string attends to each one before it; strengths (strings, length - 1)."""
     limit = float(numpy.abs(strengths).max()) or 1.0
+    colours = (
+        dict(cmap="Reds", vmin=0, vmax=limit) if strengths.min() >= 0 else dict(cmap="RdBu_r", vmin=-limit, vmax=limit)
+    )
     size = (7, 0.75 * len(strings) + 0.6)
     figure, rows = plt.subplots(len(strings), 1, figsize=size, layout="constrained", squeeze=False)
     for axes, string, answer, row in zip(rows[:, 0], strings, answers, strengths, strict=True):
-        image = axes.imshow(row[None], cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
+        image = axes.imshow(row[None], aspect="auto", **colours)
         axes.set_xticks(range(len(row)), list(string[:-1]), family="monospace", fontsize=12)
-        axes.set_yticks([0], [f"{string[-1]} is asked, {answer} is answered"])
+        axes.set_yticks([0], [f"{string[-1]} is asked, {answer}"])
         axes.tick_params(length=0)
     figure.suptitle("How strongly the query attends to each past step:  η λ^age h(τ)·h₀", fontsize=11)
     figure.colorbar(image, ax=rows[:, 0], shrink=0.9)

@@ -27,7 +27,7 @@ TOKENS = LETTERS + "0123456789?"
 
 @dataclass(frozen=True)
 class Settings(TrainingSettings):
-    """Trains a recurrent network to retrieve digits by their letters; the defaults are the paper's with R = 50."""
+    """Trains a recurrent network to retrieve digits by their letters: the task and the sizes of the paper, R = 50."""
 
     task: ClassVar[str] = "retrieval"
 
@@ -158,6 +158,8 @@ def run(settings: Settings, folder: Path) -> dict[str, Any]:
     chosen = f"parameters of epoch {outcome.best['epoch']}, the best on validation"
     print(f"\ntest error {error:.3%}, negative log likelihood {nll:.5f} nats ({chosen})")
     print(f"key-blind floor {floor_error:.2%}, {floor_nll:.3f} nats: a model that does not retrieve")
+    if error > 0.95 * floor_error:
+        print("this run has not learned to retrieve: give it more epochs or data, or other settings")
     print(f"{outcome.updates} updates in {outcome.seconds:.0f} s\n")
     _show_examples(net, outcome.params, test_set)
     figures.learning_curve(folder / "learning_curve.png", outcome.curve, floor_nll, floor_error)
@@ -180,8 +182,13 @@ def _show_examples(net: Network, params: Any, split: Split, count: int = 10) -> 
 
 
 def _draw_attention(net: Network, params: Any, split: Split, path: Path, count: int = 6) -> None:
-    inputs, _ = split.batch(slice(0, count))
+    inputs, labels = split.batch(slice(0, count))
     logits, (_, layer_cache, _) = net.forward(params, inputs)
-    inputs, answers, strengths = to_host((inputs, logits.argmax(axis=1), fast_weights.attention(layer_cache)))
+    answers, strengths = logits.argmax(axis=1), fast_weights.attention(layer_cache)
+    inputs, labels, answers, strengths = to_host((inputs, labels, answers, strengths))
     strings = [text(sequence) for sequence in inputs.T]
-    figures.attention(path, strings, [str(answer) for answer in answers], strengths)
+    said = [
+        f"{answer} is answered" + ("" if answer == label else f" (wrong, {label})")
+        for answer, label in zip(answers, labels, strict=True)
+    ]
+    figures.attention(path, strings, said, strengths)

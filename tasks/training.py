@@ -61,7 +61,7 @@ class TrainingSettings:
     out: Path | None = None
     """The output folder; by default runs/TASK-DATE-TIME."""
     resume: Path | None = None
-    """An output folder whose run to go on with; its settings are taken from there."""
+    """An output folder whose run to go on with; its settings are taken from there, and cannot be changed."""
 
     def __post_init__(self) -> None:
         checks.count("seed", self.seed, least=0)
@@ -94,7 +94,7 @@ def settings_of(folder: Path, kind: type[TrainingSettings]) -> TrainingSettings:
         raise FileNotFoundError(f"resume: expected a folder that holds settings.json, found none in {folder}")
     try:
         stored = dict(json.loads(path.read_text()))
-        task = stored.pop("task", None)
+        task, _ = stored.pop("task", None), stored.pop("command", None)
         if task != kind.task:
             raise ValueError(f"it belongs to task {task!r}")
         return kind(**stored, resume=folder)
@@ -343,7 +343,11 @@ def open_folder(settings: TrainingSettings) -> Path:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "settings.json", {"task": settings.task} | settings.as_json())
+        if settings.resume is None:
+            command = {"task": settings.task, "command": _PROVENANCE["command"]}
+            write_json(folder / "settings.json", command | settings.as_json())
+        elif not os.access(folder, os.W_OK):
+            raise PermissionError("it is read-only")
     except OSError as error:
         message = f"out: expected a folder that can be written, got {folder}: {error}; choose another --out"
         raise OSError(message) from error
@@ -360,6 +364,7 @@ def write_json(path: Path, value: Any) -> None:
 def store_result(folder: Path, settings: TrainingSettings, result: dict[str, Any]) -> None:
     """Writes result.json: the result, after the settings and where it comes from."""
     made_by = {"task": settings.task, "settings": settings.as_json(), "device": settings.device} | _PROVENANCE
+    made_by["command"] = json.loads((folder / "settings.json").read_text())["command"]  # not that of resuming
     finished = {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     write_json(folder / "result.json", made_by | finished | result)
 

@@ -48,15 +48,25 @@ def test_a_table_without_runs_says_so(store):
     assert paper.make().count("missing") == 3
 
 
-def test_a_run_does_not_replace_one_with_other_settings(store, tmp_path, capsys):
+def test_a_run_does_not_replace_or_join_another_unasked(store, tmp_path, capsys):
     first, second = finished_run(tmp_path / "a", 0.1), finished_run(tmp_path / "b", 0.2, epochs=3)
     assert main(["add", str(first)]) == 0
     assert main(["add", str(second)]) == 2
-    assert "got others; remove that file first" in capsys.readouterr().err
+    assert "keep the new one apart with --group NAME" in capsys.readouterr().err
     assert results.load("retrieval")[0]["test_error"] == 0.1
+    odd_seed = finished_run(tmp_path / "c", 0.2, seed=1, epochs=3)
+    assert main(["add", str(odd_seed)]) == 2
+    assert "differs in epochs; keep it apart with --group NAME" in capsys.readouterr().err
     assert main(["add", "--group", "ablation", str(second)]) == 0
     assert len(results.load("retrieval")) == 1
     assert results.load("retrieval-ablation")[0]["test_error"] == 0.2
+    assert main(["add", "--replace", str(second)]) == 0
+    assert results.load("retrieval")[0]["test_error"] == 0.2
+
+
+def test_without_a_command_there_is_help(capsys):
+    assert main([]) == 0
+    assert "paper" in capsys.readouterr().out
 
 
 def test_an_unfinished_run_is_refused(store, tmp_path, capsys):

@@ -189,7 +189,11 @@ def test_step_leaves_the_state_that_it_was_given():
         (dict(x=numpy.zeros((T, B, I + 1))), ValueError, r"x: expected shape \(T, B, 3\).*got \(5, 2, 4\)"),
         (dict(x=numpy.zeros((0, B, I))), ValueError, r"x: .*at least 1, got \(0, 2, 3\)"),
         (dict(x=numpy.zeros((T, 0, I))), ValueError, r"x: .*at least 1, got \(5, 0, 3\)"),
-        (dict(x=numpy.zeros((T, B, I), int)), TypeError, "x: expected float32 or float64, got int64"),
+        (
+            dict(x=numpy.zeros((T, B, I), int)),
+            TypeError,
+            "x: expected float32 or float64, got int64; tokens go in as ops.embedding",
+        ),
         (dict(x=numpy.zeros((T, B, I), "float32")), TypeError, "x: expected float64, the dtype of W, got float32"),
         (dict(x=[[[0.0] * I]]), TypeError, "x: expected a NumPy or CuPy array, got list"),
         (dict(h0=numpy.zeros((B, H + 1))), ValueError, r"h0: expected shape \(2, 4\), got \(2, 5\)"),
@@ -204,6 +208,8 @@ def test_step_leaves_the_state_that_it_was_given():
         (dict(inner_steps=1.0), TypeError, "inner_steps: expected a whole number, got 1.0"),
         (dict(inner_steps=True), TypeError, "inner_steps: expected a whole number, got True"),
         (dict(activation="gelu"), ValueError, "activation: expected one of relu, tanh; got 'gelu'"),
+        (dict(activation=["tanh"]), ValueError, "activation: expected one of relu, tanh"),
+        (dict(sustained_boundary="no"), TypeError, "sustained_boundary: expected a bool, got str; pass True or False"),
         (dict(chunk=0), ValueError, "chunk: expected at least 1, got 0"),
     ],
 )
@@ -265,6 +271,15 @@ def test_bad_dh_is_named(shape, dtype, error, message):
     _, cache = layer.forward(params, x)
     with pytest.raises(error, match=message):
         layer.backward(numpy.zeros(shape, dtype), cache)
+
+
+def test_swapped_arguments_are_named():
+    params, x, dh = made()
+    _, cache = layer.forward(params, x)
+    with pytest.raises(TypeError, match="cache: expected a Cache, got ndarray; forward returns it"):
+        layer.backward(cache, dh)
+    with pytest.raises(TypeError, match=r"params: expected a dict, got ndarray; make it with init\(\)"):
+        layer.forward(x, params)
 
 
 def test_gradients_that_cannot_be_had_are_refused():

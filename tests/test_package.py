@@ -63,11 +63,12 @@ def test_the_library_imports_no_task_and_only_backend_names_cupy():
                 assert path.name == "backend.py" or module.split(".")[0] not in ("cupy", "cupyx")
 
 
-def test_the_readmes_script_runs():
-    script = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+def test_the_readmes_scripts_run():
+    scripts = [part.split("```")[0] for part in (ROOT / "README.md").read_text().split("```python\n")[1:]]
     names: dict = {}
-    exec(script, names)
+    exec("".join(scripts), names)
     assert names["h_t"].shape == (8, 20)
+    assert names["loss"] < 0.1
 
 
 def test_import_is_light():
