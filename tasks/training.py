@@ -27,8 +27,12 @@ from tqdm import tqdm
 from fastweights_np import Workspace, checkpoint, checks, ops, optim
 from fastweights_np.backend import Array, to_device
 from fastweights_np.network import Network
+from fastweights_np.trees import map_leaves
 
 PLACES = ("out", "resume", "device")  # settings that say where, not what: they may change when a run is resumed
+CHECKPOINT = (
+    "params", "best_params", "optimizer", "settings", "update", "random_state", "epoch_loss", "best", "curve", "seconds"
+)  # fmt: skip
 REPORT_EVERY = 50  # updates between two looks at the loss; each look makes a GPU wait
 
 
@@ -174,12 +178,6 @@ def train(network: Network, settings: TrainingSettings, folder: Path, training: 
     return Outcome(run.best_params, run.best, run.curve, run.updates, run.seconds())
 
 
-_CHECKPOINT = (
-    "params", "best_params", "optimizer", "settings", "update", "random_state", "epoch_loss", "best", "curve",
-    "seconds",
-)  # fmt: skip
-
-
 class _Run:
     """The state of one training: all that a checkpoint holds, and how it moves on."""
 
@@ -239,10 +237,7 @@ class _Run:
         self._epoch_loss = 0.0
         self._epoch_start = self._order.bit_generator.state
         if not self.best or nll < self.best["validation_nll"]:
-            self.best, self.best_params = (
-                line,
-                {part: {name: array.copy() for name, array in arrays.items()} for part, arrays in self.params.items()},
-            )
+            self.best, self.best_params = line, map_leaves(lambda array: array.copy(), self.params)
         self.curve.append(line)
         self.save()  # before the line: resuming writes the metrics anew from the checkpoint
         with open(self.folder / "metrics.jsonl", "a") as file:
@@ -283,7 +278,7 @@ class _Run:
         if not path.exists() and not (self.folder / "metrics.jsonl").exists():
             return  # stopped within the first epoch
         arrays, info = checkpoint.load(path)
-        checks.keys("checkpoint", arrays | info, _CHECKPOINT, remedy=f"{path} is not of this task; start anew")
+        checks.keys("checkpoint", arrays | info, CHECKPOINT, remedy=f"{path} is not of this task; start anew")
         wanted, stored = self.settings.as_json(), info["settings"]
         for name in wanted | stored:
             if wanted.get(name) != stored.get(name):
