@@ -263,8 +263,8 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
 
     dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H).
     `also` asks for more keys in grads: "decay" (dλ) and "rate" (dη), 0-d arrays, and "A0" (B, H, H).
-    dλ is found by a division by λ (DERIVATION.md, F10): it is refused for λ = 0, and loses digits for small λ, in float32
-    all but two at λ = 0.001.
+    dλ is found by a division by λ (DERIVATION.md, F10): it is refused for λ = 0, and loses digits for small λ, all but
+    two of float32's at λ = 0.001.
 
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
