@@ -198,19 +198,19 @@ def _layer_links(cases: tuple[Case, ...], move: Callable[[Any], Any]) -> list[Li
 
 
 def _scalars(case: Case) -> tuple[float, float]:
-    return case.options.get("decay", 0.95), case.options.get("rate", 0.5)
+    options = fast_weights.Options(**case.options)
+    return options.decay, options.rate
 
 
 def _reference_forward(
     case: Case, params: Arrays, given: Arrays, *, scalars: tuple[Any, Any] | None = None, **how: Any
 ) -> Any:
-    options = dict(case.options)
+    options = fast_weights.Options(**case.options)
     decay, rate = scalars or _scalars(case)
     return reference.fast_weights(
-        params, given["x"], given["h0"], given["A0"], decay, rate, options.get("inner_steps", 1),
-        activation_name=options.get("activation", "relu"),
-        sustained_boundary=options.get("sustained_boundary", True),
-        normalize_preliminary=options.get("normalize_preliminary", False), **how,
+        params, given["x"], given["h0"], given["A0"], decay, rate, options.inner_steps,
+        activation_name=options.activation, sustained_boundary=options.sustained_boundary,
+        normalize_preliminary=options.normalize_preliminary, **how,
     )  # fmt: skip
 
 

@@ -195,7 +195,8 @@ def init(
 
 
 def forward(
-    params: Params, x: Array, h0: Array | None = None, decay: float = 0.95, rate: float = 0.5, inner_steps: int = 1, *,
+    params: Params, x: Array | ops.Embedded, h0: Array | None = None,
+    decay: float = 0.95, rate: float = 0.5, inner_steps: int = 1, *,
     A0: Array | None = None, activation: str = "relu", sustained_boundary: bool = True,
     normalize_preliminary: bool = False, chunk: int | None = None, workspace: Workspace | None = None,
 ) -> tuple[Array, Cache]:  # fmt: skip
@@ -220,11 +221,7 @@ def forward(
     Raises ValueError or TypeError that names the argument at fault.
     """
     options = Options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
-    if isinstance(x, ops.Embedded):
-        x = ops.embedding(*x)  # checks the tokens
-    elif getattr(getattr(x, "dtype", None), "kind", "") in ("i", "u"):
-        raise TypeError(f"x: expected float32 or float64, got {x.dtype}; tokens go in as ops.embedding(table, tokens)")
-    xp = _check(params, x=x.table if isinstance(x, ops.Embedded) else x, h0=h0, A0=A0)
+    xp = _check(params, x=ops.input_array(x), h0=h0, A0=A0)
     checks.shape("x", x, ("T", "B", params["C"].shape[1]), "x is (steps, sequences, inputs)")
     (steps, batch_size, _), hidden_size, dtype = x.shape, params["W"].shape[0], params["W"].dtype
     if chunk is not None:

@@ -115,7 +115,6 @@ class Network:
 
     def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
         """New parameters, on the host."""
-        checks.generator("rng", rng)
         layer = LAYERS[self.layer].init(rng, self.encoder.size, self.hidden_size, dtype=dtype, **self.init_options)
         return {
             "encoder": self.encoder.init(rng, dtype),

@@ -8,6 +8,7 @@ numbers such as (L3) point into DERIVATION.md. Arrays are NumPy's or CuPy's and 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from . import checks
@@ -19,15 +20,22 @@ LAYER_NORM_EPSILON = 1e-5  # added to the variance, so that a constant row is no
 # ---------------------------------------------------------------------------------------------------- embedding, linear
 
 
-class Embedded(NamedTuple):
+@dataclass(frozen=True)
+class Embedded:
     """The rows table[tokens], not yet looked up: table (V, E), tokens (...); stands for an array (..., E) in `linear`.
 
     A recurrent layer takes it as its input. The table has fewer rows than there are tokens, as a rule, so that its
     product with a weight matrix is the cheaper one.
+
+    Raises TypeError for tokens that are not integers, ValueError for one out of range (seen on the host only).
     """
 
     table: Array
     tokens: Array
+
+    def __post_init__(self) -> None:
+        array_module(table=self.table, tokens=self.tokens)
+        checks.indices("tokens", self.tokens, self.table.shape[0])
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -36,13 +44,17 @@ class Embedded(NamedTuple):
 
 
 def embedding(table: Array, tokens: Array) -> Embedded:
-    """y[...] = table[tokens[...]]; table (V, E), tokens (...) integers in [0, V).
-
-    Raises TypeError for tokens that are not integers, ValueError for one out of range (seen on the host only).
-    """
-    array_module(table=table, tokens=tokens)
-    checks.indices("tokens", tokens, table.shape[0])
+    """y[...] = table[tokens[...]]; table (V, E), tokens (...) integers in [0, V); raises as Embedded does."""
     return Embedded(table, tokens)
+
+
+def input_array(x: Array | Embedded) -> Array:
+    """The floating-point array behind a layer's input: x itself, or its table. Raises TypeError for bare tokens."""
+    if isinstance(x, Embedded):
+        return x.table
+    if getattr(getattr(x, "dtype", None), "kind", "") in ("i", "u"):
+        raise TypeError(f"x: expected float32 or float64, got {x.dtype}; tokens go in as ops.embedding(table, tokens)")
+    return x
 
 
 def embedding_backward(dy: Array, tokens: Array, vocabulary: int) -> Array:

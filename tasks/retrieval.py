@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import numpy
 from numpy.polynomial.polynomial import polypow
 
-from fastweights_np import checks, fast_weights, to_host
+from fastweights_np import checks, fast_weights, to_device, to_host
 from fastweights_np.network import LAYERS, Classifier, Network, TokenEncoder
 
 from . import figures, training
@@ -139,7 +139,7 @@ def network(settings: Settings) -> Network:
 
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
     """Trains, tests the parameters that were best on validation, stores the result, draws the pictures."""
-    training_set, validation_set, test_set = (training.on_device(s, settings.device) for s in splits(settings))
+    training_set, validation_set, test_set = to_device(splits(settings), settings.device)
     net = network(settings)
     outcome = training.train(net, settings, folder, training_set, validation_set)
     nll, error = training.evaluate(net, outcome.params, test_set)

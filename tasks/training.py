@@ -17,9 +17,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from math import isfinite
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy
 from tqdm import tqdm
@@ -109,8 +110,7 @@ def settings_of(folder: Path, kind: type[TrainingSettings]) -> TrainingSettings:
         ) from error
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """Sequences and their labels: inputs (T, N, ...), labels (N,)."""
 
     inputs: Array
@@ -336,10 +336,11 @@ def open_folder(settings: TrainingSettings) -> Path:
             f"out: expected an empty or a new folder, got {folder}, which holds files; "
             f"go on with that run by --resume {folder}, or choose another --out"
         )
+    origin = _provenance()  # now: the checkout can change while the run goes on
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if settings.resume is None:
-            command = {"task": settings.task, "command": _PROVENANCE["command"]}
+            command = {"task": settings.task, "command": origin["command"]}
             write_json(folder / "settings.json", command | settings.as_json())
         elif not os.access(folder, os.W_OK):
             raise PermissionError("it is read-only")
@@ -358,14 +359,15 @@ def write_json(path: Path, value: Any) -> None:
 
 def store_result(folder: Path, settings: TrainingSettings, result: dict[str, Any]) -> None:
     """Writes result.json: the result, after the settings and where it comes from."""
-    made_by = {"task": settings.task, "settings": settings.as_json(), "device": settings.device} | _PROVENANCE
+    made_by = {"task": settings.task, "settings": settings.as_json(), "device": settings.device} | _provenance()
     made_by["command"] = json.loads((folder / "settings.json").read_text())["command"]  # not that of resuming
     finished = {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     write_json(folder / "result.json", made_by | finished | result)
 
 
+@cache
 def _provenance() -> dict[str, Any]:
-    """Where a figure comes from: command, commit, machine and versions."""
+    """Where a figure comes from: command, commit, machine and versions, as they are when a run's folder is opened."""
     return {
         "command": shlex.join(["python", "-m", "tasks", *sys.argv[1:]]),
         "commit": _commit(),
@@ -393,11 +395,3 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-
-
-def on_device(split: Split, device: str) -> Split:
-    """The split's arrays on the device."""
-    return Split(to_device(split.inputs, device), to_device(split.labels, device))
-
-
-_PROVENANCE = _provenance()  # read as the program starts, before the checkout can change under it
