@@ -316,16 +316,19 @@ def _operation_links(move: Callable[[Any], Any]) -> Iterator[Link]:
     got = {"table": ops.embedding_backward(move(d_embedding), move(tokens), 3)}
     link.compare("embedding", got, gradients(lambda table: table[tokens], d_embedding, table=table))
 
-    norm = ops.LayerNorm(gain_, bias_, rows=6)
+    norm = ops.LayerNorm(z_)
+    norm.load(gain_, bias_)
     _, normalized, inverse_std = norm.forward(z_)
-    got = {"z": norm.backward(dy_, normalized, inverse_std)}
-    got |= dict(zip(("gain", "bias"), ops.layer_norm_parameters_backward(dy_, normalized), strict=True))
+    dparams = move(numpy.zeros((2, 1, 5)))
+    norm.dy[...] = dy_
+    got = {"z": norm.backward(normalized, inverse_std, dparams, out=z_.copy())}
+    got |= {"gain": dparams[0, 0], "bias": dparams[1, 0]}
     rows = lambda z, gain, bias: np.stack([reference.layer_norm(row, gain, bias, np) for row in z])  # noqa: E731
     link.compare("layer_norm", got, gradients(rows, dy, z=z, gain=gain, bias=bias))
 
     for name, f in ops.ACTIVATIONS.items():
-        slope = f.slope(f.forward(z_))
-        link.compare(name, {"z": dy_ * slope}, gradients(lambda z, n=name: reference.activation(z, n, np), dy, z=z))
+        expected = gradients(lambda z, n=name: reference.activation(z, n, np), dy, z=z)
+        link.compare(name, {"z": dy_ * f(z_).slope(f(z_).forward(z_))}, expected)
 
     _, probabilities = ops.softmax_cross_entropy(z_, move(labels))
     got = {"logits": ops.softmax_cross_entropy_backward(move(d_row), probabilities, move(labels))}

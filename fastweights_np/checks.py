@@ -30,7 +30,7 @@ def floating(**arrays: Array | None) -> None:
     for name, array in arrays.items():
         if array is None:
             continue
-        if array.dtype.name not in FLOATS:
+        if array.dtype.char not in "fd":  # float32 or float64; looking at .name takes NumPy 3 µs
             raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}; convert it with .astype")
         if first and array.dtype != first_dtype:
             raise TypeError(

@@ -18,16 +18,17 @@ Numbers such as (F3) point into DERIVATION.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import sqrt
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy
 
-from . import checks, memory, ops
+from . import checks, ops
 from .backend import Array, array_module
-from .memory import Memory
+from .memory import Memory, MemoryGradient, fold, read_matrix
 from .ops import LayerNorm
 from .workspace import Workspace
 
@@ -53,10 +54,6 @@ class Options:
         for name in ("sustained_boundary", "normalize_preliminary"):
             checks.instance(name, getattr(self, name), bool, "pass True or False")
 
-    def normalizes(self, s: int) -> bool:
-        """Whether layer norm, if there is any, acts on the way to h_s."""
-        return s > 0 or self.normalize_preliminary
-
 
 class State(NamedTuple):
     """Between two steps: h (B, H), the hidden state, and A (B, H, H), the fast weights that already hold it."""
@@ -65,19 +62,144 @@ class State(NamedTuple):
     A: Array
 
 
-@dataclass
-class Trace:
-    """What settling leaves for its gradient. The first axis is s = 0 .. S; views of whole-sequence arrays."""
+class Response(NamedTuple):
+    """What h_s = f(LN[z]) leaves for its gradient, of one step (B, ...) or of all (T, B, ...)."""
 
-    states: Array  # (S+1, ..., H)  h_s
-    normalized: Array  # (S+1, ..., H)  what layer norm made, before gain and bias; None without layer norm
-    inverse_std: Array  # (S+1, ..., 1); None without layer norm
+    state: Array = None  # h_s
+    normalized: Array = None  # what layer norm made of z, before gain and bias; None without layer norm
+    inverse_std: Array = None  # (..., 1); None without layer norm
 
-    def at(self, t: int) -> Trace:
-        """The trace of one time step."""
+    def at(self, t: int) -> Response:
+        """That of step t, from that of all steps."""
         if self.normalized is None:
-            return Trace(self.states[:, t], None, None)
-        return Trace(self.states[:, t], self.normalized[:, t], self.inverse_std[:, t])
+            return Response(self.state[t])
+        return Response(self.state[t], self.normalized[t], self.inverse_std[t])
+
+
+# --------------------------------------------------------------------------------------- one time step: settling (2, 5)
+
+
+class Settling:
+    """From the boundary a = W h(t) + C x(t) + b to the next state, and back.
+
+    h_0 = f(a), or f(LN[a])                                             (2a)
+    h_s+1 = f(LN[A(t) h_s + a]), s = 0 .. S-1; h(t+1) = h_S         (2), (5)
+
+    Made once for all states of one shape (B, H), that of `like`.
+    """
+
+    def __init__(self, like: Array, options: Options, layer_norm: bool) -> None:
+        self.inner_steps, self.sustained_boundary = options.inner_steps, options.sustained_boundary
+        self._xp = array_module(like=like)
+        self._f = ops.ACTIVATIONS[options.activation](like)
+        norm = LayerNorm(like) if layer_norm else None
+        # the layer norm on the way to h_s, s = 0 .. S: one for all, or none
+        self.norms = [norm if s > 0 or options.normalize_preliminary else None for s in range(self.inner_steps + 1)]
+
+    def load(self, params: Params) -> None:
+        """Takes gain and bias, if the layer has them, as they are now."""
+        for norm in {norm for norm in self.norms if norm is not None}:
+            norm.load(params["gain"], params["bias"])
+
+    def forward(self, boundary: Array, read: Callable[[Array, int], Array], responses: Sequence[Response]) -> Array:
+        """h(t+1) (B, H) from the boundary (B, H), where read(h_s, s) is A(t) h_s. Fills the responses."""
+        h = self._respond(boundary, 0, responses[0])  # (2a)
+        for s in range(self.inner_steps):
+            z = read(h, s)  # (4)
+            z += boundary if self.sustained_boundary else h  # (2): appendix B's method 1, or 2, A + identity
+            h = self._respond(z, s + 1, responses[s + 1])  # (5)
+        return h
+
+    def slopes(self, responses: Sequence[Response], errors: Array, dboundaries: Array) -> None:
+        """Puts the slopes f'(.) of all steps where `backward` wants them: those of h_1 .. h_S in errors[:, s-1]."""
+        self._f.slope(responses[0].state, out=dboundaries)
+        for s in range(self.inner_steps):
+            self._f.slope(responses[s + 1].state, out=errors[:, s])
+
+    def backward(
+        self, dh: Array, read_transposed: Callable[[Array, int], Array], responses: Sequence[Response],
+        errors: Array, dparams: Array, dboundary: Array,
+    ) -> None:  # fmt: skip
+        """The gradient of `forward`, left in dboundary (B, H), from dh (B, H), where read_transposed(r, s) is A(t)ᵀ r.
+
+        errors (S, B, H) and dboundary come with the slopes f'(.) of h_1 .. h_S and of h_0. Errors leave with the errors
+        r_s at the S sums, whose outer products with h_s are the gradient of A(t). The gradients of gain and bias are
+        added to the rows of dparams (2, 1, H).
+        """
+        for s in reversed(range(self.inner_steps)):
+            r = self._respond_backward(dh, s + 1, responses[s + 1], errors[s], dparams)
+            # z = A h_s + a (method 1), z = A h_s + h_s (method 2)                                                (F3)
+            dh = read_transposed(r, s)
+            if not self.sustained_boundary:
+                dh += r
+        # h_0 = f(a), or f(LN[a])                                                                                (F4)
+        self._respond_backward(dh, 0, responses[0], dboundary, dparams)
+        if self.sustained_boundary:
+            for r in errors:
+                dboundary += r
+
+    def _respond(self, z: Array, s: int, response: Response) -> Array:
+        """h_s = f(LN[z])."""
+        norm = self.norms[s]
+        if norm is not None:
+            z, _, _ = norm.forward(z, response.normalized, response.inverse_std)
+        return self._f.forward(z, out=response.state)
+
+    def _respond_backward(self, dh: Array, s: int, response: Response, dz: Array, dparams: Array) -> Array:
+        """dz of `_respond`; dz comes with the slope."""
+        # h_s = f(y)                                                                                             (F1)
+        norm = self.norms[s]
+        if norm is None:
+            dz *= dh
+            return dz
+        self._xp.multiply(dz, dh, out=norm.dy)
+        # y = LN[z]                                                                                              (F2)
+        return norm.backward(response.normalized, response.inverse_std, dparams, out=dz)
+
+
+# ------------------------------------------------------------------------------------------------------ whole sequences
+
+
+class Moment(NamedTuple):
+    """One time step's places in the arrays of a tape: views, made once: each takes as long as a small sum."""
+
+    boundary: Array  # (B, H)  W h(t) + C x(t) + b; backward puts its gradient here
+    read: Callable[[Array, int], Array]  # (h_s, s) to A(t) h_s
+    read_transposed: Callable[[Array, int], Array]  # (r_s, s) to A(t)ᵀ r_s
+    responses: list[Response]  # s = 0 .. S
+    errors: list[Array]  # r_s, s = 0 .. S-1
+
+
+class Tape:
+    """All arrays that `forward` fills for `backward`, for sequences of one shape (T, B, H)."""
+
+    def __init__(
+        self, xp: ModuleType, shape: tuple[int, int, int], dtype: object, options: Options, layer_norm: bool,
+        chunk: int | None,
+    ) -> None:  # fmt: skip
+        steps, batch_size, hidden_size = shape
+        self.h = xp.empty((steps + 1, batch_size, hidden_size), dtype)  # h[0] is h0; the only ones that forward returns
+        self.states = self.h[1:]
+        self.boundaries = xp.empty(shape, dtype)
+        self.A = Memory(self.states, options.inner_steps, chunk)
+        self.G = MemoryGradient(self.A)
+        self.settling = Settling(self.h[0], options, layer_norm)
+        self.responses = [
+            Response(state, xp.empty(shape, dtype), xp.empty((steps, batch_size, 1), dtype))
+            if norm is not None
+            else Response(state)
+            for state, norm in zip([*self.A.queries.swapaxes(0, 1), self.states], self.settling.norms, strict=True)
+        ]
+        self.moments = [
+            Moment(
+                self.boundaries[t],
+                partial(self.A.read, n=t),
+                partial(self.A.read_transposed, n=t),
+                [response.at(t) for response in self.responses],
+                list(self.A.errors[t]),
+            )
+            for t in range(steps)
+        ]
 
 
 @dataclass
@@ -85,88 +207,11 @@ class Cache:
     """What `backward` depends on, and nothing else. Good until the next forward with the same workspace."""
 
     params: Params
-    norm: LayerNorm | None
     x: Array | ops.Embedded  # (T, B, I)
-    h0: Array  # (B, H)
-    memory: Memory  # A(0) .. A(T)
-    trace: Trace  # its arrays (S+1, T, B, ...)
     options: Options
+    tape: Tape
     workspace: Workspace
     ticket: int
-
-
-# --------------------------------------------------------------------------------------- one time step: settling (2, 5)
-
-
-def settle(
-    boundary: Array,
-    read: Callable[[Array], Array],
-    norm: LayerNorm | None,
-    options: Options,
-    trace: Trace | None = None,
-) -> Array:
-    """h(t+1) = h_S(t+1) from the boundary W h(t) + C x(t) + b (B, H), where read(v) is A(t) v. Fills `trace`."""
-    h = _respond(boundary, 0, norm, options, trace)  # (2a)
-    for s in range(options.inner_steps):
-        z = read(h)  # (4)
-        z += boundary if options.sustained_boundary else h  # (2), appendix B's method 1; or its method 2, A + identity
-        h = _respond(z, s + 1, norm, options, trace)  # (5)
-    return h
-
-
-def settle_backward(
-    dh: Array,
-    read_transposed: Callable[[Array], Array],
-    norm: LayerNorm | None,
-    options: Options,
-    trace: Trace,
-    dy: Array,
-) -> tuple[Array, list[Array], list[Array]]:
-    """The gradient of `settle`: dboundary (B, H) from dh (B, H), where read_transposed(r) is A(t)ᵀ r.
-
-    Returns with it the errors r_s at the S sums, whose outer products with h_s are the gradient of A(t), and A(t)ᵀ r_s.
-    `dy` (S+1, B, H) comes with the slopes f'(.) and leaves with the errors in front of f, dy_s = f'(.) ⊙ dh_s, from
-    which gain and bias get their gradients.
-    """
-    errors: list[Array] = []
-    reads: list[Array] = []
-    dboundary = None
-    for s in reversed(range(options.inner_steps)):
-        r = _respond_backward(dh, s + 1, norm, options, trace, dy)
-        # z = A h_s + boundary (method 1), z = A h_s + h_s (method 2)                                             (F3)
-        dh = read_transposed(r)
-        errors.insert(0, r)
-        reads.insert(0, dh)
-        if not options.sustained_boundary:
-            dh = dh + r
-        else:
-            dboundary = r if dboundary is None else dboundary + r
-    # h_0 = f(boundary), or f(LN[boundary])                                                                       (F4)
-    dz = _respond_backward(dh, 0, norm, options, trace, dy)
-    return dz if dboundary is None else dboundary + dz, errors, reads
-
-
-def _respond(z: Array, s: int, norm: LayerNorm | None, options: Options, trace: Trace | None) -> Array:
-    """h_s = f(LN[z])."""
-    f = ops.ACTIVATIONS[options.activation].forward
-    if norm is not None and options.normalizes(s):
-        z, _, inverse_std = norm.forward(z, None if trace is None else trace.normalized[s])
-        if trace is not None:
-            trace.inverse_std[s] = inverse_std
-    return f(z, out=None if trace is None else trace.states[s])
-
-
-def _respond_backward(dh: Array, s: int, norm: LayerNorm | None, options: Options, trace: Trace, dy: Array) -> Array:
-    """dz of `_respond`."""
-    # h_s = f(y)                                                                                                  (F1)
-    dy[s] *= dh
-    if norm is None or not options.normalizes(s):
-        return dy[s]
-    # y = LN[z]                                                                                                   (F2)
-    return norm.backward(dy[s], trace.normalized[s], trace.inverse_std[s])
-
-
-# ------------------------------------------------------------------------------------------------------ whole sequences
 
 
 def init(
@@ -234,25 +279,20 @@ def forward(
 
     workspace = workspace or Workspace()
     ticket = workspace.begin()
-    A = Memory(
-        xp, dtype, batch_size, steps, hidden_size, name="A", workspace=workspace,
-        decay=decay, scale=rate, chunk=chunk, initial=A0, symmetric=True,
-    )  # fmt: skip
-    shape = (inner_steps + 1, steps, batch_size, hidden_size)
-    trace = Trace(workspace.empty(xp, "states", shape, dtype), None, None)
-    if "gain" in params:
-        trace.normalized = workspace.empty(xp, "normalized", shape, dtype)
-        trace.inverse_std = workspace.empty(xp, "inverse_std", (*shape[:-1], 1), dtype)
+    sequence, layer_norm = (steps, batch_size, hidden_size), "gain" in params
+    structure = (xp, sequence, dtype, replace(options, decay=0.0, rate=0.0), layer_norm, chunk)
+    tape = workspace.buffers(structure, lambda: Tape(*structure))
+    tape.A.start(decay, rate, initial=A0)
+    tape.settling.load(params)
 
-    norm = _norm(params, batch_size)
-    from_input = ops.linear(x, params["C"], params["b"])
-    h = h0
-    for t in range(steps):
-        boundary = h @ params["W"].T
-        boundary += from_input[t]
-        h = settle(boundary, partial(A.read, n=t), norm, options, trace.at(t))  # (2), (5)
-        A.write([h])  # (1)
-    return trace.states[-1].copy(), Cache(params, norm, x, h0, A, trace, options, workspace, ticket)
+    ops.linear(x, params["C"], params["b"], out=tape.boundaries)
+    tape.h[0] = h = h0
+    from_state, W_transposed = xp.empty_like(h0), params["W"].T
+    for moment in tape.moments:
+        boundary = moment.boundary  # C x(t) + b, so far
+        boundary += xp.matmul(h, W_transposed, out=from_state)
+        h = tape.settling.forward(boundary, moment.read, moment.responses)  # (2), (5)
+    return tape.states.copy(), Cache(params, x, options, tape, workspace, ticket)
 
 
 def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params, Array, Array]:
@@ -266,71 +306,60 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
     checks.instance("cache", cache, Cache, "forward returns it: h, cache = forward(...)")
-    params, x, A, options = cache.params, cache.x, cache.memory, cache.options
+    params, x, options, tape = cache.params, cache.x, cache.options, cache.tape
+    h0, states, A, G = tape.h[0], tape.states, tape.A, tape.G
     cache.workspace.check(cache.ticket)
-    xp = array_module(h=cache.h0, dh=dh)
-    checks.floating(h=cache.h0, dh=dh)
+    xp = array_module(h=h0, dh=dh)
+    checks.floating(h=h0, dh=dh)
     if isinstance(also, str):
         also = (also,)
     for name in also:
         checks.choice("also", name, ("decay", "rate", "A0"))
-    if "decay" in also and options.decay == 0:
-        raise ValueError("also: the gradient of decay needs decay > 0; pass a small positive decay to forward")
-    states = cache.trace.states
-    _, steps, batch_size, hidden_size = states.shape
+    for name, value in (("decay", options.decay), ("rate", options.rate)):
+        if name in also and value == 0:
+            raise ValueError(f"also: the gradient of {name} needs {name} > 0; pass a small positive {name} to forward")
+    steps, batch_size, hidden_size = states.shape
     last_only = dh.ndim == 2
     expected = (batch_size, hidden_size) if last_only else (steps, batch_size, hidden_size)
     checks.shape("dh", dh, expected, "dh has the shape of h, or of h[-1]")
 
-    # G(t) = dL/dA(t) is a memory that runs backwards:  G(t) = λ G(t+1) + Σ_s r_s(t+1) h_s(t+1)ᵀ                    (F5)
-    G = Memory(
-        xp, dh.dtype, batch_size, steps, hidden_size, name="G", workspace=cache.workspace,
-        decay=options.decay, width=options.inner_steps, chunk=A.chunk, revisit=False,
-    )  # fmt: skip
-    dboundary = cache.workspace.empty(xp, "dboundary", states.shape[1:], dh.dtype)
-    dy = cache.workspace.empty(xp, "dy", states.shape, dh.dtype)
-    ops.ACTIVATIONS[options.activation].slope(states, out=dy)
+    G.start()  # G(t) = dL/dA(t)                                                                                  (F5)
+    dboundaries = tape.boundaries  # forward's are not needed again
+    tape.settling.slopes(tape.responses, A.errors, dboundaries)
+    dnorm = xp.zeros((2, 1, hidden_size), dh.dtype)  # of gain and bias
     ddecay, drate, G_dot_A = (xp.zeros((), dh.dtype) for _ in range(3))
     dh_next = xp.zeros((batch_size, hidden_size), dh.dtype)  # from the steps after t, through W
 
     for t in reversed(range(steps)):
-        later = steps - 1 - t  # how many steps follow, each with its term in G(t+1)
-        h = states[-1, t]  # h(t+1)
-        # A(t+1) = λ A(t) + η h hᵀ                                                                                (F6)
-        dh_t = G.read_symmetric(h, later)  # (G + Gᵀ) h, not yet times η
-        if also:
-            # dη = Σ hᵀ G h;  dλ = Σ <G(t+1), A(t)>, from <G(t+1), A(t+1)> carried along                    (F9), (F10)
-            h_G_h = (h * dh_t).sum() / 2
-            drate += h_G_h
-            G_dot_A -= options.rate * h_G_h
-            if "decay" in also:
-                ddecay += G_dot_A / options.decay
-        dh_t *= options.rate
+        moment = tape.moments[t]
+        # A(t+1) = λ A(t) + η h(t+1) h(t+1)ᵀ                                                                      (F6)
+        dh_t = G.read(t + 1)
+        h_G_h = (states[t] * dh_t).sum() / 2 if also else 0.0  # η h(t+1)ᵀ G(t+1) h(t+1)
+        if "rate" in also:
+            drate += h_G_h / options.rate  # dη = Σ hᵀ G h                                                        (F9)
+        if "decay" in also:
+            G_dot_A -= h_G_h  # dλ = Σ <G(t+1), A(t)>, from <G(t+1), A(t+1)> carried along                       (F10)
+            ddecay += G_dot_A / options.decay
         dh_t += dh_next
         if not last_only:
             dh_t += dh[t]
-        elif later == 0:
+        elif t == steps - 1:
             dh_t += dh
-        dboundary[t], errors, reads = settle_backward(
-            dh_t, partial(A.read, n=t, transposed=True), cache.norm, options, cache.trace.at(t), dy[:, t]
-        )
-        G.write(errors, [states[s, t] for s in range(options.inner_steps)])
-        if also:
-            for s, read in enumerate(reads):
-                G_dot_A += (states[s, t] * read).sum()
+        tape.settling.backward(dh_t, moment.read_transposed, moment.responses, moment.errors, dnorm, moment.boundary)
+        if "decay" in also:
+            for s, (query, error) in enumerate(zip(A.queries[t], A.errors[t], strict=True)):
+                G_dot_A += (error * A.read(query, s, t)).sum()
         # boundary = W h(t) + C x(t) + b                                                                          (F7)
-        dh_next = dboundary[t] @ params["W"]  # at last that of h0                                                (F8)
+        xp.matmul(moment.boundary, params["W"], out=dh_next)  # at last that of h0                                  (F8)
 
-    dx, dC, db = ops.linear_backward(dboundary, x, params["C"])  # the rest of (F7), for all steps at once
-    dW = dboundary[0].T @ cache.h0
-    dW += dboundary[1:].reshape(-1, hidden_size).T @ states[-1, :-1].reshape(-1, hidden_size)
+    dx, dC, db = ops.linear_backward(dboundaries, x, params["C"])  # the rest of (F7), for all steps at once
+    dW = dboundaries.reshape(-1, hidden_size).T @ tape.h[:-1].reshape(-1, hidden_size)
     grads = {"W": dW, "C": dC, "b": db}
     if "gain" in params:
-        first = 0 if options.normalize_preliminary else 1
-        grads["gain"], grads["bias"] = ops.layer_norm_parameters_backward(dy[first:], cache.trace.normalized[first:])
+        grads["gain"], grads["bias"] = dnorm[:, 0]
     extras = {"decay": ddecay, "rate": drate}
     if "A0" in also:
-        extras["A0"] = G.matrix(steps)  # dL/dA(0)                                                                (F8)
+        extras["A0"] = G.initial()  # dL/dA(0)                                                                    (F8)
     return grads | {name: extras[name] for name in also}, dx, dh_next
 
 
@@ -344,13 +373,13 @@ def attention(cache: Cache, t: int = -1) -> Array:
     if not isinstance(t, int | numpy.integer) or not -steps <= t < steps:
         raise ValueError(f"t: expected a step from {-steps} to {steps - 1}, got {t!r}")
     t %= steps
-    return cache.memory.attention(cache.trace.states[0, t], t)
+    return cache.tape.A.attention(cache.tape.responses[0].state[t], t)
 
 
 def final_state(cache: Cache) -> State:
     """The state after the last step of `forward`: give its h and A to the next forward as h0 and A0 to go on."""
     cache.workspace.check(cache.ticket)
-    return State(cache.trace.states[-1, -1].copy(), cache.memory.matrix(cache.x.shape[0]))
+    return State(cache.tape.states[-1].copy(), cache.tape.A.matrix(cache.x.shape[0]))
 
 
 # --------------------------------------------------------------------------------------------------- one step at a time
@@ -386,14 +415,11 @@ def step(
     checks.shape("state.A", state.A, (batch_size, hidden_size, hidden_size), "make it with initial_state")
     boundary = state.h @ params["W"].T
     boundary += ops.linear(x, params["C"], params["b"])
-    h = settle(boundary, partial(memory.read_matrix, state.A), _norm(params, batch_size), options)  # (2), (5)
+    settling = Settling(boundary, options, "gain" in params)
+    settling.load(params)
+    h = settling.forward(boundary, lambda v, s: read_matrix(state.A, v), [Response()] * (inner_steps + 1))  # (2), (5)
     weight = array_module(h=h).full((1, 1), rate, h.dtype)
-    return h, State(h.copy(), memory.fold(state.A, decay, h[:, None], h[:, None], weight))  # (1)
-
-
-def _norm(params: Params, batch_size: int) -> LayerNorm | None:
-    """The layer's layer norm, for states (B, H)."""
-    return LayerNorm(params["gain"], params["bias"], batch_size) if "gain" in params else None
+    return h, State(h.copy(), fold(state.A, decay, h[None], h[None], weight))  # (1)
 
 
 def _check(params: Params, **arrays: Array | None):

@@ -1,34 +1,40 @@
-"""The memory of the paper: a decaying sum of outer products, written a rank-one term at a time and read with a vector.
+"""The memory of the paper, a decaying sum of outer products of states, and its gradient.
 
-    M(n) = λ M(n-1) + scale Σ_s left_s(n) right_s(n)ᵀ                                                     equation (1)
-         = λⁿ M(0) + scale Σ_{k=1..n} λ^(n-k) Σ_s left_s(k) right_s(k)ᵀ                                   equation (3)
-    M(n) v = λⁿ M(0) v + scale Σ_{k=1..n} λ^(n-k) Σ_s left_s(k) [right_s(k)ᵀ v]                           equation (4)
+    A(n)   = λ A(n-1) + η h(n) h(n)ᵀ                                                                      equation (1)
+           = λⁿ A(0) + η Σ_{k=1..n} λ^(n-k) h(k) h(k)ᵀ                                                    equation (3)
+    A(n) v = λⁿ A(0) v + Σ_{k=1..n} [η λ^(n-k) h(k)ᵀ v] h(k)                                              equation (4)
 
-The fast weights A(t) are such a memory (left = right = h(t)), and so is their gradient, which runs backwards in time
-(left: the errors, right: what was read with; see DERIVATION.md). Equation numbers are those of Ba et al. 2016.
+The brackets are the scores of v, (4) is attention to past states. The gradient G(n) = dL/dA(n) is such a sum, too, of
+what was read later, and runs backwards; to read it takes no new scores. See DERIVATION.md, "Reading the memory".
+Equation numbers are those of Ba et al. 2016.
 
-One knob, `chunk`, says how the sum is kept. The terms of the chunk being written are kept as vectors and read as
-attention, equation (4); where a chunk ends they are folded into a matrix, equation (1) taken `chunk` steps at once.
+One knob, `chunk`, says how the sum is kept. The states of the running chunk are kept as vectors and read as attention,
+equation (4); where a chunk ends they are folded into a matrix, equation (1) taken `chunk` steps at once.
 
-    chunk >= T    attention alone: O(T² H) time, O(T H) memory for each sequence; the matrix is never formed
-    chunk = 1     the matrix alone: O(T H²) time, O(T H²) memory (backward needs every matrix)
-    chunk ≈ H     the blend: O(T H²) time, O(T H) memory, both linear in T
+    chunk >= N    attention alone: O(N² H) time, O(N H + N²) memory for each sequence; no matrix is ever formed
+    chunk = 1     the matrix alone: O(N H²) time, O(N H²) memory (backward needs every matrix)
+    between       the blend: O(N H²) time and O(N H) memory for a chunk near H, both linear in N
 
-A matrix is never recovered by running (1) backwards, M(n-1) = (M(n) - h hᵀ) / λ, which loses all digits in some
+A matrix is never recovered by running (1) backwards, A(n-1) = (A(n) - η h hᵀ) / λ, which loses all digits in some
 hundred steps; the matrix at each chunk's start is kept instead.
+
+Vectors have their axes in the order (steps, B, H), scores (steps, B): B sequences, H units.
 """
 
 from __future__ import annotations
 
-from types import ModuleType
+from typing import NamedTuple
 
-from .backend import Array
-from .workspace import Workspace
+from .backend import Array, array_module
 
 
 def choose_chunk(steps: int, hidden_size: int) -> int:
-    """The chunk for `chunk=None`: attention alone up to T = 2 H, where it is the cheapest; else the blend."""
-    return steps if steps <= max(2 * hidden_size, 32) else max(hidden_size, 16)
+    """The chunk for `chunk=None`, by measurement: attention alone up to T = 3/2 H, from where on the blend is faster.
+
+    Its time hardly depends on the chunk from H/4 to H, its memory is least where N/chunk matrices are as small as the
+    chunk's scores.
+    """
+    return steps if steps <= max(3 * hidden_size // 2, 32) else max(hidden_size // 2, 16)
 
 
 def read_matrix(matrix: Array, v: Array) -> Array:
@@ -37,108 +43,187 @@ def read_matrix(matrix: Array, v: Array) -> Array:
 
 
 def fold(matrix: Array | None, decay: float, left: Array, right: Array, weights: Array) -> Array:
-    """decay · matrix + Σ_k weights_k left_k right_kᵀ: equation (1), for one term or for many at once.
+    """decay · matrix + Σ_k weights[k] left[k] right[k]ᵀ: equation (1), for one term or for many at once.
 
-    matrix (B, H, H) or None for zero; left and right (B, K, H); weights (K, 1). Returns a new (B, H, H).
+    matrix (B, H, H) or None for zero; left and right (K, B, H); weights (K, 1). Returns a new (B, H, H).
     """
-    folded = (left * weights).swapaxes(1, 2) @ right
+    folded = (left * weights[:, :, None]).transpose(1, 2, 0) @ right.swapaxes(0, 1)
     if matrix is not None:
         folded += decay * matrix
     return folded
 
 
-class Memory:
-    """M(n) for n = 0 .. steps, for B sequences side by side. It can be read at every n that has been written.
+class Attention(NamedTuple):
+    """One read of K vectors by their scores, for B sequences side by side: the places of its operands, views made once.
 
-    decay is λ, scale the factor of each term (η for the fast weights), width the number of terms s = 1 .. S a step.
-    initial is M(0) (B, H, H), or None for zero. Left and right are one buffer if `symmetric`. If not `revisit`, only
-    the latest matrix is kept, and n may not go back past a chunk's start. Vectors are laid out (B, terms, H), so that
-    reading all sequences is one batched product.
+    Making a view takes as long as multiplying some thousand numbers.
     """
 
-    def __init__(
-        self, xp: ModuleType, dtype: object, batch_size: int, steps: int, hidden_size: int, *, name: str,
-        workspace: Workspace, decay: float, scale: float = 1.0, width: int = 1, chunk: int | None = None,
-        initial: Array | None = None, symmetric: bool = False, revisit: bool = True,
-    ) -> None:  # fmt: skip
-        self._xp, self.decay, self.scale, self.width, self.revisit = xp, float(decay), float(scale), width, revisit
+    scores: Array  # (K, B)
+    column: Array  # the scores as (B, K, 1)
+    row: Array  # the scores as (B, 1, K)
+    vectors: Array  # (B, K, H)
+
+    @classmethod
+    def over(cls, scores: Array, vectors: Array) -> Attention:
+        """From scores (K, B) and vectors (K, B, H)."""
+        return cls(scores, scores.T[:, :, None], scores.T[:, None], vectors.swapaxes(0, 1))
+
+
+class Memory:
+    """A(n) for n = 0 .. N, of B sequences side by side.
+
+    It reads where the caller writes: states[n-1] is h(n), put there before A(n) is read. A(n) is read `reads` times
+    for each n < N: its s-th query has to stand in queries[n, s]; the error at the s-th sum, r_s, in errors[n, s]. What
+    `read` returns is good until the next read. Made once for sequences of one shape, and begun anew by `start`.
+    """
+
+    def __init__(self, states: Array, reads: int, chunk: int | None = None) -> None:
+        xp = self._xp = array_module(states=states)
+        steps, batch_size, hidden_size = states.shape
+        self.states, self.reads = states, reads
         self.chunk = min(chunk or choose_chunk(steps, hidden_size), max(steps, 1))
-        self.written = 0
-        self._matrices: dict[int, Array | None] = {0: initial}  # chunk number -> M at its start
-        # left and right vectors take turns: (B, terms, 2, H)
-        shape = (batch_size, steps * width, 1 if symmetric else 2, hidden_size)
-        self._pairs = workspace.empty(xp, name, shape, dtype)
-        self._left, self._right = self._pairs[:, :, 0], self._pairs[:, :, -1]
-        # scale times λ^(chunk-1) .. λ, 1, each repeated for the terms of its step: the last n of them weigh n steps
-        ages = xp.repeat(xp.arange(self.chunk - 1, -1, -1), width)[:, None]
-        self._weights = (scale * self.decay**ages).astype(dtype)
+        # query and error are partners: each is a term of G with the other's scores for its weights, (F6)
+        self.terms = xp.empty((steps, reads, 2, batch_size, hidden_size), states.dtype)
+        self.scores = xp.empty((steps, reads, 2, self.chunk, batch_size), states.dtype)
+        self.queries, self.errors = self.terms[:, :, 0], self.terms[:, :, 1]
+        self._of_errors, self._of_queries = (
+            [[self._attention(n, self.scores[n, s, side]) for s in range(reads)] for n in range(steps)]
+            for side in (0, 1)
+        )
+        self._weights = xp.empty((self.chunk, batch_size), states.dtype)
+        self._recent_weights = [self._weights[self.chunk - recent :] for recent in range(self.chunk)]
+        self._result = xp.empty((batch_size, hidden_size), states.dtype)
+        self._result_row = self._result[:, None]
 
-    def write(self, left: list[Array], right: list[Array] | None = None) -> None:
-        """Takes the next step's `width` pairs of vectors (B, H), `right` None if symmetric; reading weighs them."""
-        for s, vector in enumerate(left):
-            self._left[:, self.written * self.width + s] = vector
-        for s, vector in enumerate(right or ()):
-            self._right[:, self.written * self.width + s] = vector
-        self.written += 1
+    def start(self, decay: float, rate: float, initial: Array | None = None) -> None:
+        """Begins with A(0) = initial (B, H, H), or zero."""
+        self.decay, self.rate = float(decay), float(rate)
+        self._weights[...] = self.rate * self.powers(range(self.chunk - 1, -1, -1))  # the last n of them weigh n states
+        self._matrices: dict[int, Array] = {0: initial}  # chunk's number -> A at its start
 
-    def read(self, v: Array, n: int, transposed: bool = False) -> Array:
-        """M(n) v, or M(n)ᵀ v if `transposed`, by equation (4) for the running chunk; v (B, H), result (B, H)."""
-        chunk_number, recent = divmod(n, self.chunk)
-        left, right = self._terms(n - recent, n)
-        if transposed:
-            left, right = right, left
-        scores = right @ v[:, :, None]
-        scores *= self._recent_weights(recent)
-        result = (scores.swapaxes(1, 2) @ left)[:, 0]
-        matrix = self._matrix(chunk_number)
-        if matrix is not None:
-            result += self.decay**recent * read_matrix(matrix.swapaxes(1, 2) if transposed else matrix, v)
-        return result
+    def read(self, v: Array, s: int, n: int) -> Array:
+        """A(n) v, equation (4), for the query v = queries[n, s]; (B, H)."""
+        return self._read(v, n, self._of_queries[n][s], transposed=False)
 
-    def read_symmetric(self, v: Array, n: int) -> Array:
-        """(M(n) + M(n)ᵀ) v, the gradient of vᵀ M(n) v, for less than the price of two reads; v (B, H)."""
-        chunk_number, recent = divmod(n, self.chunk)
-        pairs = self._pairs[:, (n - recent) * self.width : n * self.width]
-        batch_size, terms, sides, hidden_size = pairs.shape
-        pairs = pairs.reshape(batch_size, terms * sides, hidden_size)
-        scores = (pairs @ v[:, :, None]).reshape(batch_size, terms, sides)
-        # left [rightᵀ v] + right [leftᵀ v]: each vector is weighted by its partner's score
-        scores = scores[:, :, ::-1] * self._recent_weights(recent)
-        result = (scores.reshape(batch_size, 1, terms * sides) @ pairs)[:, 0]
-        matrix = self._matrix(chunk_number)
-        if matrix is not None:
-            result += self.decay**recent * (read_matrix(matrix, v) + read_matrix(matrix.swapaxes(1, 2), v))
-        return result
+    def read_transposed(self, r: Array, s: int, n: int) -> Array:
+        """A(n)ᵀ r for the error r = errors[n, s]; (B, H)."""
+        return self._read(r, n, self._of_errors[n][s], transposed=True)
+
+    def _read(self, v: Array, n: int, past: Attention, transposed: bool) -> Array:
+        recent = n % self.chunk
+        if recent:
+            # scores: η λ^(n-k) h(k)ᵀ v
+            self._xp.matmul(past.vectors, v[:, :, None], out=past.column)
+            scores = past.scores
+            scores *= self._recent_weights[recent]
+            self._xp.matmul(past.row, past.vectors, out=self._result_row)
+        else:
+            self._result.fill(0)
+        if n >= self.chunk or self._matrices[0] is not None:
+            matrix = self._matrix(n // self.chunk)
+            from_matrix = read_matrix(matrix.swapaxes(1, 2) if transposed else matrix, v)
+            from_matrix *= self.decay**recent
+            self._result += from_matrix
+        return self._result
 
     def attention(self, v: Array, n: int) -> Array:
-        """How strongly each written step is attended to by v at n: scale λ^(n-k) [right(k)ᵀ v], (B, n), k = 1 .. n.
+        """How strongly each state is attended to by v: the scores η λ^(n-k) [h(k)ᵀ v], (B, n), k = 1 .. n.
 
-        Of a memory with one term a step, whatever the chunk; the part of M(0) is left out.
+        Whatever the chunk; the part of A(0) is left out.
         """
-        ages = self._xp.arange(n - 1, -1, -1)
-        weights = (self.scale * self.decay**ages).astype(v.dtype)
-        return (self._right[:, :n] @ v[:, :, None])[:, :, 0] * weights
+        scores = (self.states[:n].swapaxes(0, 1) @ v[:, :, None])[:, :, 0]
+        return scores * (self.rate * self.powers(range(n - 1, -1, -1))).T
 
     def matrix(self, n: int) -> Array:
-        """M(n) itself, (B, H, H), a new array, by equation (3) for the running chunk."""
-        chunk_number, recent = divmod(n, self.chunk)
-        left, right = self._terms(n - recent, n)
-        return fold(self._matrix(chunk_number), self.decay**recent, left, right, self._recent_weights(recent))
+        """A(n) itself, (B, H, H), a new array, by equation (3) for the running chunk."""
+        recent = n % self.chunk
+        states, weights = self.states[n - recent : n], self._weights[self.chunk - recent :, :1]
+        return fold(self._matrix(n // self.chunk), self.decay**recent, states, states, weights)
 
-    def _recent_weights(self, recent: int) -> Array:
-        """scale λ^age of the terms of the last `recent` steps, (terms, 1)."""
-        return self._weights[len(self._weights) - recent * self.width :]
+    def chunk_start(self, n: int) -> int:
+        """The n of the matrix at the start of the chunk that h(n+1) is written in."""
+        return n - n % self.chunk
 
-    def _terms(self, first: int, last: int) -> tuple[Array, Array]:
-        """The left and right vectors written after step `first` up to step `last`, (B, terms, H)."""
-        terms = slice(first * self.width, last * self.width)
-        return self._left[:, terms], self._right[:, terms]
+    def powers(self, ages: range) -> Array:
+        """λ^age, (ages, 1)."""
+        return (self.decay ** self._xp.array(ages, "float64")).astype(self.states.dtype)[:, None]
 
-    def _matrix(self, chunk_number: int) -> Array | None:
-        """M at the start of this chunk, by equation (1) from chunk to chunk, when it is first asked for."""
-        while chunk_number not in self._matrices:
+    def _attention(self, n: int, scores: Array) -> Attention:
+        """A read of the states of the running chunk, written before A(n) is read."""
+        start = self.chunk_start(n)
+        return Attention.over(scores[: n - start], self.states[start:n])
+
+    def _matrix(self, number: int) -> Array:
+        """A at this chunk's start, None for zero: by equation (1) from chunk to chunk, when first asked for."""
+        while number not in self._matrices:
             newest = max(self._matrices)
-            left, right = self._terms(newest * self.chunk, (newest + 1) * self.chunk)
-            previous = self._matrices[newest] if self.revisit else self._matrices.pop(newest)
-            self._matrices[newest + 1] = fold(previous, self.decay**self.chunk, left, right, self._weights)
-        return self._matrices[chunk_number]
+            states = self.states[newest * self.chunk : (newest + 1) * self.chunk]
+            decay = self.decay**self.chunk
+            self._matrices[newest + 1] = fold(self._matrices[newest], decay, states, states, self._weights[:, :1])
+        return self._matrices[number]
+
+
+class MemoryGradient:
+    """G(n) = dL/dA(n) from the errors at a memory's reads, for n = N down to 0: (F5)
+
+    G(n) = λ G(n+1) + Σ_s r_s(n) query_s(n)ᵀ, over the reads of A(n); G(N) = 0.
+
+    Made once for its memory, and begun anew by `start`.
+    """
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory, steps = memory, len(memory.states)
+        # h(n) was read within its chunk alone as a vector, by A(n) .. A(end-1)
+        self._ends = [min(memory.chunk_start(n - 1) + memory.chunk, steps) for n in range(1, steps + 1)]
+        self._later = [self._attention(n, end) for n, end in enumerate(self._ends, 1)]
+        self._result = memory._xp.empty_like(memory.states[0])
+        self._result_row = self._result[:, None]
+
+    def start(self) -> None:
+        """Begins with G(N) = 0."""
+        self._end = len(self._memory.states)  # the matrix is G(end)
+        self._matrix: Array = None  # None is zero
+        self._symmetric: Array = None  # the matrix and its transpose, added
+
+    def read(self, n: int) -> Array:
+        """η (G(n) + G(n)ᵀ) h(n), (B, H): the gradient of h(n) by way of A(n), (F6). Good until the next read.
+
+        n = N, N-1, .. 1, and the errors at the reads of A(n) be known.
+        """
+        memory, end, later = self._memory, self._ends[n - 1], self._later[n - 1]
+        while end < self._end:
+            self._fold()
+        if n < end:
+            # Σ [η λ^(n'-n) h(n)ᵀ query] r + [η λ^(n'-n) h(n)ᵀ r] query over the reads n': they found the brackets
+            memory._xp.matmul(later.row, later.vectors, out=self._result_row)
+        else:
+            self._result.fill(0)
+        if self._symmetric is not None:
+            from_matrix = read_matrix(self._symmetric, memory.states[n - 1])
+            from_matrix *= memory.rate * memory.decay ** (end - n)
+            self._result += from_matrix
+        return self._result
+
+    def initial(self) -> Array:
+        """G(0) = dL/dA(0), (B, H, H)."""
+        while self._end > 0:
+            self._fold()
+        return self._matrix
+
+    def _attention(self, n: int, end: int) -> Attention:
+        """A read of the queries and errors at A(n) .. A(end-1), each weighted by its partner's score of h(n)."""
+        memory = self._memory
+        scores = memory.scores[n:end, :, :, (n - 1) % memory.chunk]
+        terms = memory.terms[n:end]
+        return Attention.over(scores.reshape(-1, scores.shape[-1]), terms.reshape(-1, *terms.shape[-2:]))
+
+    def _fold(self) -> None:
+        """Goes one chunk back: (F5) for all its steps at once."""
+        memory, end = self._memory, self._end
+        start = memory.chunk_start(end - 1)
+        errors, queries = (side[start:end].reshape(-1, *self._result.shape) for side in (memory.errors, memory.queries))
+        weights = memory._xp.repeat(memory.powers(range(end - start)), memory.reads, axis=0)
+        self._matrix = fold(self._matrix, memory.decay ** (end - start), errors, queries, weights)
+        self._symmetric = self._matrix + self._matrix.swapaxes(1, 2)
+        self._end = start

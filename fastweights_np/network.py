@@ -81,16 +81,18 @@ class Classifier:
 
     def forward(self, params: Tree, h: Array) -> tuple[Array, Any]:
         """h (B, H) to logits (B, classes)."""
-        hidden = ops.relu(ops.linear(h, params["hidden"], params["hidden_bias"]))
-        return ops.linear(hidden, params["output"], params["output_bias"]), (params, h, hidden)
+        z = ops.linear(h, params["hidden"], params["hidden_bias"])
+        relu = ops.Relu(z)
+        hidden = relu.forward(z)
+        return ops.linear(hidden, params["output"], params["output_bias"]), (params, h, relu, hidden)
 
     def backward(self, dlogits: Array, cache: Any) -> tuple[Tree, Array]:
         """The gradients of the parameters and dh (B, H), from dlogits (B, classes)."""
-        params, h, hidden = cache
+        params, h, relu, hidden = cache
         # logits = hidden outputᵀ + output_bias
         dhidden, doutput, doutput_bias = ops.linear_backward(dlogits, hidden, params["output"])
         # hidden = relu(h hiddenᵀ + hidden_bias)
-        dz = dhidden * ops.relu_slope(hidden)
+        dz = dhidden * relu.slope(hidden)
         dh, dweight, dbias = ops.linear_backward(dz, h, params["hidden"])
         return {"hidden": dweight, "hidden_bias": dbias, "output": doutput, "output_bias": doutput_bias}, dh
 

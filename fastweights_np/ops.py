@@ -7,9 +7,7 @@ numbers such as (L3) point into DERIVATION.md. Arrays are NumPy's or CuPy's and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from . import checks
 from .backend import Array, array_module, scatter_add
@@ -66,15 +64,16 @@ def embedding_backward(dy: Array, tokens: Array, vocabulary: int) -> Array:
     return dtable
 
 
-def linear(x: Array | Embedded, weight: Array, bias: Array | None = None) -> Array:
-    """y = x weightᵀ + bias over the last axis; x (..., I), weight (O, I), bias (O,), y (..., O)."""
+def linear(x: Array | Embedded, weight: Array, bias: Array | None = None, out: Array | None = None) -> Array:
+    """y = x weightᵀ + bias over the last axis; x (..., I), weight (O, I), bias (O,), y (..., O), in `out` if given."""
+    xp = array_module(weight=weight)
+    y = xp.empty((*x.shape[:-1], len(weight)), weight.dtype) if out is None else out
     if isinstance(x, Embedded):
-        return linear(x.table, weight, bias)[x.tokens]
-    rows = x.reshape(-1, x.shape[-1])  # one matrix product however many leading axes there are
-    y = rows @ weight.T
+        return xp.take(linear(x.table, weight, bias), x.tokens, axis=0, out=y)
+    xp.matmul(x.reshape(-1, x.shape[-1]), weight.T, out=y.reshape(-1, len(weight)))  # one product for all leading axes
     if bias is not None:
         y += bias
-    return y.reshape(*x.shape[:-1], weight.shape[0])
+    return y
 
 
 def linear_backward(dy: Array, x: Array | Embedded, weight: Array) -> tuple[Array, Array, Array]:
@@ -96,41 +95,40 @@ def sum_rows(rows: Array) -> Array:
 # ------------------------------------------------------------------------------------------------------ nonlinearities
 
 
-class Activation(NamedTuple):
-    """An elementwise y = f(z) whose slope f'(z) is known from y alone, so that z need not be kept."""
+class Relu:
+    """y = max(z, 0), NaN stays NaN. Made once for all z of one shape: NumPy compares with zeros faster than with 0."""
 
-    forward: Callable[..., Array]
-    slope: Callable[..., Array]
+    def __init__(self, like: Array) -> None:
+        self._xp = array_module(like=like)
+        self._zeros = self._xp.zeros_like(like)
 
+    def forward(self, z: Array, out: Array | None = None) -> Array:
+        """y."""
+        return self._xp.maximum(z, self._zeros, out=out)
 
-def relu(z: Array, out: Array | None = None) -> Array:
-    """y = max(z, 0); NaN stays NaN."""
-    xp = array_module(z=z)
-    return xp.maximum(z, xp.zeros_like(z), out=out)  # with a scalar 0 NumPy takes four times as long
-
-
-def relu_slope(y: Array, out: Array | None = None) -> Array:
-    """f'(z) from y = relu(z): 1 where y > 0, else 0 (at the kink it is taken as 0)."""
-    xp = array_module(y=y)
-    # y = max(z, 0)                                                                                              (L3)
-    return xp.greater(y, 0, out=xp.empty_like(y) if out is None else out)
+    def slope(self, y: Array, out: Array | None = None) -> Array:
+        """f'(z), known from y alone, so that z need not be kept; at the kink it is taken as 0. y of any shape."""
+        # y = max(z, 0)                                                                                          (L3)
+        return self._xp.greater(y, 0, out=self._xp.empty_like(y) if out is None else out)
 
 
-def tanh(z: Array, out: Array | None = None) -> Array:
+class Tanh:
     """y = tanh(z)."""
-    return array_module(z=z).tanh(z, out=out)
+
+    def __init__(self, like: Array) -> None:
+        self._xp = array_module(like=like)
+
+    def forward(self, z: Array, out: Array | None = None) -> Array:
+        """y."""
+        return self._xp.tanh(z, out=out)
+
+    def slope(self, y: Array, out: Array | None = None) -> Array:
+        """f'(z), known from y alone. y of any shape."""
+        # y = tanh(z)                                                                                            (L4)
+        return self._xp.subtract(1, y * y, out=out)
 
 
-def tanh_slope(y: Array, out: Array | None = None) -> Array:
-    """f'(z) = 1 - y² from y = tanh(z)."""
-    # y = tanh(z)                                                                                                (L4)
-    slope = array_module(y=y).multiply(y, y, out=out)
-    slope *= -1
-    slope += 1
-    return slope
-
-
-ACTIVATIONS = {"relu": Activation(relu, relu_slope), "tanh": Activation(tanh, tanh_slope)}
+ACTIVATIONS: dict[str, type[Relu] | type[Tanh]] = {"relu": Relu, "tanh": Tanh}
 
 
 # ---------------------------------------------------------------------------------------------------------- layer norm
@@ -139,44 +137,62 @@ ACTIVATIONS = {"relu": Activation(relu, relu_slope), "tanh": Activation(tanh, ta
 class LayerNorm:
     """y = gain ⊙ n + bias with n = (z - mean(z)) / sqrt(var(z) + ε), over the last axis (the H units of one state).
 
-    gain and bias (H,); z, y, n (rows, H). Made once for all steps: NumPy adds a row to a matrix at a third of the speed
-    of adding two matrices, so gain and bias are kept as `rows` equal rows, and means are taken by a product, which is
-    faster than `.mean`. With H = 1, n is 0. Source: Ba, Kiros, Hinton 2016, arXiv 1607.06450, equation (4).
+    gain and bias (H,); z, y, n (rows, H). Made once for all z of one shape, (rows, H), and given gain and bias by
+    `load`: NumPy adds a row to a matrix at a third of the speed of adding two matrices, so they are kept as equal rows,
+    and means are taken by a product, which is faster than `.mean`. With H = 1, n is 0.
+    Source: Ba, Kiros, Hinton 2016, arXiv 1607.06450, equation (4).
     """
 
-    def __init__(self, gain: Array, bias: Array, rows: int) -> None:
-        self._xp = array_module(gain=gain, bias=bias)
-        self._gain, self._bias = (self._xp.tile(row, (rows, 1)) for row in (gain, bias))
-        self._mean = self._xp.full((len(gain), 1), 1 / len(gain), gain.dtype)  # z @ column is the mean of each row
+    def __init__(self, like: Array) -> None:
+        xp = self._xp = array_module(like=like)
+        rows, units = like.shape
+        self._gain, self._bias, self._scratch = (xp.empty_like(like) for _ in range(3))
+        self._mean = xp.full((units, 1), 1 / units, like.dtype)  # z @ column is the mean of each row
+        self._mean_by_gain = xp.empty_like(self._mean)
+        self._epsilon = xp.full((rows, 1), LAYER_NORM_EPSILON, like.dtype)
+        self._column = xp.empty((rows, 1), like.dtype)
+        # for backward: dy n and dy side by side, so that a product serves both
+        self._pair = xp.empty((2, rows, units), like.dtype)
+        self._ones = xp.ones((1, rows), like.dtype)  # ones @ z is the sum of its rows
+        self._sums, self._means = xp.empty((2, 1, units), like.dtype), xp.empty((2, rows, 1), like.dtype)
+        self._dy_n, self.dy = self._pair
 
-    def forward(self, z: Array, normalized: Array | None = None) -> tuple[Array, Array, Array]:
-        """y, n and 1 / sqrt(var + ε) (rows, 1); backward needs the last two. n is put in `normalized` if given."""
-        normalized = self._xp.subtract(z, z @ self._mean, out=normalized)
-        inverse_std = (normalized * normalized) @ self._mean
-        inverse_std += LAYER_NORM_EPSILON
-        inverse_std **= -0.5
-        normalized *= inverse_std
-        y = normalized * self._gain
+    def load(self, gain: Array, bias: Array) -> None:
+        """Takes gain and bias as they are now."""
+        self._gain[...], self._bias[...] = gain, bias
+        self._xp.multiply(self._mean, gain[:, None], out=self._mean_by_gain)
+
+    def forward(
+        self, z: Array, normalized: Array | None = None, inverse_std: Array | None = None
+    ) -> tuple[Array, Array, Array]:
+        """y, n and 1 / sqrt(var + ε) (rows, 1); backward needs the last two, which are put where given.
+
+        y is good until the next call of forward or backward.
+        """
+        xp = self._xp
+        n = xp.subtract(z, xp.matmul(z, self._mean, out=self._column), out=normalized)
+        inverse_std = xp.matmul(xp.multiply(n, n, out=self._scratch), self._mean, out=inverse_std)
+        inverse_std += self._epsilon
+        xp.sqrt(inverse_std, out=inverse_std)
+        xp.reciprocal(inverse_std, out=inverse_std)
+        n *= inverse_std
+        y = xp.multiply(n, self._gain, out=self._scratch)
         y += self._bias
-        return y, normalized, inverse_std
+        return y, n, inverse_std
 
-    def backward(self, dy: Array, normalized: Array, inverse_std: Array) -> Array:
-        """dz (rows, H); for dgain and dbias, once for all steps, there is `layer_norm_parameters_backward`."""
-        # y = gain ⊙ n + bias                                                                                    (L5)
-        dn = dy * self._gain
-        # n = (z - mean(z)) / sqrt(var(z) + ε)                                                                   (L6)
-        common = normalized * ((dn * normalized) @ self._mean)
-        common += dn @ self._mean
-        dn -= common
-        dn *= inverse_std
-        return dn
-
-
-def layer_norm_parameters_backward(dy: Array, normalized: Array) -> tuple[Array, Array]:
-    """(dgain, dbias) of `LayerNorm`; dy and normalized (..., H), summed over all leading axes."""
-    dy, normalized = dy.reshape(-1, dy.shape[-1]), normalized.reshape(-1, dy.shape[-1])
-    # y = gain ⊙ n + bias                                                                                        (L7)
-    return sum_rows(dy * normalized), sum_rows(dy)
+    def backward(self, normalized: Array, inverse_std: Array, dparams: Array, out: Array) -> Array:
+        """dz (rows, H) from the dy that has been put in self.dy; adds dgain and dbias to dparams (2, 1, H)."""
+        xp, n, dy, dy_n = self._xp, normalized, self.dy, self._dy_n
+        # y = gain ⊙ n + bias                                                                               (L5), (L7)
+        xp.multiply(dy, n, out=dy_n)
+        dparams += xp.matmul(self._ones, self._pair, out=self._sums)
+        # n = (z - mean(z)) / sqrt(var(z) + ε), dn = gain ⊙ dy                                                   (L6)
+        mean_dn_n, mean_dn = xp.matmul(self._pair, self._mean_by_gain, out=self._means)
+        dz = xp.multiply(dy, self._gain, out=out)
+        dz -= xp.multiply(n, mean_dn_n, out=dy_n)
+        dz -= mean_dn
+        dz *= inverse_std
+        return dz
 
 
 # ------------------------------------------------------------------------------------------------------- cross-entropy

@@ -137,13 +137,13 @@ def test_a_workspace_changes_nothing_and_is_reused():
     for _ in range(2):
         h, cache = layer.forward(params, x, workspace=workspace)
         grads, dx, _ = layer.backward(dh, cache)
-    states = cache.trace.states
+    tape = cache.tape
     numpy.testing.assert_array_equal(h, expected_h)
     numpy.testing.assert_array_equal(dx, expected[1])
     numpy.testing.assert_array_equal(grads["W"], expected[0]["W"])
     kept = h.copy(), dx.copy()
     _, later = layer.forward(params, 2 * x, workspace=workspace)
-    assert later.trace.states is states
+    assert later.tape is tape
     numpy.testing.assert_array_equal((h, dx)[0], kept[0])
     numpy.testing.assert_array_equal((h, dx)[1], kept[1])
 
@@ -288,6 +288,9 @@ def test_gradients_that_cannot_be_had_are_refused():
     with pytest.raises(ValueError, match="the gradient of decay needs decay > 0"):
         layer.backward(dh, cache, also=("decay",))
     layer.backward(dh, cache, also=("rate",))
+    _, without_rate = layer.forward(params, x, rate=0.0)
+    with pytest.raises(ValueError, match="the gradient of rate needs rate > 0"):
+        layer.backward(dh, without_rate, also=("rate",))
     with pytest.raises(ValueError, match="also: expected one of A0, decay, rate; got 'λ'"):
         layer.backward(dh, cache, also=("λ",))
 
