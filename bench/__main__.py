@@ -1,18 +1,38 @@
-"""python -m bench add FOLDER ...: stores finished runs in bench/results. python -m bench paper: the paper's tables."""
+"""python -m bench COMMAND: measures speed and memory beside the peers, stores runs, makes the paper's tables."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from . import paper, results
+from fastweights_np.network import LAYERS
+
+from . import results
 
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code: 0 done, 2 bad arguments."""
     parser = argparse.ArgumentParser(prog="python -m bench")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    measuring = {
+        "speed": "forward + backward of a layer, beside PyTorch, JAX and autograd",
+        "long": "the same at T = 1000, with the peak memory",
+        "loop": "updates a second of the retrieval task's whole training loop, beside PyTorch eager",
+        "memory": "peak memory of a layer against T and H, beside the peers",
+        "scaling": "time and memory of a layer against T, H and B",
+        "roofline": "time of a layer against what the machine's products and copies allow",
+    }
+    for command, text in measuring.items():
+        each = commands.add_parser(command, help=text)
+        each.add_argument("--layer", choices=LAYERS, default="fast_weights")
+        several = command in ("speed", "long", "loop")
+        each.add_argument(
+            "--threads", type=int, nargs="+" if several else None, default=[1, cores] if several else cores,
+            help="cores that each contestant is given",
+        )  # fmt: skip
     add = commands.add_parser("add", help="store the results of finished task runs in bench/results")
     add.add_argument("folders", type=Path, nargs="+", help="output folders of python -m tasks")
     add.add_argument("--replace", action="store_true", help="put a run in the place of one that is stored already")
@@ -23,16 +43,43 @@ def main(arguments: list[str]) -> int:
         return 0
     chosen = parser.parse_args(arguments)
     try:
-        if chosen.command == "add":
-            for folder in chosen.folders:
-                print(results.add(folder, chosen.group, chosen.replace))
-        else:
-            print(paper.make())
-            print(f"in {results.STORE}: table1.md, table1.png")
+        _do(chosen)
     except (OSError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _do(chosen: argparse.Namespace) -> None:
+    # a command loads what it needs
+    if chosen.command == "add":
+        for folder in chosen.folders:
+            print(results.add(folder, chosen.group, chosen.replace))
+    elif chosen.command == "paper":
+        from . import paper
+
+        print(paper.make())
+        print(f"in {results.STORE}: table1.md, table1.png")
+    elif chosen.command in ("speed", "long"):
+        from . import speed
+
+        sizes = speed.SIZES if chosen.command == "speed" else (speed.LONG,)
+        speed.run(chosen.layer, sorted(set(chosen.threads)), sizes, chosen.command)
+    elif chosen.command == "loop":
+        from . import loop
+
+        loop.run(chosen.layer, sorted(set(chosen.threads)))
+    else:
+        from . import scaling
+        from .peers.contest import available
+
+        if chosen.command == "scaling":
+            scaling.run(chosen.layer, chosen.threads)
+        elif chosen.command == "roofline":
+            scaling.roofline(chosen.layer, chosen.threads)
+        else:
+            names = ["ours", "JAX scan, attention", "JAX scan, matrix", "PyTorch eager, matrix"]
+            scaling.memory(chosen.layer, available(names)[0], chosen.threads)
 
 
 if __name__ == "__main__":

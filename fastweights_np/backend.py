@@ -16,6 +16,8 @@ from .trees import map_leaves
 
 Array = Any  # a numpy.ndarray or a cupy.ndarray; everything that a function is given or returns is of one kind
 
+FEW_ROWS = 64  # of a target of scatter_add: below, its one-hot form is faster (37 rows: 0.10 ms to 0.13 ms)
+
 MIXED = (
     "{first} is on the {first_place} and {other} on the {other_place}; all arrays of a call must be in one place: "
     'move them with to_device(tree, "cuda") or to_host(tree)'
@@ -71,11 +73,16 @@ def to_host(tree: Any) -> Any:
 def scatter_add(target: Array, index: Array, values: Array) -> None:
     """target[index[n]] += values[n] for every n, duplicates added up; target (V, E), index (N,), values (N, E).
 
-    `target[index] += values` would keep one of the duplicates only. On the host, sorting by index and adding runs is
-    some eight times faster than numpy.add.at.
+    `target[index] += values` would keep one of the duplicates only. On the host, a product with one-hot columns is the
+    fastest for few rows of target; for many, sorting by index and adding runs is, some eight times faster than
+    numpy.add.at.
     """
     if is_device_array(target):
         sys.modules["cupy"].add.at(target, index, values)
+    elif len(target) <= FEW_ROWS:
+        one_hot = numpy.zeros((len(target), len(index)), values.dtype)
+        one_hot[index, numpy.arange(len(index))] = 1
+        target += one_hot @ values
     elif len(index):
         order = numpy.argsort(index, kind="stable")
         ordered = index[order]

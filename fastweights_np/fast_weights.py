@@ -18,7 +18,7 @@ Numbers such as (F3) point into DERIVATION.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from math import sqrt
 from types import ModuleType
@@ -280,8 +280,9 @@ def forward(
     workspace = workspace or Workspace()
     ticket = workspace.begin()
     sequence, layer_norm = (steps, batch_size, hidden_size), "gain" in params
-    structure = (xp, sequence, dtype, replace(options, decay=0.0, rate=0.0), layer_norm, chunk)
-    tape = workspace.buffers(structure, lambda: Tape(*structure))
+    flags = (inner_steps, activation, sustained_boundary, normalize_preliminary, layer_norm, chunk)
+    key = (xp, sequence, dtype, flags)
+    tape = workspace.buffers(key, lambda: Tape(xp, sequence, dtype, options, layer_norm, chunk))
     tape.A.start(decay, rate, initial=A0)
     tape.settling.load(params)
 

@@ -93,13 +93,16 @@ class Memory:
         )
         self._weights = xp.empty((self.chunk, batch_size), states.dtype)
         self._recent_weights = [self._weights[self.chunk - recent :] for recent in range(self.chunk)]
+        self._weighs: tuple[float, float] | None = None
         self._result = xp.empty((batch_size, hidden_size), states.dtype)
         self._result_row = self._result[:, None]
 
     def start(self, decay: float, rate: float, initial: Array | None = None) -> None:
         """Begins with A(0) = initial (B, H, H), or zero."""
         self.decay, self.rate = float(decay), float(rate)
-        self._weights[...] = self.rate * self.powers(range(self.chunk - 1, -1, -1))  # the last n of them weigh n states
+        if self._weighs != (decay, rate):
+            self._weights[...] = rate * self.powers(range(self.chunk - 1, -1, -1))  # the last n of them weigh n states
+            self._weighs = decay, rate
         self._matrices: dict[int, Array] = {0: initial}  # chunk's number -> A at its start
 
     def read(self, v: Array, s: int, n: int) -> Array:

@@ -8,6 +8,7 @@ options as they stand in its own `forward`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import sqrt
 from typing import Any
 
@@ -101,7 +102,8 @@ class Classifier:
 class Network:
     """logits = readout(h[-1]) with h = layer(encoder(inputs)).
 
-    `layer` is a name in LAYERS; `init_options` and `options` go to that layer's init and forward as they are.
+    `layer` is a name in LAYERS; `init_options` and `options` go to that layer's init and forward as they are. With
+    several `processes` the layer is a parallel.Layer, whose helpers start at the first forward; `close` ends them.
     Raises ValueError for an unknown layer.
     """
 
@@ -111,9 +113,24 @@ class Network:
     layer: str = "fast_weights"
     init_options: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    processes: int = 1
 
     def __post_init__(self) -> None:
         checks.choice("layer", self.layer, LAYERS)
+        checks.count("processes", self.processes, least=1)
+
+    @cached_property
+    def _recurrent(self) -> Any:
+        if self.processes == 1:
+            return LAYERS[self.layer]
+        from . import parallel  # few need it, and it would double the time that importing the package takes
+
+        return parallel.Layer(LAYERS[self.layer], self.processes)
+
+    def close(self) -> None:
+        """Ends the helper processes, if there are any."""
+        if self.processes > 1:
+            self._recurrent.close()
 
     def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
         """New parameters, on the host."""
@@ -128,7 +145,7 @@ class Network:
         """inputs (T, B, ...) to logits (B, classes), from the state after the last step, and the cache."""
         checks.keys("params", params, ("encoder", "layer", "readout"))
         x, encoder_cache = self.encoder.forward(params["encoder"], inputs)
-        h, layer_cache = LAYERS[self.layer].forward(params["layer"], x, workspace=workspace, **self.options)
+        h, layer_cache = self._recurrent.forward(params["layer"], x, workspace=workspace, **self.options)
         logits, readout_cache = self.readout.forward(params["readout"], h[-1])
         return logits, (encoder_cache, layer_cache, readout_cache)
 
@@ -136,7 +153,7 @@ class Network:
         """The gradients, shaped as the parameters, from dlogits (B, classes)."""
         encoder_cache, layer_cache, readout_cache = cache
         readout, dh = self.readout.backward(dlogits, readout_cache)
-        layer, dx, _ = LAYERS[self.layer].backward(dh, layer_cache)
+        layer, dx, _ = self._recurrent.backward(dh, layer_cache)
         return {"encoder": self.encoder.backward(dx, encoder_cache), "layer": layer, "readout": readout}
 
     def loss_and_gradients(

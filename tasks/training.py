@@ -8,16 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
 from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -29,6 +24,8 @@ from fastweights_np import Workspace, checkpoint, checks, ops, optim
 from fastweights_np.backend import Array, to_device
 from fastweights_np.network import Network
 from fastweights_np.trees import map_leaves
+
+from .provenance import provenance
 
 PLACES = ("out", "resume", "device")  # settings that say where, not what: they may change when a run is resumed
 CHECKPOINT = (
@@ -336,7 +333,7 @@ def open_folder(settings: TrainingSettings) -> Path:
             f"out: expected an empty or a new folder, got {folder}, which holds files; "
             f"go on with that run by --resume {folder}, or choose another --out"
         )
-    origin = _provenance()  # now: the checkout can change while the run goes on
+    origin = provenance()  # now: the checkout can change while the run goes on
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if settings.resume is None:
@@ -359,39 +356,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def store_result(folder: Path, settings: TrainingSettings, result: dict[str, Any]) -> None:
     """Writes result.json: the result, after the settings and where it comes from."""
-    made_by = {"task": settings.task, "settings": settings.as_json(), "device": settings.device} | _provenance()
+    made_by = {"task": settings.task, "settings": settings.as_json(), "device": settings.device} | provenance()
     made_by["command"] = json.loads((folder / "settings.json").read_text())["command"]  # not that of resuming
     finished = {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     write_json(folder / "result.json", made_by | finished | result)
-
-
-@cache
-def _provenance() -> dict[str, Any]:
-    """Where a figure comes from: command, commit, machine and versions, as they are when a run's folder is opened."""
-    return {
-        "command": shlex.join(["python", "-m", "tasks", *sys.argv[1:]]),
-        "commit": _commit(),
-        "machine": f"{platform.machine()} {_processor()}, {os.cpu_count()} cores, {platform.system()}",
-        "python": platform.python_version(),
-        "numpy": numpy.__version__,
-    }
-
-
-def _commit() -> str:
-    def git(*arguments: str) -> str:
-        here = Path(__file__).parent
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "../fastweights_np", ".")
-        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown (no git checkout)"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())

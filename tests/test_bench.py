@@ -1,13 +1,16 @@
-"""The store of measured runs and the tables made from it."""
+"""The store of measured runs, the tables made from it, and the contests of the benches."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
-from bench import paper, results
+from bench import paper, results, speed
 from bench.__main__ import main
+from bench.peers import contest
+from bench.peers.problem import Layer, Training
 
 PAPERS = {"training_size": 100_000, "validation_size": 10_000, "test_size": 20_000, "pairs": 4}
 
@@ -72,3 +75,71 @@ def test_without_a_command_there_is_help(capsys):
 def test_an_unfinished_run_is_refused(store, tmp_path, capsys):
     assert main(["add", str(tmp_path)]) == 2
     assert "expected the output folder of a finished run" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------------------- peers
+
+SMALL = Layer("fast_weights", batch_size=3, steps=4, hidden_size=5, input_size=2)
+
+
+def test_contestants_in_processes_of_their_own_answer_alike_and_take_turns():
+    names = ["ours", "ours, 2 processes", "autograd, attention", "autograd, matrix"]
+    with contest.at_work(SMALL, names, threads=2) as processes:
+        assert [process.name for process in processes] == names
+        times = contest.take_turns(processes, rounds=2, turn_seconds=0.01)
+        assert processes[0].peak() > 0
+    for name in names:
+        lower, upper = times[name]["quartiles_ms"]
+        assert 0 < lower <= times[name]["median_ms"] <= upper
+        assert times[name]["runs"] >= 4
+
+
+@pytest.mark.parametrize("name", [name for name in contest.ENTRIES if "compile" not in name])
+def test_every_peer_answers_as_ours(name):
+    package = contest.ENTRIES[name].package
+    pytest.importorskip(package, reason=f"{package} comes with the bench extra")
+    for options in ({}, {"normalize_preliminary": True, "decay": 0.8, "rate": 0.2}):
+        problem = dataclasses.replace(SMALL, options=options)
+        with contest.at_work(problem, [name], threads=1) as processes:
+            assert processes, "left out: the message is in the captured output"
+
+
+def test_a_wrong_answer_is_left_out_and_said_so(monkeypatch, capsys):
+    right = contest.expected_answer(SMALL)
+    monkeypatch.setattr(contest, "expected_answer", lambda problem: right | {"dW": right["dW"] + 0.1})
+    with contest.at_work(SMALL, ["ours"], threads=1) as processes:
+        assert not processes
+    assert "left out: ours: dW is off by" in capsys.readouterr().err
+
+
+def test_a_contestant_that_fails_is_left_out_with_its_error(capsys):
+    with contest.at_work(dataclasses.replace(SMALL, options={"inner_steps": 2}), ["autograd, matrix"], 1) as processes:
+        assert not processes
+    assert "unexpected keyword argument 'inner_steps'" in capsys.readouterr().err
+
+
+def test_absent_packages_are_told_by_the_contestants_names(monkeypatch):
+    monkeypatch.setitem(contest.ENTRIES, "a peer", contest.Entry("in_numpy", "no_such_package", {}))
+    assert contest.available(["ours", "a peer"]) == (["ours"], ["a peer"])
+
+
+def test_training_contestants_start_from_the_same_place():
+    problem = Training("fast_weights", hidden_size=5, updates=2)
+    with contest.at_work(problem, ["ours", "ours, 2 processes"], threads=2) as processes:
+        assert len(processes) == 2
+
+
+def test_tables_take_the_best_of_ours_and_of_the_peers(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "STORE", tmp_path)
+
+    def row(threads, **medians):
+        times = {name.replace("_", " "): {"median_ms": ms, "first_run_s": 1.0} for name, ms in medians.items()}
+        full = {"PT": "PyTorch eager, matrix", "JAX": "JAX scan, matrix"}
+        times = {full.get(name, name): time for name, time in times.items()}
+        return {"B": 1, "T": 2, "H": 3, "threads": threads, "times": times}
+
+    rows = [row(1, ours=3.0, PT=8.0, JAX=5.0), row(2, ours=2.0, PT=10.0, JAX=4.0)]
+    table = speed._table(rows)
+    assert "| 1, 2, 3 | 2.00 (ours, 2 threads) | 4.00 (JAX scan, matrix, 2 threads) | **0.50** | 0.25 |" in table
+    speed._picture(rows, "speed")
+    assert (tmp_path / "speed.png").stat().st_size > 0

@@ -39,10 +39,11 @@ def test_bad_tokens_are_named():
         ops.embedding(table, [[0]])
 
 
-def test_scatter_add_adds_duplicates_up():
+@pytest.mark.parametrize("rows", [6, 100])
+def test_scatter_add_adds_duplicates_up(rows):
     rng = numpy.random.default_rng(0)
     index, values = rng.integers(0, 4, 50), rng.standard_normal((50, 3))
-    target, expected = rng.standard_normal((2, 6, 3))
+    target, expected = rng.standard_normal((2, rows, 3))
     target[...] = expected
     numpy.add.at(expected, index, values)
     scatter_add(target, index.astype("uint8"), values)

@@ -23,6 +23,7 @@ ORDER = [
     {"checks", "workspace"},
     {"ops", "memory"},
     {"fast_weights"},
+    {"parallel"},
     {"network"},
     {"optim", "checkpoint"},
 ]

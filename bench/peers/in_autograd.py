@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import autograd.numpy as np
 from autograd import make_vjp
 
-from .problem import Arrays, Contestant, Problem
+from .problem import Arrays, Contestant, Layer
 
 Array = Any
 Params = dict[str, Array]
@@ -58,20 +57,20 @@ def _norm(params: Params, z: Array) -> Array:
     return params["gain"] * centred * scale + params["bias"]
 
 
-def contestant(layer: Callable[..., Array], problem: Problem) -> Contestant:
+FORMS = {"fast_weights": {"attention": fast_weights_attention, "matrix": fast_weights_matrix}}
+
+
+def layer(problem: Layer, form: str) -> Contestant:
     """The layer and its vector-Jacobian product."""
     params, x, h0, dh = problem.arrays()
-    function = partial(layer, **problem.options)
+    function = partial(FORMS[problem.layer][form], **problem.options)
 
     def run() -> Any:
         pullback, h = make_vjp(lambda inputs: function(*inputs))((params, x, h0))
         return h, pullback(dh)
 
-    def outputs(result: Any) -> Arrays:
+    def answer(result: Any) -> Arrays:
         h, (grads, dx, dh0) = result
         return {"h": h, "dx": dx, "dh0": dh0} | {"d" + name: grad for name, grad in grads.items()}
 
-    return Contestant(run, outputs)
-
-
-LAYERS = {"fast_weights": {"attention": fast_weights_attention, "matrix": fast_weights_matrix}}
+    return Contestant(run, answer)

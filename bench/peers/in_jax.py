@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax
 import numpy
 from jax import numpy as jnp
 
-from .problem import Arrays, Contestant, Problem
+from .problem import Arrays, Contestant, Layer
 
 Array = Any
 Params = dict[str, Array]
@@ -73,24 +72,25 @@ def _norm(params: Params, z: Array) -> Array:
     return params["gain"] * centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-5) + params["bias"]
 
 
-def contestant(layer: Callable[..., Array], scan: bool, problem: Problem) -> Contestant:
+FORMS = {"fast_weights": {"attention": fast_weights_attention, "matrix": fast_weights_matrix}}
+
+
+def layer(problem: Layer, form: str, scan: bool = True) -> Contestant:
     """The layer and its vector-Jacobian product as one jit-compiled program."""
     params, x, h0, dh = jax.tree.map(jnp.asarray, problem.arrays())
+    function = partial(FORMS[problem.layer][form], scan=scan, **problem.options)
 
     @jax.jit
     def program(params: Params, x: Array, h0: Array, dh: Array) -> Any:
-        h, pullback = jax.vjp(partial(layer, scan=scan, **problem.options), params, x, h0)
+        h, pullback = jax.vjp(function, params, x, h0)
         return h, pullback(dh)
 
     def run() -> Any:
         return jax.block_until_ready(program(params, x, h0, dh))
 
-    def outputs(result: Any) -> Arrays:
+    def answer(result: Any) -> Arrays:
         h, (grads, dx, dh0) = result
         named = {"h": h, "dx": dx, "dh0": dh0} | {"d" + name: grad for name, grad in grads.items()}
         return {name: numpy.asarray(value) for name, value in named.items()}
 
-    return Contestant(run, outputs)
-
-
-LAYERS = {"fast_weights": {"attention": fast_weights_attention, "matrix": fast_weights_matrix}}
+    return Contestant(run, answer)

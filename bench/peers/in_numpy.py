@@ -2,28 +2,72 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from fastweights_np import Workspace
+import numpy
+
+from fastweights_np import Workspace, optim, parallel
 from fastweights_np.network import LAYERS
+from fastweights_np.trees import flatten
+from tasks import retrieval
 
-from .problem import Arrays, Contestant, Problem
+from .problem import Arrays, Contestant, Layer, Training
 
 
-def ours(problem: Problem) -> Contestant:
+def layer(problem: Layer, processes: int = 1, dtype: str = "float32") -> Contestant:
     """The layer as the package has it, with a workspace, as training uses it."""
-    layer, workspace = LAYERS[problem.layer], Workspace()
-    params, x, h0, dh = problem.arrays()
+    module, workspace = LAYERS[problem.layer], Workspace()
+    layer: Any = module if processes == 1 else parallel.Layer(module, processes)
+    params, x, h0, dh = problem.arrays(dtype)
 
     def run() -> Any:
         h, cache = layer.forward(params, x, h0, workspace=workspace, **problem.options)
         return h, layer.backward(dh, cache)
 
-    def outputs(result: Any) -> Arrays:
+    def answer(result: Any) -> Arrays:
         h, (grads, dx, dh0) = result
         return {"h": h, "dx": dx, "dh0": dh0} | {"d" + name: grad for name, grad in grads.items()}
 
-    return Contestant(run, outputs)
+    return Contestant(run, answer)
 
 
-CONTESTANTS = {"ours": ours}
+def training(problem: Training, processes: int = 1, dtype: str = "float32") -> Contestant:
+    """The task's network and the updates of its training loop."""
+    network, params, split, orders = network_and_data(problem, dtype)
+    network = replace(network, processes=processes)
+    adam, workspace, update = optim.Adam(params), Workspace(), iter(orders)
+
+    def run() -> Any:
+        for _ in range(problem.updates):
+            inputs, labels = split.batch(next(update))
+            _, grads = network.loss_and_gradients(params, inputs, labels, workspace)
+            optim.clip_by_global_norm(grads, problem.clip_norm)
+            adam.step(params, grads, problem.learning_rate)
+        return params
+
+    return Contestant(run, lambda params: {name: value.copy() for name, value in flatten(params).items()})
+
+
+def network_and_data(problem: Training, dtype: str = "float32") -> tuple[Any, Any, retrieval.Split, Any]:
+    """The network, its first parameters, the training set, and endlessly the indices of each update's sequences."""
+    settings = retrieval.Settings(
+        layer=problem.layer,  # type: ignore[arg-type]
+        hidden_size=problem.hidden_size,
+        seed=problem.seed,
+    )
+    network, (split, _, _) = retrieval.network(settings), retrieval.splits(settings)
+    weights, order = settings.streams(2)
+
+    def orders() -> Any:
+        while True:
+            permutation = order.permutation(len(split.labels))
+            for start in range(0, len(permutation) - problem.batch_size + 1, problem.batch_size):
+                yield permutation[start : start + problem.batch_size]
+
+    params = network.init(weights)
+    if dtype != "float32":
+        params = {
+            part: {name: numpy.asarray(value, dtype) for name, value in tree.items()} for part, tree in params.items()
+        }
+    return network, params, split, orders()

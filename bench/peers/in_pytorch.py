@@ -1,9 +1,7 @@
-"""PyTorch, eager and compiled. The layers are written as a PyTorch user would write them for speed."""
+"""PyTorch, eager and compiled: the layers as a PyTorch user would write them for speed."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,13 +9,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .problem import Arrays, Contestant, Problem
+from fastweights_np.trees import flatten
+
+from .in_numpy import network_and_data
+from .problem import Arrays, Contestant, Layer, Training
 
 Params = dict[str, Tensor]
 
 
 def fast_weights_attention(
-    params: Params, x: Tensor, h: Tensor, decay: float = 0.95, rate: float = 0.5, normalize_preliminary: bool = False
+    params: Params,
+    x: Tensor,
+    h: Tensor,
+    decay: float = 0.95,
+    rate: float = 0.5,
+    normalize_preliminary: bool = False,
 ) -> Tensor:
     """Equations (2a), (4), (5) with S = 1."""
     steps = x.shape[0]
@@ -37,7 +43,12 @@ def fast_weights_attention(
 
 
 def fast_weights_matrix(
-    params: Params, x: Tensor, h: Tensor, decay: float = 0.95, rate: float = 0.5, normalize_preliminary: bool = False
+    params: Params,
+    x: Tensor,
+    h: Tensor,
+    decay: float = 0.95,
+    rate: float = 0.5,
+    normalize_preliminary: bool = False,
 ) -> Tensor:
     """Equations (1), (2a), (5) with S = 1."""
     from_input = functional.linear(x, params["C"], params["b"])
@@ -57,14 +68,16 @@ def _norm(params: Params, z: Tensor) -> Tensor:
     return functional.layer_norm(z, z.shape[-1:], params["gain"], params["bias"], 1e-5)
 
 
-def contestant(layer: Callable[..., Tensor], compiled: bool, problem: Problem) -> Contestant:
-    """The layer under autograd, compiled or not."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+FORMS = {"fast_weights": {"attention": fast_weights_attention, "matrix": fast_weights_matrix}}
+
+
+def layer(problem: Layer, form: str, compiled: bool = False) -> Contestant:
+    """The layer under PyTorch's autograd, compiled or not."""
     arrays, *others = problem.arrays()
     params = {name: torch.from_numpy(value).requires_grad_() for name, value in arrays.items()}
     x, h0, dh = map(torch.from_numpy, others)
     inputs = [x.requires_grad_(), h0.requires_grad_(), *params.values()]
-    function = partial(layer, **problem.options)
+    function: Any = partial(FORMS[problem.layer][form], **problem.options)
     if compiled:
         function = torch.compile(function, fullgraph=True, dynamic=False)
 
@@ -72,12 +85,38 @@ def contestant(layer: Callable[..., Tensor], compiled: bool, problem: Problem) -
         h = function(params, x, h0)
         return h, torch.autograd.grad(h, inputs, dh)
 
-    def outputs(result: Any) -> Arrays:
+    def answer(result: Any) -> Arrays:
         h, grads = result
         names = ["h", "dx", "dh0"] + ["d" + name for name in params]
         return {name: value.detach().numpy() for name, value in zip(names, [h, *grads], strict=True)}
 
-    return Contestant(run, outputs)
+    return Contestant(run, answer)
 
 
-LAYERS = {"fast_weights": {"attention": fast_weights_attention, "matrix": fast_weights_matrix}}
+def training(problem: Training, form: str) -> Contestant:
+    """The task's network from the same first parameters, with torch.optim.Adam."""
+    network, arrays, split, orders = network_and_data(problem)
+    params = {name: torch.from_numpy(value).requires_grad_() for name, value in flatten(arrays).items()}
+    inputs, labels = torch.from_numpy(split.inputs), torch.from_numpy(split.labels)
+    adam, recurrent = torch.optim.Adam(params.values(), lr=problem.learning_rate), FORMS[problem.layer][form]
+    of_layer = {name.removeprefix("layer/"): value for name, value in params.items() if name.startswith("layer/")}
+    h0 = torch.zeros(problem.batch_size, problem.hidden_size)
+    options = {name: value for name, value in network.options.items() if name != "inner_steps"}  # S is 1 here
+
+    def logits(tokens: Tensor) -> Tensor:
+        embedded = functional.embedding(tokens, params["encoder/table"])
+        x = functional.linear(embedded, params["encoder/weight"], params["encoder/bias"])
+        h = recurrent(of_layer, x, h0, **options)[-1]
+        hidden = torch.relu(functional.linear(h, params["readout/hidden"], params["readout/hidden_bias"]))
+        return functional.linear(hidden, params["readout/output"], params["readout/output_bias"])
+
+    def run() -> Any:
+        for _ in range(problem.updates):
+            chosen = torch.from_numpy(next(orders))
+            adam.zero_grad(set_to_none=True)
+            functional.cross_entropy(logits(inputs[:, chosen]), labels[chosen]).backward()
+            torch.nn.utils.clip_grad_norm_(params.values(), problem.clip_norm)
+            adam.step()
+        return params
+
+    return Contestant(run, lambda params: {name: value.detach().numpy().copy() for name, value in params.items()})

@@ -1,4 +1,4 @@
-"""What every contestant of a bench computes: one layer's forward and backward on the same arrays."""
+"""What the contestants of a bench compute, on the same arrays: a layer's forward and backward, or a training loop."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ Arrays = dict[str, numpy.ndarray]
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Forward and backward of one recurrent layer, T steps of B sequences of I inputs, H units, float32."""
+class Layer:
+    """Forward and backward of one recurrent layer: T steps of B sequences of I inputs, H units.
+
+    The answer: h, and the gradients of every parameter ("dW" and so on), of x and of h0, from a dense dL/dh.
+    """
 
     layer: str
     batch_size: int
@@ -25,27 +28,40 @@ class Problem:
     options: dict[str, Any] = field(default_factory=dict)  # of the layer's forward
     seed: int = 0
 
-    def arrays(self) -> tuple[Arrays, numpy.ndarray, numpy.ndarray, numpy.ndarray]:
-        """The layer's parameters, x (T, B, I), h0 (B, H) and dh (T, B, H), the cotangent of h."""
+    def arrays(self, dtype: str = "float32") -> tuple[Arrays, numpy.ndarray, numpy.ndarray, numpy.ndarray]:
+        """The layer's parameters, x (T, B, I), h0 (B, H) and dh (T, B, H); the same numbers whatever the dtype."""
         rng = numpy.random.default_rng(self.seed)
+
+        def normal(*shape: int) -> numpy.ndarray:
+            return rng.standard_normal(shape, dtype="float32").astype(dtype)
+
         params = LAYERS[self.layer].init(rng, self.input_size, self.hidden_size)
         # away from the round numbers that layers start with
-        params = {name: value + 0.1 * _normal(rng, *value.shape) / len(value) ** 0.5 for name, value in params.items()}
-        x = _normal(rng, self.steps, self.batch_size, self.input_size)
-        h0 = abs(_normal(rng, self.batch_size, self.hidden_size))
-        dh = _normal(rng, self.steps, self.batch_size, self.hidden_size)
-        return params, x, h0, dh
+        params = {name: value.astype(dtype) + 0.1 * normal(*value.shape) for name, value in params.items()}
+        params["W"] /= self.hidden_size**0.5
+        x = normal(self.steps, self.batch_size, self.input_size)
+        h0 = abs(normal(self.batch_size, self.hidden_size))
+        return params, x, h0, normal(self.steps, self.batch_size, self.hidden_size)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Some updates of the retrieval network of the tasks: pick the sequences, loss, gradients, clip, Adam.
+
+    The answer: all parameters after them.
+    """
+
+    layer: str
+    hidden_size: int
+    batch_size: int = 128
+    updates: int = 5
+    learning_rate: float = 1e-3
+    clip_norm: float = 5.0
+    seed: int = 0
 
 
 class Contestant(NamedTuple):
-    """`run()` makes one forward and backward and waits for its end; `outputs` turns what it returns into arrays.
-
-    The arrays are h, dx, dh0 and the gradient of each parameter by its name, "dW" and so on.
-    """
+    """`run()` computes once and waits for the end; `answer` turns what it returned into arrays."""
 
     run: Callable[[], Any]
-    outputs: Callable[[Any], Arrays]
-
-
-def _normal(rng: numpy.random.Generator, *shape: int) -> numpy.ndarray:
-    return rng.standard_normal(shape, dtype="float32")
+    answer: Callable[[Any], Arrays]

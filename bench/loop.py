@@ -1,0 +1,39 @@
+"""python -m bench loop: updates a second of the retrieval task's training loop, ours beside PyTorch eager."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .peers.contest import at_work, available, take_turns
+from .peers.problem import Training
+from .report import markdown, store
+
+SIZES = (20, 50, 100)
+NAMES = ["ours", "ours, 2 processes", "PyTorch eager, attention", "PyTorch eager, matrix"]
+
+
+def run(layer: str, threads: list[int]) -> None:
+    """Measures R = 20, 50, 100 and stores loop.json and loop.md."""
+    rows: list[dict[str, Any]] = []
+    for count in threads:
+        for hidden_size in SIZES:
+            problem = Training(layer, hidden_size)
+            names = [name for name in available(NAMES)[0] if count > 1 or "processes" not in name]
+            with at_work(problem, names, count) as processes:
+                times = take_turns(processes)
+            rates = {name: round(1e3 * problem.updates / time["median_ms"], 1) for name, time in times.items()}
+            rows.append({"R": hidden_size, "threads": count, "updates_per_second": rates, "times": times})
+            print(hidden_size, count, rates, flush=True)
+    lines = []
+    for hidden_size in SIZES:
+        found = [
+            (rate, f"{rate:.0f} ({name}, {row['threads']} threads)")
+            for row in rows
+            if row["R"] == hidden_size
+            for name, rate in row["updates_per_second"].items()
+        ]
+        ours = max(each for each in found if "ours" in each[1])
+        theirs = max((each for each in found if "ours" not in each[1]), default=(float("nan"), "-"))
+        lines.append([hidden_size, ours[1], theirs[1], f"**{ours[0] / theirs[0]:.2f}**"])
+    table = "Updates a second, whole training loop:\n\n" + markdown(["R", "ours", "PyTorch eager", "ratio"], lines)
+    store("loop", rows, table, layer=layer)

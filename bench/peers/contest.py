@@ -1,0 +1,186 @@
+"""Starts contestants, each in a process of its own, checks that all answer alike, and lets them take turns."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from statistics import quantiles
+from typing import Any, NamedTuple
+
+import numpy
+
+from . import in_numpy
+from .problem import Arrays, Layer, Training
+
+FORMS = {"fast_weights": ("attention", "matrix")}  # what the peers have: a layer's forms of the same equations
+TOLERANCE = 1e-4  # of each array of an answer: |ours in float64 - theirs| / |ours in float64|, Euclidean norms
+
+
+class Entry(NamedTuple):
+    """How a contestant is made: its file, the package that it needs, and what its function is given."""
+
+    module: str
+    package: str
+    how: dict[str, Any]
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is our own."""
+        return self.module == "in_numpy"
+
+
+ENTRIES = {
+    "ours": Entry("in_numpy", "numpy", {}),
+    "ours, 2 processes": Entry("in_numpy", "numpy", {"processes": 2}),
+    "PyTorch eager, attention": Entry("in_pytorch", "torch", {"form": "attention"}),
+    "PyTorch eager, matrix": Entry("in_pytorch", "torch", {"form": "matrix"}),
+    "torch.compile, attention": Entry("in_pytorch", "torch", {"form": "attention", "compiled": True}),
+    "torch.compile, matrix": Entry("in_pytorch", "torch", {"form": "matrix", "compiled": True}),
+    "JAX scan, attention": Entry("in_jax", "jax", {"form": "attention", "scan": True}),
+    "JAX scan, matrix": Entry("in_jax", "jax", {"form": "matrix", "scan": True}),
+    "JAX unrolled, attention": Entry("in_jax", "jax", {"form": "attention", "scan": False}),
+    "JAX unrolled, matrix": Entry("in_jax", "jax", {"form": "matrix", "scan": False}),
+    "autograd, attention": Entry("in_autograd", "autograd", {"form": "attention"}),
+    "autograd, matrix": Entry("in_autograd", "autograd", {"form": "matrix"}),
+}
+
+
+class WrongAnswer(Exception):
+    """A contestant did not compute what was asked: it is not timed."""
+
+
+class Process:
+    """A contestant at work on one problem."""
+
+    def __init__(self, name: str, problem: Layer | Training, threads: int, folder: Path) -> None:
+        entry, kind = ENTRIES[name], type(problem).__name__.lower()
+        self.name = name
+        self._answer = folder / f"{name}.npz"
+        self._errors = (folder / f"{name}.log").open("w+")  # a pipe that nobody reads would fill up
+        specification = {
+            "module": entry.module, "how": entry.how, "kind": kind, "problem": asdict(problem), "threads": threads,
+            "answer": str(self._answer),
+        }  # fmt: skip
+        names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+        blas = max(1, threads // entry.how.get("processes", 1))
+        caches = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}  # so that compiling is seen to take its time
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.peers.worker", json.dumps(specification)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
+            env=os.environ | dict.fromkeys(names, str(blas)) | caches,
+            preexec_fn=lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads]),
+        )  # fmt: skip
+        first = self._hear()
+        self.first_seconds, self.version = first["first_seconds"], first["version"]
+
+    def check(self, expected: Arrays) -> float:
+        """The largest relative error of its answer. Raises WrongAnswer if that is above TOLERANCE."""
+        answer = dict(numpy.load(self._answer))
+        errors = {
+            name: float(numpy.linalg.norm(answer[name] - value) / numpy.linalg.norm(value))
+            for name, value in expected.items()
+        }
+        worst = max(errors, key=lambda name: errors[name])
+        if set(answer) != set(expected) or not errors[worst] <= TOLERANCE:
+            raise WrongAnswer(f"{self.name}: {worst} is off by {errors[worst]:.1e}; expected at most {TOLERANCE:.0e}")
+        return errors[worst]
+
+    def run(self, count: int) -> list[float]:
+        """The seconds that each of `count` runs took."""
+        return self._ask("run", count)["seconds"]
+
+    def peak(self, count: int = 2) -> int:
+        """The most bytes held during `count` runs, above what the process held when all was imported."""
+        return self._ask("peak", count)["bytes"]
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+    def _ask(self, command: str, count: int) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{command} {count}\n")
+        self._process.stdin.flush()
+        return self._hear()
+
+    def _hear(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            self._errors.seek(0)
+            error = self._errors.read().strip().splitlines()
+            raise RuntimeError(f"{self.name}: ended with {error[-1] if error else 'no word'}")
+        return json.loads(line)
+
+
+def available(names: list[str]) -> tuple[list[str], list[str]]:
+    """Those whose package is installed, and those whose is not."""
+    absent = [name for name in names if importlib.util.find_spec(ENTRIES[name].package) is None]
+    return [name for name in names if name not in absent], absent
+
+
+def layer_contestants(layer: str, threads: int) -> list[str]:
+    """Those that have this layer: ours, and the forms that the peers have it in."""
+    forms = FORMS[layer]
+    return [
+        name
+        for name, entry in ENTRIES.items()
+        if entry.how.get("form", forms[0]) in forms and entry.how.get("processes", 1) <= threads
+    ]
+
+
+def expected_answer(problem: Layer | Training) -> Arrays:
+    """Ours in float64, which the audit holds against the equations."""
+    make = in_numpy.layer if isinstance(problem, Layer) else in_numpy.training
+    contestant = make(problem, dtype="float64")  # type: ignore[arg-type]
+    return contestant.answer(contestant.run())
+
+
+@contextmanager
+def at_work(problem: Layer | Training, names: list[str], threads: int) -> Iterator[list[Process]]:
+    """The processes of the named contestants, whose answers have been found right; says so of each that is not."""
+    expected = expected_answer(problem)
+    processes = []
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as closing:
+        for name in names:
+            try:
+                process = Process(name, problem, threads, Path(folder))
+                closing.callback(process.close)
+                process.check(expected)
+            except (RuntimeError, WrongAnswer) as error:
+                print(f"   left out: {error}", file=sys.stderr, flush=True)
+                continue
+            processes.append(process)
+        yield processes
+
+
+def take_turns(processes: list[Process], rounds: int = 7, turn_seconds: float = 0.25) -> dict[str, dict[str, Any]]:
+    """Times all, one after the other, `rounds` times over: milliseconds a run, its median and quartiles, by name."""
+    counts = {process.name: max(2, min(200, int(turn_seconds / min(process.run(3))))) for process in processes}
+    seconds: dict[str, list[float]] = {process.name: [] for process in processes}
+    for _ in range(rounds):
+        for process in processes:
+            time.sleep(0.05)  # the threads of the one before come to rest
+            process.run(1)
+            seconds[process.name] += process.run(counts[process.name])
+    figures = {}
+    for process in processes:
+        lower, median, upper = (1e3 * value for value in quantiles(seconds[process.name], n=4))
+        figures[process.name] = {
+            "median_ms": round(median, 4), "quartiles_ms": [round(lower, 4), round(upper, 4)],
+            "runs": len(seconds[process.name]), "first_run_s": round(process.first_seconds, 2),
+            "version": process.version,
+        }  # fmt: skip
+    return figures

@@ -1,0 +1,71 @@
+"""The process of one contestant: python -m bench.peers.worker SPECIFICATION, started by `contest.py` and told by lines.
+
+    run N    makes N runs and answers with their seconds
+    peak N   makes N runs and answers with the most memory that the process held during them, above that after import
+
+The first answer tells of the first run, which compiles where there is something to compile.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from . import problem as problems
+
+
+def main(specification: dict[str, Any]) -> None:
+    """Answers on what was standard output; whatever a framework prints goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def tell(**answer: Any) -> None:
+        print(json.dumps(answer), file=answers, flush=True)
+
+    module = importlib.import_module(f"bench.peers.{specification['module']}")
+    if specification["module"] == "in_pytorch":
+        module.torch.set_num_threads(specification["threads"])
+    problem = getattr(problems, specification["kind"].title())(**specification["problem"])
+    imported = _memory("VmRSS")
+    contestant = getattr(module, specification["kind"])(problem, **specification["how"])
+    started = time.perf_counter()
+    result = contestant.run()
+    first = time.perf_counter() - started
+    numpy.savez(specification["answer"], **contestant.answer(result))
+    del result
+    tell(first_seconds=first, version=_version(module))
+    for line in sys.stdin:
+        command, count = line.split()
+        Path("/proc/self/clear_refs").write_text("5")  # the most memory held so far is forgotten
+        seconds = []
+        for _ in range(int(count)):
+            started = time.perf_counter()
+            contestant.run()
+            seconds.append(time.perf_counter() - started)
+        tell(seconds=seconds) if command == "run" else tell(bytes=_memory("VmHWM") - imported)
+
+
+def _memory(name: str) -> int:
+    """VmRSS: bytes that the process holds; VmHWM: the most that it held. Linux."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return 1024 * int(line.split()[1])
+    raise RuntimeError(f"/proc/self/status: expected a line {name}, found none")
+
+
+def _version(module: Any) -> str:
+    for name in ("torch", "jax", "autograd"):
+        if hasattr(module, name):
+            return importlib.import_module("importlib.metadata").version(name)
+    return numpy.__version__
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,39 @@
+"""What every measuring command leaves in bench/results: NAME.json, with where it comes from, and NAME.md, the table."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from math import exp, log
+from typing import Any
+
+from tasks.provenance import provenance
+from tasks.training import write_json
+
+from .results import STORE
+
+
+def store(name: str, figures: Any, table: str, **settings: Any) -> None:
+    """Writes both files."""
+    STORE.mkdir(parents=True, exist_ok=True)
+    finished = {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    write_json(STORE / f"{name}.json", provenance() | finished | settings | {"figures": figures})
+    (STORE / f"{name}.md").write_text(table)
+    print(f"\n{table}\nin {STORE}: {name}.json, {name}.md", flush=True)
+
+
+def load(name: str) -> Any:
+    """The figures of NAME.json."""
+    return json.loads((STORE / f"{name}.json").read_text())["figures"]
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(str(cell) for cell in line) + " |\n" for line in lines)
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """exp of the mean of the logarithms."""
+    return exp(sum(log(value) for value in values) / len(values))

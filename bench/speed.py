@@ -1,0 +1,123 @@
+"""python -m bench speed: forward + backward of a layer, ours beside the peers, in turns, on the same arrays."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+
+from .peers.contest import ENTRIES, at_work, available, layer_contestants, take_turns
+from .peers.problem import Layer
+from .report import geometric_mean, markdown, store
+from .results import STORE
+
+SIZES = ((128, 11, 20), (128, 11, 50), (128, 11, 100), (128, 24, 50), (128, 24, 100), (128, 24, 200), (64, 24, 128))
+LONG = (16, 1000, 128)
+# a program of a thousand steps unrolled takes hours to compile
+LONG_CONTESTANTS = ("ours", "ours, 2 processes", "JAX scan, attention", "JAX scan, matrix", "PyTorch eager, matrix")
+LEFT_OUT = "torch.compile, matrix"  # a minute of compiling a row for what is several times slower in eager mode
+
+
+def run(layer: str, threads: list[int], sizes: tuple[tuple[int, int, int], ...], name: str) -> None:
+    """Measures every size (B, T, H) with each number of threads and stores NAME.json, NAME.md, NAME.png."""
+    rows = []
+    for count in threads:
+        names = [each for each in layer_contestants(layer, count) if each != LEFT_OUT]
+        if sizes == (LONG,):
+            names = [each for each in names if each in LONG_CONTESTANTS]
+        names, absent = available(names)
+        for each in absent:
+            print(f"left out, as it is not installed: {each}", flush=True)
+        for batch_size, steps, hidden_size in sizes:
+            rows.append(_row(Layer(layer, batch_size, steps, hidden_size), names, count, memory=sizes == (LONG,)))
+            print(_line(rows[-1]), flush=True)
+    store(name, rows, _table(rows), layer=layer, cores=len(os.sched_getaffinity(0)), left_out=[LEFT_OUT])
+    _picture(rows, name)
+
+
+def _row(problem: Layer, names: list[str], threads: int, memory: bool) -> dict[str, Any]:
+    with at_work(problem, names, threads) as processes:
+        times = take_turns(processes)
+        if memory:
+            for process in processes:
+                times[process.name]["peak_mb"] = round(process.peak() / 2**20, 1)
+    size = {"B": problem.batch_size, "T": problem.steps, "H": problem.hidden_size, "I": problem.input_size}
+    return size | {"threads": threads, "times": times}
+
+
+def best(row: dict[str, Any], ours: bool) -> tuple[str, float]:
+    """The fastest of ours, or of the peers, and its milliseconds."""
+    medians = {name: time["median_ms"] for name, time in row["times"].items() if ENTRIES[name].ours == ours}
+    name = min(medians, key=lambda each: medians[each])
+    return name, medians[name]
+
+
+def _line(row: dict[str, Any]) -> str:
+    times = "; ".join(f"{name} {time['median_ms']:.2f}" for name, time in row["times"].items())
+    return f"B {row['B']}, T {row['T']}, H {row['H']}, threads {row['threads']}: {times} ms"
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """Ours and the fastest peer for each size, over all numbers of threads; then every contestant."""
+    by_size: dict[tuple[int, int, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        by_size.setdefault((row["B"], row["T"], row["H"]), []).append(row)
+    lines, ratios, to_eager = [], [], []
+    for (batch_size, steps, hidden_size), group in by_size.items():
+        (ours, our_time, our_threads), (peer, peer_time, peer_threads) = (
+            min(((*best(row, ours=which), row["threads"]) for row in group), key=lambda found: found[1])
+            for which in (True, False)
+        )
+        eager = min(
+            (time["median_ms"] for row in group for name, time in row["times"].items() if "eager" in name),
+            default=float("nan"),
+        )
+        ratios.append(our_time / peer_time)
+        to_eager.append(our_time / eager)
+        lines.append(
+            [f"{batch_size}, {steps}, {hidden_size}", f"{our_time:.2f} ({ours}, {our_threads} threads)",
+             f"{peer_time:.2f} ({peer}, {peer_threads} threads)", f"**{ratios[-1]:.2f}**", f"{to_eager[-1]:.2f}"]
+        )  # fmt: skip
+    lines.append(["geometric mean", "", "", f"**{geometric_mean(ratios):.2f}**", f"{geometric_mean(to_eager):.2f}"])
+    header = ["B, T, H", "ours, ms", "fastest peer, ms", "ours / fastest peer", "ours / PyTorch eager"]
+    table = markdown(header, lines)
+    names = list(dict.fromkeys(name for row in rows for name in row["times"]))
+    every = [
+        [f"{row['B']}, {row['T']}, {row['H']}", row["threads"], *(_cell(row["times"].get(name)) for name in names)]
+        for row in rows
+    ]
+    table += "\nMedian ms (first run, compiling included, s):\n\n"
+    return table + markdown(["B, T, H", "threads", *names], every)
+
+
+def _cell(time: dict[str, Any] | None) -> str:
+    if time is None:
+        return "-"
+    peak = f", {time['peak_mb']:.0f} MB" if "peak_mb" in time else ""
+    return f"{time['median_ms']:.2f} ({time['first_run_s']:.1f}){peak}"
+
+
+def _picture(rows: list[dict[str, Any]], name: str) -> None:
+    """Time of every contestant against ours, log-log, at the most threads; below the diagonal is faster than ours."""
+    most = max(row["threads"] for row in rows)
+    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
+    chosen = [row for row in rows if row["threads"] == most]
+    ours = [best(row, ours=True)[1] for row in chosen]
+    names = dict.fromkeys(name for row in chosen for name in row["times"] if not ENTRIES[name].ours)
+    for marker, each in zip("osv^<>Dph*", names, strict=False):
+        theirs = [row["times"].get(each, {}).get("median_ms", float("nan")) for row in chosen]
+        axes.plot(ours, theirs, marker, label=each, alpha=0.8)
+    ends = [min(ours) / 1.3, max(ours) * 1.3]
+    axes.plot(ends, ends, color="black", linewidth=1, label="as fast as ours")
+    axes.set(
+        xscale="log", yscale="log", xlabel="ours (ms)", ylabel="peer (ms)", title="Forward + backward of the layer"
+    )
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3, which="both")
+    figure.savefig(STORE / f"{name}.png", dpi=130)
+    plt.close(figure)

@@ -1,0 +1,312 @@
+"""A recurrent layer on several processes, each with a share of the batch.
+
+Sequences do not see one another, so a batch can be cut: every process runs forward and backward on its sequences, and
+the gradients of the parameters are added up. Threads would not do: the operations of one time step are so small that
+Python's lock passes from thread to thread for each of them (measured at half the speed of a single thread).
+
+    from fastweights_np import parallel
+
+    with parallel.Layer(fw.fast_weights, processes=2) as layer:
+        h, cache = layer.forward(params, x, decay=0.95, rate=0.5)
+        grads, dx, dh0 = layer.backward(dh, cache)
+
+The first share is computed in this process, the others in helpers, which are started once and wait at a pipe. Arrays
+go by way of memory that both sides see. Give each process a BLAS thread of its own: OPENBLAS_NUM_THREADS=1, which the
+helpers set for themselves.
+"""
+
+from __future__ import annotations
+
+import importlib
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import weakref
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+from multiprocessing.connection import Connection, Pipe
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy
+
+from . import checks, ops
+from .backend import array_module
+from .workspace import Workspace
+
+Array = numpy.ndarray
+Shapes = tuple[tuple[str, tuple[int, ...], str], ...]  # name, shape and dtype of each array
+
+ALIGNMENT = 64  # bytes of a cache line
+
+
+class Cache(NamedTuple):
+    """What `backward` depends on: the first share's own cache, and where the helpers' arrays are."""
+
+    own: Any
+    shares: list[slice]
+    places: list[dict[str, Array]]  # each helper's arrays
+    per_sequence: tuple[str, ...]  # arguments whose gradients are not added up: they have a row for each sequence
+    ticket: int
+
+
+class Layer:
+    """The five functions of `layer`, a recurrent layer's module, forward and backward shared out among `processes`.
+
+    Results equal the layer's own to rounding, and are the same bits from run to run. A cache is good until the next
+    forward. Takes NumPy arrays only, and needs a system that hands open files on to child processes (Linux, macOS).
+
+    Close it with `close` or a `with` block; helpers also end with this process.
+    """
+
+    def __init__(self, layer: ModuleType, processes: int = 2) -> None:
+        checks.count("processes", processes, least=1)
+        self._layer = layer
+        self.init, self.initial_state, self.step = layer.init, layer.initial_state, layer.step
+        self._helpers = [_Helper(layer.__name__) for _ in range(processes - 1)]
+        self._workspace, self._calls = Workspace(), Workspace()  # calls: that of this layer as a whole
+
+    def forward(
+        self, params: dict[str, Array], x: Array | ops.Embedded, h0: Array | None = None, *arguments: Any,
+        workspace: Workspace | None = None, **options: Any,
+    ) -> tuple[Array, Cache]:  # fmt: skip
+        """As the layer's own forward; every array among the options has a row for each sequence.
+
+        `workspace` serves the first share; each helper has one of its own.
+        """
+        checks.instance("params", params, dict, "make it with init()")
+        if array_module(x=ops.input_array(x), **params) is not numpy:
+            raise TypeError("x: expected NumPy arrays, got CuPy's; on a GPU take the layer itself, not parallel.Layer")
+        checks.shape("x", x, ("T", "B", "I"), "x is (steps, sequences, inputs)")
+        steps, batch_size, _ = x.shape
+        given = {name: value for name, value in ({"h0": h0} | options).items() if isinstance(value, numpy.ndarray)}
+        for name, value in given.items():
+            if value.shape[:1] != (batch_size,):
+                raise ValueError(f"{name}: expected a row for each of the {batch_size} sequences, got {value.shape}")
+        options = {name: value for name, value in options.items() if name not in given}
+        shares = _shares(batch_size, 1 + len(self._helpers))
+        ticket, places = self._calls.begin(), []
+        for helper, share in zip(self._helpers, shares[1:], strict=False):
+            inputs = {f"params/{name}": value for name, value in params.items()}
+            inputs |= _input(x, share) | {name: value[share] for name, value in given.items()}
+            outputs = {"d" + name: value.shape for name, value in inputs.items() if name not in ("tokens", *given)}
+            state = (share.stop - share.start, params["W"].shape[1])
+            outputs |= {"h": (steps, *state), "dh": (steps, *state), "dlast": state, "dh0": state}
+            places.append(helper.start(inputs, outputs, arguments, options))
+        own = {name: value[shares[0]] for name, value in given.items()}
+        own_x = ops.Embedded(**_input(x, shares[0])) if isinstance(x, ops.Embedded) else _input(x, shares[0])["x"]
+        workspace = workspace or self._workspace
+        try:
+            own_h, cache = self._layer.forward(
+                params, own_x, own.pop("h0", None), *arguments, workspace=workspace, **own, **options
+            )
+        finally:  # or else a helper's answer would be taken for that to the next question
+            failures = [helper.finish() for helper in self._helpers]
+        _raise_first(failures)
+        h = numpy.empty((steps, batch_size, own_h.shape[2]), own_h.dtype)
+        for share, part in zip(shares, [own_h, *(arrays["h"] for arrays in places)], strict=True):
+            h[:, share] = part
+        return h, Cache(cache, shares, places, tuple(given), ticket)
+
+    def backward(
+        self, dh: Array, cache: Cache, also: Sequence[str] = ()
+    ) -> tuple[dict[str, Array], Array, Array]:  # fmt: skip
+        """As the layer's own backward."""
+        checks.instance("cache", cache, Cache, "forward of the same layer returns it: h, cache = layer.forward(...)")
+        self._calls.check(cache.ticket)
+        also = (also,) if isinstance(also, str) else tuple(also)
+        batch_size, last_only = cache.shares[-1].stop, dh.ndim == 2
+        if dh.ndim not in (2, 3) or dh.shape[-2] != batch_size:
+            raise ValueError(f"dh: expected the shape of h, or of h[-1], with {batch_size} sequences, got {dh.shape}")
+        dhs = [dh[..., share, :] for share in cache.shares]
+        helpers = list(zip(self._helpers, cache.places, dhs[1:], strict=False))
+        for helper, arrays, part in helpers:
+            arrays["dlast" if last_only else "dh"][...] = part
+            helper.send(("backward", last_only, also))
+        try:
+            parts = [self._layer.backward(dhs[0], cache.own, also)]
+        finally:
+            failures = [helper.finish() for helper in self._helpers]
+        _raise_first(failures)
+        for helper, arrays, _ in helpers:
+            grads = {name: arrays[f"dparams/{name}"] for name in parts[0][0] if name not in also}
+            parts.append((grads | helper.extras, arrays.get("dx", arrays.get("dtable")), arrays["dh0"]))
+        all_grads, all_dx, all_dh0 = zip(*parts, strict=True)
+        dparams = {}
+        for name in all_grads[0]:
+            of_shares = [grads[name] for grads in all_grads]
+            dparams[name] = numpy.concatenate(of_shares) if name in cache.per_sequence else sum(of_shares)
+        embedded = bool(cache.places) and "dtable" in cache.places[0]  # the table is a parameter
+        dx = sum(all_dx) if embedded else numpy.concatenate(all_dx, axis=1) if len(all_dx) > 1 else all_dx[0]
+        return dparams, dx, numpy.concatenate(all_dh0)
+
+    def close(self) -> None:
+        """Ends the helpers."""
+        for helper in self._helpers:
+            helper.close()
+
+    def __enter__(self) -> Layer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _shares(batch_size: int, processes: int) -> list[slice]:
+    """The batch cut into at most `processes` shares of equal size, or nearly so, none empty."""
+    count = min(processes, max(batch_size, 1))
+    edges = [batch_size * n // count for n in range(count + 1)]
+    return [slice(first, last) for first, last in pairwise(edges)]
+
+
+def _input(x: Array | ops.Embedded, share: slice) -> dict[str, Array]:
+    """The arrays of a share of the input."""
+    if isinstance(x, ops.Embedded):
+        return {"table": x.table, "tokens": x.tokens[:, share]}
+    return {"x": numpy.ascontiguousarray(x[:, share])}
+
+
+def _raise_first(failures: list[BaseException | None]) -> None:
+    for failure in failures:
+        if failure is not None:
+            raise failure
+
+
+class _Shared:
+    """Memory that two processes see, cut into named arrays: the same shapes give the same places on both sides."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._shapes: Shapes = ()
+        self._arrays: dict[str, Array] = {}
+
+    def arrays(self, shapes: Shapes) -> dict[str, Array]:
+        """An array for each name; those of the last call are lost if the shapes are others."""
+        if shapes != self._shapes:
+            sizes = [
+                -(-prod(shape) * numpy.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT for _, shape, dtype in shapes
+            ]
+            size = max(sum(sizes), ALIGNMENT)
+            if os.fstat(self._file).st_size < size:
+                os.ftruncate(self._file, size)
+            memory, start, self._arrays = mmap.mmap(self._file, size), 0, {}
+            for (name, shape, dtype), taken in zip(shapes, sizes, strict=True):
+                self._arrays[name] = numpy.frombuffer(memory, dtype, prod(shape), start).reshape(shape)
+                start += taken
+            self._shapes = shapes
+        return self._arrays
+
+
+class _Helper:
+    """This process's end of a helper process."""
+
+    def __init__(self, layer: str) -> None:
+        with tempfile.TemporaryFile(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as file:
+            self._file = os.dup(file.fileno())
+        their_answers, their_commands = Pipe(duplex=False), Pipe(duplex=False)
+        self._answers, self._commands = their_answers[0], their_commands[1]
+        theirs = their_commands[0].fileno(), their_answers[1].fileno(), self._file
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", f"from {__name__} import _serve; _serve{(*theirs, layer)}"],
+            pass_fds=theirs,
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        their_commands[0].close()
+        their_answers[1].close()
+        self._shared = _Shared(self._file)
+        self._busy = False
+        self.extras: dict[str, Array] = {}  # gradients that backward was asked for besides
+        self._closing = weakref.finalize(self, _end, self._commands, self._answers, self._process, self._file)
+
+    def start(self, inputs: dict[str, Array], outputs: dict[str, tuple[int, ...]], *rest: Any) -> dict[str, Array]:
+        """Begins a forward: puts the inputs where the helper sees them, and returns the places of all arrays."""
+        dtype = next(iter(inputs.values())).dtype.str
+        shapes = tuple((name, value.shape, value.dtype.str) for name, value in inputs.items())
+        shapes += tuple((name, shape, dtype) for name, shape in outputs.items())
+        arrays = self._shared.arrays(shapes)
+        for name, value in inputs.items():
+            arrays[name][...] = value
+        self.send(("forward", shapes, tuple(inputs), *rest))
+        return arrays
+
+    def send(self, message: tuple) -> None:
+        """Sends a command; `finish` has to follow."""
+        try:
+            self._commands.send(message)
+        except OSError as error:
+            raise RuntimeError("a helper process has ended: make a new parallel.Layer") from error
+        self._busy = True
+
+    def finish(self) -> BaseException | None:
+        """Waits for the end of the command; returns what it raised, if anything."""
+        if not self._busy:
+            return None
+        self._busy = False
+        try:
+            failure, self.extras = self._answers.recv()
+        except (EOFError, OSError):
+            return RuntimeError("a helper process has ended: make a new parallel.Layer")
+        return failure
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._closing()
+
+
+def _end(commands: Connection, answers: Connection, process: subprocess.Popen, file: int) -> None:
+    commands.close()  # at whose end the helper ends
+    process.wait()
+    answers.close()
+    os.close(file)
+
+
+def _serve(commands_file: int, answers_file: int, file: int, layer_name: str) -> None:
+    """A helper's life: commands come and answers go by pipes, arrays by shared memory. It ends with the commands."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that it helps
+    commands, answers = Connection(commands_file, writable=False), Connection(answers_file, readable=False)
+    helping = _Helping(importlib.import_module(layer_name), _Shared(file))
+    while True:
+        try:
+            command, *rest = commands.recv()
+        except EOFError:
+            return
+        failure: Exception | None = None
+        extras: dict[str, Array] = {}
+        try:
+            extras = helping.forward(*rest) if command == "forward" else helping.backward(*rest)
+        except Exception as error:  # told to the process that asked
+            failure = error
+        answers.send((failure, extras))
+
+
+class _Helping:
+    """What a helper does with its share."""
+
+    def __init__(self, layer: Any, shared: _Shared) -> None:
+        self._layer, self._shared, self._workspace = layer, shared, Workspace()
+
+    def forward(self, shapes: Shapes, inputs: tuple[str, ...], arguments: tuple, options: dict[str, Any]) -> dict:
+        """From the inputs to h."""
+        self._arrays = self._shared.arrays(shapes)
+        given = {name: self._arrays[name] for name in inputs}
+        params = {name.removeprefix("params/"): given.pop(name) for name in inputs if name.startswith("params/")}
+        x = given.pop("x") if "x" in given else ops.Embedded(given.pop("table"), given.pop("tokens"))
+        h, self._cache = self._layer.forward(
+            params, x, given.pop("h0", None), *arguments, workspace=self._workspace, **given, **options
+        )
+        self._arrays["h"][...] = h
+        return {}
+
+    def backward(self, last_only: bool, also: tuple[str, ...]) -> dict[str, Array]:
+        """From dh to all gradients; returns those of `also`."""
+        arrays = self._arrays
+        grads, dx, dh0 = self._layer.backward(arrays["dlast" if last_only else "dh"], self._cache, also)
+        arrays["dx" if "dx" in arrays else "dtable"][...] = dx
+        arrays["dh0"][...] = dh0
+        for name in grads.keys() - set(also):
+            arrays[f"dparams/{name}"][...] = grads[name]
+        return {name: grads[name] for name in also}
