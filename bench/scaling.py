@@ -19,6 +19,7 @@ STEPS = (11, 24, 50, 100, 200, 500, 1000, 2000, 4000, 8192)  # at B 16, H 128
 UNITS = (20, 50, 100, 200, 400, 700, 1024)  # at B 32, T 64
 BATCHES = (1, 4, 16, 64, 256, 1024)  # at T 11, H 50
 LARGE = (32, 64, 1024)  # B, T, H
+TOLERANCE = 0.02  # in thousands of steps float32's rounding takes a unit or two to the other side of relu's kink
 
 
 def _sizes() -> Iterator[tuple[str, int, int, int]]:
@@ -32,7 +33,7 @@ def run(layer: str, threads: int) -> None:
     """Time and peak memory for every size; stores scaling.json and scaling.md."""
     rows: list[dict[str, Any]] = []
     for varied, batch_size, steps, hidden_size in _sizes():
-        with at_work(Layer(layer, batch_size, steps, hidden_size), ["ours"], threads) as processes:
+        with at_work(Layer(layer, batch_size, steps, hidden_size), ["ours"], threads, TOLERANCE) as processes:
             median = take_turns(processes, rounds=3)["ours"]["median_ms"]
             peak = processes[0].peak() / 2**20
         rows.append(

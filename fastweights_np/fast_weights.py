@@ -9,7 +9,9 @@ W h + C x + b, which acts on every inner step, is the paper's sustained boundary
 
 Comments have the paper's t, in round brackets; code counts from 0, in square ones. Step t of code goes from t to t+1:
 
-    x[t] is x(t)     h[t] is h(t+1)     A.read(v, t) is A(t) v     G.read(v, T-1-t) is G(t+1) v, the gradient of A(t+1)
+    x[t] is x(t)     states[t] is h(t+1)     A.read(v, s, t) is A(t) v     G.read(t+1) is η (G(t+1) + G(t+1)ᵀ) h(t+1)
+
+G(t) is the gradient of the loss with respect to A(t).
 
 Letters of shapes: T steps, B sequences, I inputs, H units, S inner steps. Time comes first, as x (T, B, I).
 Numbers such as (F3) point into DERIVATION.md.

@@ -83,7 +83,8 @@ class Memory:
         steps, batch_size, hidden_size = states.shape
         self.states, self.reads = states, reads
         self.chunk = min(chunk or choose_chunk(steps, hidden_size), max(steps, 1))
-        # query and error are partners: each is a term of G with the other's scores for its weights, (F6)
+        # Third axis: 0 for the query and 1 for the error of a read; in scores the other way round, because in (F6) each
+        # of the two is weighted by its partner's scores, which are those of the chunk's states.
         self.terms = xp.empty((steps, reads, 2, batch_size, hidden_size), states.dtype)
         self.scores = xp.empty((steps, reads, 2, self.chunk, batch_size), states.dtype)
         self.queries, self.errors = self.terms[:, :, 0], self.terms[:, :, 1]

@@ -20,10 +20,13 @@ from __future__ import annotations
 import importlib
 import mmap
 import os
+import pickle
+import select
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 import weakref
 from collections.abc import Sequence
 from itertools import pairwise
@@ -42,6 +45,7 @@ Array = numpy.ndarray
 Shapes = tuple[tuple[str, tuple[int, ...], str], ...]  # name, shape and dtype of each array
 
 ALIGNMENT = 64  # bytes of a cache line
+AWAKE = 2e-3  # seconds that a process stays awake for a message: to be woken takes some 0.1 ms, twice in each call
 
 
 class Cache(NamedTuple):
@@ -98,7 +102,9 @@ class Layer:
             outputs |= {"h": (steps, *state), "dh": (steps, *state), "dlast": state, "dh0": state}
             places.append(helper.start(inputs, outputs, arguments, options))
         own = {name: value[shares[0]] for name, value in given.items()}
-        own_x = ops.Embedded(**_input(x, shares[0])) if isinstance(x, ops.Embedded) else _input(x, shares[0])["x"]
+        own_input = _input(x, shares[0])
+        # contiguous, for backward will take it as one matrix again
+        own_x = ops.Embedded(**own_input) if "table" in own_input else numpy.ascontiguousarray(own_input["x"])
         workspace = workspace or self._workspace
         try:
             own_h, cache = self._layer.forward(
@@ -167,7 +173,7 @@ def _input(x: Array | ops.Embedded, share: slice) -> dict[str, Array]:
     """The arrays of a share of the input."""
     if isinstance(x, ops.Embedded):
         return {"table": x.table, "tokens": x.tokens[:, share]}
-    return {"x": numpy.ascontiguousarray(x[:, share])}
+    return {"x": x[:, share]}
 
 
 def _raise_first(failures: list[BaseException | None]) -> None:
@@ -235,8 +241,9 @@ class _Helper:
 
     def send(self, message: tuple) -> None:
         """Sends a command; `finish` has to follow."""
+        self.finish()  # what an exception elsewhere may have left unheard
         try:
-            self._commands.send(message)
+            self._commands.send_bytes(pickle.dumps(message))  # .send takes three times as long
         except OSError as error:
             raise RuntimeError("a helper process has ended: make a new parallel.Layer") from error
         self._busy = True
@@ -247,7 +254,7 @@ class _Helper:
             return None
         self._busy = False
         try:
-            failure, self.extras = self._answers.recv()
+            failure, self.extras = _receive(self._answers)
         except (EOFError, OSError):
             return RuntimeError("a helper process has ended: make a new parallel.Layer")
         return failure
@@ -255,6 +262,14 @@ class _Helper:
     def close(self) -> None:
         """Ends the process."""
         self._closing()
+
+
+def _receive(pipe: Connection) -> Any:
+    """The next message, for which it looks out for a while before it falls asleep."""
+    limit = time.perf_counter() + AWAKE
+    while not select.select([pipe], [], [], 0)[0] and time.perf_counter() < limit:
+        pass
+    return pickle.loads(pipe.recv_bytes())
 
 
 def _end(commands: Connection, answers: Connection, process: subprocess.Popen, file: int) -> None:
@@ -271,7 +286,7 @@ def _serve(commands_file: int, answers_file: int, file: int, layer_name: str) ->
     helping = _Helping(importlib.import_module(layer_name), _Shared(file))
     while True:
         try:
-            command, *rest = commands.recv()
+            command, *rest = _receive(commands)
         except EOFError:
             return
         failure: Exception | None = None
@@ -280,7 +295,7 @@ def _serve(commands_file: int, answers_file: int, file: int, layer_name: str) ->
             extras = helping.forward(*rest) if command == "forward" else helping.backward(*rest)
         except Exception as error:  # told to the process that asked
             failure = error
-        answers.send((failure, extras))
+        answers.send_bytes(pickle.dumps((failure, extras)))
 
 
 class _Helping:

@@ -7,7 +7,8 @@ retrieval at all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from math import comb, factorial, log
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -128,6 +129,7 @@ def network(settings: Settings) -> Network:
         readout=Classifier(classes=10),
         hidden_size=settings.hidden_size,
         layer=settings.layer,
+        processes=settings.processes,
         options={
             "decay": settings.decay,
             "rate": settings.rate,
@@ -140,8 +142,9 @@ def network(settings: Settings) -> Network:
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
     """Trains, tests the parameters that were best on validation, stores the result, draws the pictures."""
     training_set, validation_set, test_set = to_device(splits(settings), settings.device)
-    net = network(settings)
-    outcome = training.train(net, settings, folder, training_set, validation_set)
+    with closing(network(settings)) as net:
+        outcome = training.train(net, settings, folder, training_set, validation_set)
+    net = replace(net, processes=1)  # the rest is quickly done, and looks into the layer's own cache
     nll, error = training.evaluate(net, outcome.params, test_set)
     floor_error, floor_nll = key_blind_floor(settings.pairs)
     result: dict[str, Any] = {

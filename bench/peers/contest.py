@@ -79,19 +79,22 @@ class Process:
             env=os.environ | dict.fromkeys(names, str(blas)) | caches,
             preexec_fn=lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads]),
         )  # fmt: skip
+
+    def wait(self) -> None:
+        """Until its first run is done. Raises RuntimeError if it failed."""
         first = self._hear()
         self.first_seconds, self.version = first["first_seconds"], first["version"]
 
-    def check(self, expected: Arrays) -> float:
-        """The largest relative error of its answer. Raises WrongAnswer if that is above TOLERANCE."""
+    def check(self, expected: Arrays, tolerance: float) -> float:
+        """The largest relative error of its answer. Raises WrongAnswer if that is above the tolerance."""
         answer = dict(numpy.load(self._answer))
         errors = {
             name: float(numpy.linalg.norm(answer[name] - value) / numpy.linalg.norm(value))
             for name, value in expected.items()
         }
         worst = max(errors, key=lambda name: errors[name])
-        if set(answer) != set(expected) or not errors[worst] <= TOLERANCE:
-            raise WrongAnswer(f"{self.name}: {worst} is off by {errors[worst]:.1e}; expected at most {TOLERANCE:.0e}")
+        if set(answer) != set(expected) or not errors[worst] <= tolerance:
+            raise WrongAnswer(f"{self.name}: {worst} is off by {errors[worst]:.1e}; expected at most {tolerance:.0e}")
         return errors[worst]
 
     def run(self, count: int) -> list[float]:
@@ -149,7 +152,9 @@ def expected_answer(problem: Layer | Training) -> Arrays:
 
 
 @contextmanager
-def at_work(problem: Layer | Training, names: list[str], threads: int) -> Iterator[list[Process]]:
+def at_work(
+    problem: Layer | Training, names: list[str], threads: int, tolerance: float = TOLERANCE
+) -> Iterator[list[Process]]:
     """The processes of the named contestants, whose answers have been found right; says so of each that is not."""
     expected = expected_answer(problem)
     processes = []
@@ -158,7 +163,8 @@ def at_work(problem: Layer | Training, names: list[str], threads: int) -> Iterat
             try:
                 process = Process(name, problem, threads, Path(folder))
                 closing.callback(process.close)
-                process.check(expected)
+                process.wait()
+                process.check(expected, tolerance)
             except (RuntimeError, WrongAnswer) as error:
                 print(f"   left out: {error}", file=sys.stderr, flush=True)
                 continue
