@@ -63,8 +63,7 @@ def _do(chosen: argparse.Namespace) -> None:
     elif chosen.command in ("speed", "long"):
         from . import speed
 
-        sizes = speed.SIZES if chosen.command == "speed" else (speed.LONG,)
-        speed.run(chosen.layer, sorted(set(chosen.threads)), sizes, chosen.command)
+        speed.run(chosen.layer, sorted(set(chosen.threads)), long=chosen.command == "long")
     elif chosen.command == "loop":
         from . import loop
 

@@ -32,7 +32,7 @@ def run(layer: str, threads: list[int]) -> None:
             if row["R"] == hidden_size
             for name, rate in row["updates_per_second"].items()
         ]
-        ours = max(each for each in found if "ours" in each[1])
+        ours = max((each for each in found if "ours" in each[1]), default=(float("nan"), "-"))
         theirs = max((each for each in found if "ours" not in each[1]), default=(float("nan"), "-"))
         lines.append([hidden_size, ours[1], theirs[1], f"**{ours[0] / theirs[0]:.2f}**"])
     table = "Updates a second, whole training loop:\n\n" + markdown(["R", "ours", "PyTorch eager", "ratio"], lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from math import exp, log
@@ -21,11 +20,6 @@ def store(name: str, figures: Any, table: str, **settings: Any) -> None:
     write_json(STORE / f"{name}.json", provenance() | finished | settings | {"figures": figures})
     (STORE / f"{name}.md").write_text(table)
     print(f"\n{table}\nin {STORE}: {name}.json, {name}.md", flush=True)
-
-
-def load(name: str) -> Any:
-    """The figures of NAME.json."""
-    return json.loads((STORE / f"{name}.json").read_text())["figures"]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy
+from threadpoolctl import threadpool_limits
 
 from .peers.contest import at_work, take_turns
 from .peers.problem import Layer
@@ -34,6 +35,8 @@ def run(layer: str, threads: int) -> None:
     rows: list[dict[str, Any]] = []
     for varied, batch_size, steps, hidden_size in _sizes():
         with at_work(Layer(layer, batch_size, steps, hidden_size), ["ours"], threads, TOLERANCE) as processes:
+            if not processes:
+                raise RuntimeError(f"{layer}: no right answer at B {batch_size}, T {steps}, H {hidden_size}")
             median = take_turns(processes, rounds=3)["ours"]["median_ms"]
             peak = processes[0].peak() / 2**20
         rows.append(
@@ -63,8 +66,17 @@ def memory(layer: str, names: list[str], threads: int) -> None:
 
 
 def roofline(layer: str, threads: int) -> None:
-    """The least time that the machine's product rate and copy bandwidth allow, over the time taken."""
-    rate, bandwidth = _product_rate(), _copy_bandwidth()
+    """The time that the needed products and bytes would take at the machine's rates, over the time taken.
+
+    The rates are those of a large product with `threads` BLAS threads and of a copy that no cache holds, on one thread.
+    Every read counts the states before it as brought from memory, though small ones stay in a cache. The counts are
+    those of the fast-weight layer: raises ValueError for another.
+    """
+    if layer != "fast_weights":
+        raise ValueError(f"layer: expected fast_weights, whose operations are counted here, got {layer}")
+    with threadpool_limits(threads):
+        rate = _product_rate()
+    bandwidth = _copy_bandwidth()
     rows: list[dict[str, Any]] = []
     for batch_size, steps, hidden_size in ((128, 11, 20), (128, 11, 50), (128, 24, 100), (128, 24, 200), (64, 24, 128)):
         problem = Layer(layer, batch_size, steps, hidden_size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import matplotlib
@@ -17,31 +16,30 @@ from .report import geometric_mean, markdown, store
 from .results import STORE
 
 SIZES = ((128, 11, 20), (128, 11, 50), (128, 11, 100), (128, 24, 50), (128, 24, 100), (128, 24, 200), (64, 24, 128))
-LONG = (16, 1000, 128)
+LONG = ((16, 1000, 128),)
 # a program of a thousand steps unrolled takes hours to compile
 LONG_CONTESTANTS = ("ours", "ours, 2 processes", "JAX scan, attention", "JAX scan, matrix", "PyTorch eager, matrix")
-# each row of torch.compile takes one to two minutes of compiling: only where it might be the fastest peer
-LEFT_OUT = {
-    "torch.compile, matrix": "several times slower than the attention form in eager mode",
-    "torch.compile, attention": "with fewer threads than there are: slower than with all in every row, when last measured",
-}
+# torch.compile takes one to two minutes a row to compile, so it runs only where it might be the fastest peer: in its
+# attention form, with all threads (with fewer it was slower in every row, when last measured)
+COMPILED = "torch.compile, attention"
 
 
-def run(layer: str, threads: list[int], sizes: tuple[tuple[int, int, int], ...], name: str) -> None:
-    """Measures every size (B, T, H) with each number of threads and stores NAME.json, NAME.md, NAME.png."""
+def run(layer: str, threads: list[int], long: bool) -> None:
+    """Measures every size (B, T, H) with each number of threads; stores speed, or long, as .json, .md and .png."""
     rows = []
     for count in threads:
-        fewer = count < max(threads)
-        names = [each for each in layer_contestants(layer, count) if each not in list(LEFT_OUT)[: 1 + fewer]]
-        if sizes == (LONG,):
-            names = [each for each in names if each in LONG_CONTESTANTS]
-        names, absent = available(names)
+        names = [name for name in layer_contestants(layer, count) if not name.startswith("torch.compile")]
+        names += [COMPILED] if count == max(threads) else []
+        names, absent = available([name for name in names if not long or name in LONG_CONTESTANTS])
         for each in absent:
             print(f"left out, as it is not installed: {each}", flush=True)
-        for batch_size, steps, hidden_size in sizes:
-            rows.append(_row(Layer(layer, batch_size, steps, hidden_size), names, count, memory=sizes == (LONG,)))
+        if all(ENTRIES[name].ours for name in names):
+            raise ValueError('no peer is installed; install them with pip install -e ".[bench]"')
+        for batch_size, steps, hidden_size in LONG if long else SIZES:
+            rows.append(_row(Layer(layer, batch_size, steps, hidden_size), names, count, memory=long))
             print(_line(rows[-1]), flush=True)
-    store(name, rows, _table(rows), layer=layer, cores=len(os.sched_getaffinity(0)), left_out=LEFT_OUT)
+    name = "long" if long else "speed"
+    store(name, rows, _table(rows), layer=layer)
     _picture(rows, name)
 
 

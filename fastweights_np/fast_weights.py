@@ -261,7 +261,7 @@ def forward(
                         state alone, and the identity is added to A (method 2)
     normalize_preliminary  whether layer norm, if there is any, also acts in (2a). The paper leaves it open; by
                         measurement associative retrieval is learned far sooner without (README)
-    chunk               how the fast weights are kept (memory.py); None chooses. The result does not depend on it
+    chunk               how the fast weights are kept (memory.py); None chooses. But for rounding, all results are alike
     workspace           reuses buffers from one forward to the next
 
     All arrays share one dtype and one device, and must not be changed before backward has been called.
@@ -294,7 +294,8 @@ def forward(
     for moment in tape.moments:
         boundary = moment.boundary  # C x(t) + b, so far
         boundary += xp.matmul(h, W_transposed, out=from_state)
-        h = tape.settling.forward(boundary, moment.read, moment.responses)  # (2), (5)
+        # (2), (5); h is left in tape.states, where A holds it from now on, (1)
+        h = tape.settling.forward(boundary, moment.read, moment.responses)
     return tape.states.copy(), Cache(params, x, options, tape, workspace, ticket)
 
 
@@ -303,8 +304,8 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
 
     dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H).
     `also` asks for more keys in grads: "decay" (dλ) and "rate" (dη), 0-d arrays, and "A0" (B, H, H).
-    dλ is found by a division by λ (DERIVATION.md, F10): it is refused for λ = 0, and loses digits for small λ, all but
-    two of float32's at λ = 0.001.
+    dη is refused for η = 0. dλ is found by a division by λ (DERIVATION.md, F10): it is refused for λ = 0, and loses
+    digits for small λ, all but two of float32's at λ = 0.001.
 
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """

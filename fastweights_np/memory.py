@@ -11,7 +11,7 @@ Equation numbers are those of Ba et al. 2016.
 One knob, `chunk`, says how the sum is kept. The states of the running chunk are kept as vectors and read as attention,
 equation (4); where a chunk ends they are folded into a matrix, equation (1) taken `chunk` steps at once.
 
-    chunk >= N    attention alone: O(N² H) time, O(N H + N²) memory for each sequence; no matrix is ever formed
+    chunk >= N    attention alone: O(N² H) time, O(N H + N²) memory for each sequence; reading forms no matrix
     chunk = 1     the matrix alone: O(N H²) time, O(N H²) memory (backward needs every matrix)
     between       the blend: O(N H²) time and O(N H) memory for a chunk near H, both linear in N
 
@@ -117,7 +117,7 @@ class Memory:
     def _read(self, v: Array, n: int, past: Attention, transposed: bool) -> Array:
         recent = n % self.chunk
         if recent:
-            # scores: η λ^(n-k) h(k)ᵀ v
+            # Σ_k [η λ^(n-k) h(k)ᵀ v] h(k): the brackets, then the sum                                            (4)
             self._xp.matmul(past.vectors, v[:, :, None], out=past.column)
             scores = past.scores
             scores *= self._recent_weights[recent]
@@ -224,6 +224,7 @@ class MemoryGradient:
 
     def _fold(self) -> None:
         """Goes one chunk back: (F5) for all its steps at once."""
+        # G(n) = λ G(n+1) + Σ_s r_s query_sᵀ                                                                     (F5)
         memory, end = self._memory, self._end
         start = memory.chunk_start(end - 1)
         errors, queries = (side[start:end].reshape(-1, *self._result.shape) for side in (memory.errors, memory.queries))

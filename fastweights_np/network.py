@@ -129,7 +129,7 @@ class Network:
 
     def close(self) -> None:
         """Ends the helper processes, if there are any."""
-        if self.processes > 1:
+        if self.processes > 1 and "_recurrent" in vars(self):
             self._recurrent.close()
 
     def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:

@@ -68,6 +68,8 @@ def linear(x: Array | Embedded, weight: Array, bias: Array | None = None, out: A
     """y = x weightᵀ + bias over the last axis; x (..., I), weight (O, I), bias (O,), y (..., O), in `out` if given."""
     xp = array_module(weight=weight)
     y = xp.empty((*x.shape[:-1], len(weight)), weight.dtype) if out is None else out
+    if not y.flags.c_contiguous:
+        raise ValueError(f"out: expected a contiguous array, got one of shape {y.shape} with strides {y.strides}")
     if isinstance(x, Embedded):
         return xp.take(linear(x.table, weight, bias), x.tokens, axis=0, out=y)
     xp.matmul(x.reshape(-1, x.shape[-1]), weight.T, out=y.reshape(-1, len(weight)))  # one product for all leading axes

@@ -22,7 +22,6 @@ import mmap
 import os
 import pickle
 import select
-import signal
 import subprocess
 import sys
 import tempfile
@@ -45,6 +44,7 @@ Array = numpy.ndarray
 Shapes = tuple[tuple[str, tuple[int, ...], str], ...]  # name, shape and dtype of each array
 
 ALIGNMENT = 64  # bytes of a cache line
+ENDED = "a helper process has ended: make a new parallel.Layer"
 AWAKE = 2e-3  # seconds that a process stays awake for a message: to be woken takes some 0.1 ms, twice in each call
 
 
@@ -54,15 +54,16 @@ class Cache(NamedTuple):
     own: Any
     shares: list[slice]
     places: list[dict[str, Array]]  # each helper's arrays
-    per_sequence: tuple[str, ...]  # arguments whose gradients are not added up: they have a row for each sequence
+    layer: Layer
     ticket: int
 
 
 class Layer:
     """The five functions of `layer`, a recurrent layer's module, forward and backward shared out among `processes`.
 
-    Results equal the layer's own to rounding, and are the same bits from run to run. A cache is good until the next
-    forward. Takes NumPy arrays only, and needs a system that hands open files on to child processes (Linux, macOS).
+    What else such a module has, like fast_weights.attention, wants a cache of the layer's own. Results equal the
+    layer's to rounding, and are the same bits from run to run. A cache is good until the next forward. Takes NumPy
+    arrays only, and needs a system that hands open files on to child processes (Linux, macOS).
 
     Close it with `close` or a `with` block; helpers also end with this process.
     """
@@ -83,7 +84,8 @@ class Layer:
         `workspace` serves the first share; each helper has one of its own.
         """
         checks.instance("params", params, dict, "make it with init()")
-        if array_module(x=ops.input_array(x), **params) is not numpy:
+        arrays = {name: value for name, value in options.items() if hasattr(value, "dtype")}
+        if array_module(x=ops.input_array(x), h0=h0, **params, **arrays) is not numpy:
             raise TypeError("x: expected NumPy arrays, got CuPy's; on a GPU take the layer itself, not parallel.Layer")
         checks.shape("x", x, ("T", "B", "I"), "x is (steps, sequences, inputs)")
         steps, batch_size, _ = x.shape
@@ -116,13 +118,15 @@ class Layer:
         h = numpy.empty((steps, batch_size, own_h.shape[2]), own_h.dtype)
         for share, part in zip(shares, [own_h, *(arrays["h"] for arrays in places)], strict=True):
             h[:, share] = part
-        return h, Cache(cache, shares, places, tuple(given), ticket)
+        return h, Cache(cache, shares, places, self, ticket)
 
     def backward(
         self, dh: Array, cache: Cache, also: Sequence[str] = ()
     ) -> tuple[dict[str, Array], Array, Array]:  # fmt: skip
         """As the layer's own backward."""
         checks.instance("cache", cache, Cache, "forward of the same layer returns it: h, cache = layer.forward(...)")
+        if cache.layer is not self:
+            raise ValueError("cache: expected one that this layer's forward returned, got another layer's")
         self._calls.check(cache.ticket)
         also = (also,) if isinstance(also, str) else tuple(also)
         batch_size, last_only = cache.shares[-1].stop, dh.ndim == 2
@@ -145,7 +149,9 @@ class Layer:
         dparams = {}
         for name in all_grads[0]:
             of_shares = [grads[name] for grads in all_grads]
-            dparams[name] = numpy.concatenate(of_shares) if name in cache.per_sequence else sum(of_shares)
+            # beside the parameters' gradients there are those of numbers, and of arrays with a row for each sequence
+            rows = name in also and of_shares[0].ndim > 0
+            dparams[name] = numpy.concatenate(of_shares) if rows else sum(of_shares)
         embedded = bool(cache.places) and "dtable" in cache.places[0]  # the table is a parameter
         dx = sum(all_dx) if embedded else numpy.concatenate(all_dx, axis=1) if len(all_dx) > 1 else all_dx[0]
         return dparams, dx, numpy.concatenate(all_dh0)
@@ -198,7 +204,8 @@ class _Shared:
             ]
             size = max(sum(sizes), ALIGNMENT)
             if os.fstat(self._file).st_size < size:
-                os.ftruncate(self._file, size)
+                # taken now, an error if there is no room; what ftruncate promises may be a crash when it is written to
+                getattr(os, "posix_fallocate", lambda file, _, size: os.ftruncate(file, size))(self._file, 0, size)
             memory, start, self._arrays = mmap.mmap(self._file, size), 0, {}
             for (name, shape, dtype), taken in zip(shapes, sizes, strict=True):
                 self._arrays[name] = numpy.frombuffer(memory, dtype, prod(shape), start).reshape(shape)
@@ -219,17 +226,19 @@ class _Helper:
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"from {__name__} import _serve; _serve{(*theirs, layer)}"],
             pass_fds=theirs,
-            env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={"OPENBLAS_NUM_THREADS": "1"} | os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            start_new_session=True,  # Ctrl-C, and what else a terminal sends to all, is for this process alone
         )
         their_commands[0].close()
         their_answers[1].close()
         self._shared = _Shared(self._file)
-        self._busy = False
+        self._busy, self._owner = False, os.getpid()
         self.extras: dict[str, Array] = {}  # gradients that backward was asked for besides
         self._closing = weakref.finalize(self, _end, self._commands, self._answers, self._process, self._file)
 
     def start(self, inputs: dict[str, Array], outputs: dict[str, tuple[int, ...]], *rest: Any) -> dict[str, Array]:
         """Begins a forward: puts the inputs where the helper sees them, and returns the places of all arrays."""
+        self._check()
         dtype = next(iter(inputs.values())).dtype.str
         shapes = tuple((name, value.shape, value.dtype.str) for name, value in inputs.items())
         shapes += tuple((name, shape, dtype) for name, shape in outputs.items())
@@ -241,23 +250,37 @@ class _Helper:
 
     def send(self, message: tuple) -> None:
         """Sends a command; `finish` has to follow."""
+        self._check()
         self.finish()  # what an exception elsewhere may have left unheard
         try:
             self._commands.send_bytes(pickle.dumps(message))  # .send takes three times as long
         except OSError as error:
-            raise RuntimeError("a helper process has ended: make a new parallel.Layer") from error
+            raise RuntimeError(ENDED) from error
         self._busy = True
 
     def finish(self) -> BaseException | None:
         """Waits for the end of the command; returns what it raised, if anything."""
         if not self._busy:
             return None
-        self._busy = False
         try:
             failure, self.extras = _receive(self._answers)
         except (EOFError, OSError):
-            return RuntimeError("a helper process has ended: make a new parallel.Layer")
+            failure = RuntimeError(ENDED)
+        except BaseException:  # Ctrl-C: half a message may have been read, and what follows could not be trusted
+            self._process.kill()
+            raise
+        finally:
+            self._busy = False
         return failure
+
+    def _check(self) -> None:
+        """Raises RuntimeError if the helper is not this process's to command."""
+        if not self._closing.alive:
+            raise RuntimeError("parallel.Layer: expected an open one, got one that has been closed: make a new one")
+        if os.getpid() != self._owner:
+            raise RuntimeError(
+                "parallel.Layer: expected the process that made it, got one forked from it: make a new one"
+            )
 
     def close(self) -> None:
         """Ends the process."""
@@ -266,22 +289,26 @@ class _Helper:
 
 def _receive(pipe: Connection) -> Any:
     """The next message, for which it looks out for a while before it falls asleep."""
-    limit = time.perf_counter() + AWAKE
-    while not select.select([pipe], [], [], 0)[0] and time.perf_counter() < limit:
+    limit, look = time.perf_counter() + AWAKE, select.poll()
+    look.register(pipe.fileno(), select.POLLIN)
+    while not look.poll(0) and time.perf_counter() < limit:
         pass
     return pickle.loads(pipe.recv_bytes())
 
 
 def _end(commands: Connection, answers: Connection, process: subprocess.Popen, file: int) -> None:
     commands.close()  # at whose end the helper ends
-    process.wait()
+    try:
+        process.wait(timeout=5)
+    except subprocess.TimeoutExpired:  # a child forked from this process may hold the other end open
+        process.kill()
+        process.wait()
     answers.close()
     os.close(file)
 
 
 def _serve(commands_file: int, answers_file: int, file: int, layer_name: str) -> None:
     """A helper's life: commands come and answers go by pipes, arrays by shared memory. It ends with the commands."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that it helps
     commands, answers = Connection(commands_file, writable=False), Connection(answers_file, readable=False)
     helping = _Helping(importlib.import_module(layer_name), _Shared(file))
     while True:
@@ -295,7 +322,11 @@ def _serve(commands_file: int, answers_file: int, file: int, layer_name: str) ->
             extras = helping.forward(*rest) if command == "forward" else helping.backward(*rest)
         except Exception as error:  # told to the process that asked
             failure = error
-        answers.send_bytes(pickle.dumps((failure, extras)))
+        try:
+            answer = pickle.dumps((failure, extras))
+        except Exception:  # an exception may hold what cannot be sent
+            answer = pickle.dumps((RuntimeError(f"{type(failure).__name__}: {failure}"), {}))
+        answers.send_bytes(answer)
 
 
 class _Helping:

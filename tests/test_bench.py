@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy
 import pytest
 
 from bench import paper, results, speed
@@ -110,6 +111,21 @@ def test_a_wrong_answer_is_left_out_and_said_so(monkeypatch, capsys):
     with contest.at_work(SMALL, ["ours"], threads=1) as processes:
         assert not processes
     assert "left out: ours: dW is off by" in capsys.readouterr().err
+
+
+def test_nan_is_a_wrong_answer_wherever_it_stands(monkeypatch, capsys):
+    right = contest.expected_answer(SMALL)
+    for name in ("h", "dW"):
+        monkeypatch.setattr(contest, "expected_answer", lambda problem, n=name: right | {n: right[n] * numpy.nan})
+        with contest.at_work(SMALL, ["ours"], threads=1) as processes:
+            assert not processes
+        assert f"left out: ours: {name} is off" in capsys.readouterr().err
+
+
+def test_without_peers_there_is_no_contest(monkeypatch):
+    monkeypatch.setattr(speed, "available", lambda names: ([name for name in names if "ours" in name], []))
+    with pytest.raises(ValueError, match="no peer is installed"):
+        speed.run("fast_weights", [1], long=False)
 
 
 def test_a_contestant_that_fails_is_left_out_with_its_error(capsys):

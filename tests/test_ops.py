@@ -63,3 +63,12 @@ def test_relu_lets_nan_through():
     assert numpy.isnan(ops.Relu(numpy.zeros(1)).forward(numpy.array([numpy.nan]))).all(), (
         "a broken state must not look like a dead unit"
     )
+
+
+def test_linear_puts_its_result_where_told_or_says_that_it_cannot():
+    x, weight = numpy.ones((2, 3, 4)), numpy.ones((5, 4))
+    out = numpy.empty((2, 3, 5))
+    assert ops.linear(x, weight, out=out) is out
+    numpy.testing.assert_array_equal(out, 4)
+    with pytest.raises(ValueError, match=r"out: expected a contiguous array, got one of shape \(2, 3, 5\)"):
+        ops.linear(x, weight, out=numpy.empty((3, 2, 5)).swapaxes(0, 1))

@@ -42,6 +42,7 @@ def test_equals_the_layer_with_everything_given(shared):
     params, x, given, dh = made()
     compare(shared, params, x, dh, also=("decay", "rate", "A0"), **given, decay=0.8, inner_steps=2, chunk=2)
     compare(shared, params, x, dh, also="rate")
+    compare(shared, params, x, dh, also="A0")  # zero, and yet it has a gradient
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
@@ -80,7 +81,11 @@ def test_what_goes_wrong_is_told_and_the_next_call_works(shared):
         shared.forward(params, x, given["h0"][:4])
     with pytest.raises(TypeError, match=r"x: expected float32 or float64, got int64; tokens go in as ops.embedding"):
         shared.forward(params, numpy.zeros((T, B, INPUTS), int))
+    with pytest.raises(TypeError, match="h0: expected a NumPy or CuPy array, got list"):
+        shared.forward(params, x, given["h0"].tolist())
     h, cache = shared.forward(params, x)
+    with parallel.Layer(fw.fast_weights, processes=1) as other, pytest.raises(ValueError, match="got another layer's"):
+        other.backward(dh, cache)
     with pytest.raises(ValueError, match="dh: expected the shape of h, or of h"):
         shared.backward(dh[:, :4], cache)
     with pytest.raises(ValueError, match="also: expected one of A0, decay, rate"):
@@ -109,6 +114,25 @@ def test_closing_ends_the_helpers():
     assert process.poll() is None
     layer.close()
     assert process.poll() == 0
+    params, x, _, _ = made()
+    with pytest.raises(RuntimeError, match="got one that has been closed"):
+        layer.forward(params, x)
+
+
+def test_ctrl_c_while_a_helper_is_waited_for_does_not_leave_its_answer_to_the_next_call(monkeypatch):
+    params, x, _, _ = made()
+    with parallel.Layer(fw.fast_weights, processes=2) as layer:
+        layer.forward(params, x)
+
+        def interrupted(pipe):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(parallel, "_receive", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                layer.forward(params, 2 * x)
+        with pytest.raises(RuntimeError, match="a helper process has ended"):
+            layer.forward(params, x)
 
 
 def test_a_network_may_use_it(shared):

@@ -88,12 +88,14 @@ class Process:
     def check(self, expected: Arrays, tolerance: float) -> float:
         """The largest relative error of its answer. Raises WrongAnswer if that is above the tolerance."""
         answer = dict(numpy.load(self._answer))
+        if set(answer) != set(expected):
+            raise WrongAnswer(f"{self.name}: answered {sorted(answer)}; expected {sorted(expected)}")
         errors = {
-            name: float(numpy.linalg.norm(answer[name] - value) / numpy.linalg.norm(value))
+            name: float(numpy.nan_to_num(numpy.linalg.norm(answer[name] - value) / numpy.linalg.norm(value), nan=1e300))
             for name, value in expected.items()
         }
         worst = max(errors, key=lambda name: errors[name])
-        if set(answer) != set(expected) or not errors[worst] <= tolerance:
+        if errors[worst] > tolerance:
             raise WrongAnswer(f"{self.name}: {worst} is off by {errors[worst]:.1e}; expected at most {tolerance:.0e}")
         return errors[worst]
 

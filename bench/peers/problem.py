@@ -33,15 +33,17 @@ class Layer:
         rng = numpy.random.default_rng(self.seed)
 
         def normal(*shape: int) -> numpy.ndarray:
-            return rng.standard_normal(shape, dtype="float32").astype(dtype)
+            return rng.standard_normal(shape, dtype="float32")
 
         params = LAYERS[self.layer].init(rng, self.input_size, self.hidden_size)
         # away from the round numbers that layers start with
-        params = {name: value.astype(dtype) + 0.1 * normal(*value.shape) for name, value in params.items()}
-        params["W"] /= self.hidden_size**0.5
+        params = {name: value + numpy.float32(0.1) * normal(*value.shape) for name, value in params.items()}
+        params["W"] /= numpy.float32(self.hidden_size**0.5)
         x = normal(self.steps, self.batch_size, self.input_size)
         h0 = abs(normal(self.batch_size, self.hidden_size))
-        return params, x, h0, normal(self.steps, self.batch_size, self.hidden_size)
+        dh = normal(self.steps, self.batch_size, self.hidden_size)
+        params = {name: value.astype(dtype) for name, value in params.items()}
+        return params, x.astype(dtype), h0.astype(dtype), dh.astype(dtype)
 
 
 @dataclass(frozen=True)
