@@ -85,8 +85,8 @@ class Process:
         first = self._hear()
         self.first_seconds, self.version = first["first_seconds"], first["version"]
 
-    def check(self, expected: Arrays, tolerance: float) -> float:
-        """The largest relative error of its answer. Raises WrongAnswer if that is above the tolerance."""
+    def check(self, expected: Arrays, tolerance: float) -> None:
+        """Raises WrongAnswer if the relative error of an array of its answer is above the tolerance."""
         answer = dict(numpy.load(self._answer))
         if set(answer) != set(expected):
             raise WrongAnswer(f"{self.name}: answered {sorted(answer)}; expected {sorted(expected)}")
@@ -97,7 +97,6 @@ class Process:
         worst = max(errors, key=lambda name: errors[name])
         if errors[worst] > tolerance:
             raise WrongAnswer(f"{self.name}: {worst} is off by {errors[worst]:.1e}; expected at most {tolerance:.0e}")
-        return errors[worst]
 
     def run(self, count: int) -> list[float]:
         """The seconds that each of `count` runs took."""
