@@ -71,23 +71,23 @@ def to_host(tree: Any) -> Any:
 
 
 def scatter_add(target: Array, index: Array, values: Array) -> None:
-    """target[index[n]] += values[n] for every n, duplicates added up; target (V, E), index (N,), values (N, E).
+    """target[..., index[n], :] += values[..., n, :] for every n, duplicates added up.
 
-    `target[index] += values` would keep one of the duplicates only. On the host, a product with one-hot columns is the
-    fastest for few rows of target; for many, sorting by index and adding runs is, some eight times faster than
-    numpy.add.at.
+    target (..., V, E), index (N,), values (..., N, E). `target[index] += values` would keep one of the duplicates only.
+    On the host, a product with one-hot columns is the fastest for few rows of target; for many, sorting by index and
+    adding runs is, some eight times faster than numpy.add.at.
     """
     if is_device_array(target):
-        sys.modules["cupy"].add.at(target, index, values)
-    elif len(target) <= FEW_ROWS:
-        one_hot = numpy.zeros((len(target), len(index)), values.dtype)
+        sys.modules["cupy"].add.at(target, (..., index, slice(None)), values)
+    elif target.shape[-2] <= FEW_ROWS:
+        one_hot = numpy.zeros((target.shape[-2], len(index)), values.dtype)
         one_hot[index, numpy.arange(len(index))] = 1
         target += one_hot @ values
     elif len(index):
         order = numpy.argsort(index, kind="stable")
         ordered = index[order]
         starts = numpy.concatenate(([0], numpy.flatnonzero(ordered[1:] != ordered[:-1]) + 1))
-        target[ordered[starts]] += numpy.add.reduceat(values[order], starts, axis=0)
+        target[..., ordered[starts], :] += numpy.add.reduceat(values[..., order, :], starts, axis=-2)
 
 
 def _require_cupy() -> ModuleType:

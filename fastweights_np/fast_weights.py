@@ -22,7 +22,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import sqrt
 from types import ModuleType
 from typing import NamedTuple
 
@@ -32,9 +31,11 @@ from . import checks, ops
 from .backend import Array, array_module
 from .memory import Memory, MemoryGradient, fold, read_matrix
 from .ops import LayerNorm
+from .recurrent import (
+    Params, Record, Response, affine_backward, check_gradient, check_init, check_params, check_sequences, initial,
+    requested, uniform,
+)  # fmt: skip
 from .workspace import Workspace
-
-Params = dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -64,20 +65,6 @@ class State(NamedTuple):
     A: Array
 
 
-class Response(NamedTuple):
-    """What h_s = f(LN[z]) leaves for its gradient, of one step (B, ...) or of all (T, B, ...)."""
-
-    state: Array = None  # h_s
-    normalized: Array = None  # what layer norm made of z, before gain and bias; None without layer norm
-    inverse_std: Array = None  # (..., 1); None without layer norm
-
-    def at(self, t: int) -> Response:
-        """That of step t, from that of all steps."""
-        if self.normalized is None:
-            return Response(self.state[t])
-        return Response(self.state[t], self.normalized[t], self.inverse_std[t])
-
-
 # --------------------------------------------------------------------------------------- one time step: settling (2, 5)
 
 
@@ -92,34 +79,32 @@ class Settling:
 
     def __init__(self, like: Array, options: Options, layer_norm: bool) -> None:
         self.inner_steps, self.sustained_boundary = options.inner_steps, options.sustained_boundary
-        self._xp = array_module(like=like)
-        self._f = ops.ACTIVATIONS[options.activation](like)
-        norm = LayerNorm(like) if layer_norm else None
-        # the layer norm on the way to h_s, s = 0 .. S: one for all, or none
-        self.norms = [norm if s > 0 or options.normalize_preliminary else None for s in range(self.inner_steps + 1)]
+        f, norm = ops.ACTIVATIONS[options.activation](like), LayerNorm(like) if layer_norm else None
+        preliminary = Response(like, f, norm if options.normalize_preliminary else None)
+        self.responses = [preliminary] + [Response(like, f, norm)] * self.inner_steps  # on the way to h_s, s = 0 .. S
 
     def load(self, params: Params) -> None:
         """Takes gain and bias, if the layer has them, as they are now."""
-        for norm in {norm for norm in self.norms if norm is not None}:
+        for norm in {response.norm for response in self.responses} - {None}:
             norm.load(params["gain"], params["bias"])
 
-    def forward(self, boundary: Array, read: Callable[[Array, int], Array], responses: Sequence[Response]) -> Array:
-        """h(t+1) (B, H) from the boundary (B, H), where read(h_s, s) is A(t) h_s. Fills the responses."""
-        h = self._respond(boundary, 0, responses[0])  # (2a)
+    def forward(self, boundary: Array, read: Callable[[Array, int], Array], records: Sequence[Record]) -> Array:
+        """h(t+1) (B, H) from the boundary (B, H), where read(h_s, s) is A(t) h_s. Fills the records."""
+        h = self.responses[0].forward(boundary, records[0])  # (2a)
         for s in range(self.inner_steps):
             z = read(h, s)  # (4)
             z += boundary if self.sustained_boundary else h  # (2): appendix B's method 1, or 2, A + identity
-            h = self._respond(z, s + 1, responses[s + 1])  # (5)
+            h = self.responses[s + 1].forward(z, records[s + 1])  # (5)
         return h
 
-    def slopes(self, responses: Sequence[Response], errors: Array, dboundaries: Array) -> None:
+    def slopes(self, records: Sequence[Record], errors: Array, dboundaries: Array) -> None:
         """Puts the slopes f'(.) of all steps where `backward` wants them: those of h_1 .. h_S in errors[:, s-1]."""
-        self._f.slope(responses[0].state, out=dboundaries)
+        self.responses[0].f.slope(records[0].state, out=dboundaries)
         for s in range(self.inner_steps):
-            self._f.slope(responses[s + 1].state, out=errors[:, s])
+            self.responses[s + 1].f.slope(records[s + 1].state, out=errors[:, s])
 
     def backward(
-        self, dh: Array, read_transposed: Callable[[Array, int], Array], responses: Sequence[Response],
+        self, dh: Array, read_transposed: Callable[[Array, int], Array], records: Sequence[Record],
         errors: Array, dparams: Array, dboundary: Array,
     ) -> None:  # fmt: skip
         """The gradient of `forward`, left in dboundary (B, H), from dh (B, H), where read_transposed(r, s) is A(t)ᵀ r.
@@ -129,34 +114,16 @@ class Settling:
         added to the rows of dparams (2, 1, H).
         """
         for s in reversed(range(self.inner_steps)):
-            r = self._respond_backward(dh, s + 1, responses[s + 1], errors[s], dparams)
+            r = self.responses[s + 1].backward(dh, records[s + 1], errors[s], dparams)
             # z = A h_s + a (method 1), z = A h_s + h_s (method 2)                                                (F3)
             dh = read_transposed(r, s)
             if not self.sustained_boundary:
                 dh += r
         # h_0 = f(a), or f(LN[a])                                                                                (F4)
-        self._respond_backward(dh, 0, responses[0], dboundary, dparams)
+        self.responses[0].backward(dh, records[0], dboundary, dparams)
         if self.sustained_boundary:
             for r in errors:
                 dboundary += r
-
-    def _respond(self, z: Array, s: int, response: Response) -> Array:
-        """h_s = f(LN[z])."""
-        norm = self.norms[s]
-        if norm is not None:
-            z, _, _ = norm.forward(z, response.normalized, response.inverse_std)
-        return self._f.forward(z, out=response.state)
-
-    def _respond_backward(self, dh: Array, s: int, response: Response, dz: Array, dparams: Array) -> Array:
-        """dz of `_respond`; dz comes with the slope."""
-        # h_s = f(y)                                                                                             (F1)
-        norm = self.norms[s]
-        if norm is None:
-            dz *= dh
-            return dz
-        self._xp.multiply(dz, dh, out=norm.dy)
-        # y = LN[z]                                                                                              (F2)
-        return norm.backward(response.normalized, response.inverse_std, dparams, out=dz)
 
 
 # ------------------------------------------------------------------------------------------------------ whole sequences
@@ -168,7 +135,7 @@ class Moment(NamedTuple):
     boundary: Array  # (B, H)  W h(t) + C x(t) + b; backward puts its gradient here
     read: Callable[[Array, int], Array]  # (h_s, s) to A(t) h_s
     read_transposed: Callable[[Array, int], Array]  # (r_s, s) to A(t)ᵀ r_s
-    responses: list[Response]  # s = 0 .. S
+    records: list[Record]  # s = 0 .. S
     errors: list[Array]  # r_s, s = 0 .. S-1
 
 
@@ -186,18 +153,17 @@ class Tape:
         self.A = Memory(self.states, options.inner_steps, chunk)
         self.G = MemoryGradient(self.A)
         self.settling = Settling(self.h[0], options, layer_norm)
-        self.responses = [
-            Response(state, xp.empty(shape, dtype), xp.empty((steps, batch_size, 1), dtype))
-            if norm is not None
-            else Response(state)
-            for state, norm in zip([*self.A.queries.swapaxes(0, 1), self.states], self.settling.norms, strict=True)
+        states = [*self.A.queries.swapaxes(0, 1), self.states]  # h_s, s = 0 .. S
+        self.records = [
+            Record.of_all_steps(state, response.norm is not None)
+            for state, response in zip(states, self.settling.responses, strict=True)
         ]
         self.moments = [
             Moment(
                 self.boundaries[t],
                 partial(self.A.read, n=t),
                 partial(self.A.read_transposed, n=t),
-                [response.at(t) for response in self.responses],
+                [record.at(t) for record in self.records],
                 list(self.A.errors[t]),
             )
             for t in range(steps)
@@ -225,15 +191,11 @@ def init(
     With layer norm also gain = 1 and bias = 0 (H,), shared by all inner steps; a layer whose parameters have neither
     has no layer norm. Drawn on the host: the same seed gives the same weights for any device.
     """
-    checks.generator("rng", rng)
-    checks.count("input_size", input_size, least=1)
-    checks.count("hidden_size", hidden_size, least=1)
+    check_init(rng, input_size, hidden_size, dtype)
     checks.number("recurrent_scale", recurrent_scale)
-    checks.choice("dtype", dtype, checks.FLOATS)
-    bound = 1 / sqrt(input_size)
     params = {
         "W": recurrent_scale * numpy.eye(hidden_size),
-        "C": rng.uniform(-bound, bound, (hidden_size, input_size)),
+        "C": uniform(rng, hidden_size, input_size),
         "b": numpy.zeros(hidden_size),
     }
     if layer_norm:
@@ -268,14 +230,12 @@ def forward(
     Raises ValueError or TypeError that names the argument at fault.
     """
     options = Options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
-    xp = _check(params, x=ops.input_array(x), h0=h0, A0=A0)
-    checks.shape("x", x, ("T", "B", params["C"].shape[1]), "x is (steps, sequences, inputs)")
+    xp = check_params(params, (), x=ops.input_array(x), h0=h0, A0=A0)
+    check_sequences(params, x)
     (steps, batch_size, _), hidden_size, dtype = x.shape, params["W"].shape[0], params["W"].dtype
     if chunk is not None:
         checks.count("chunk", chunk, least=1)
-    if h0 is None:
-        h0 = xp.zeros((batch_size, hidden_size), dtype)
-    checks.shape("h0", h0, (batch_size, hidden_size), "one state for each sequence of x")
+    h0 = initial("h0", h0, (batch_size, hidden_size), params["W"])
     if A0 is not None:
         checks.shape("A0", A0, (batch_size, hidden_size, hidden_size), "one matrix for each sequence of x")
 
@@ -295,7 +255,7 @@ def forward(
         boundary = moment.boundary  # C x(t) + b, so far
         boundary += xp.matmul(h, W_transposed, out=from_state)
         # (2), (5); h is left in tape.states, where A holds it from now on, (1)
-        h = tape.settling.forward(boundary, moment.read, moment.responses)
+        h = tape.settling.forward(boundary, moment.read, moment.records)
     return tape.states.copy(), Cache(params, x, options, tape, workspace, ticket)
 
 
@@ -313,23 +273,16 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     params, x, options, tape = cache.params, cache.x, cache.options, cache.tape
     h0, states, A, G = tape.h[0], tape.states, tape.A, tape.G
     cache.workspace.check(cache.ticket)
-    xp = array_module(h=h0, dh=dh)
-    checks.floating(h=h0, dh=dh)
-    if isinstance(also, str):
-        also = (also,)
-    for name in also:
-        checks.choice("also", name, ("decay", "rate", "A0"))
+    xp, last_only = array_module(h=h0), check_gradient(dh, states)
+    also = requested(also, ("decay", "rate", "A0"))
     for name, value in (("decay", options.decay), ("rate", options.rate)):
         if name in also and value == 0:
             raise ValueError(f"also: the gradient of {name} needs {name} > 0; pass a small positive {name} to forward")
     steps, batch_size, hidden_size = states.shape
-    last_only = dh.ndim == 2
-    expected = (batch_size, hidden_size) if last_only else (steps, batch_size, hidden_size)
-    checks.shape("dh", dh, expected, "dh has the shape of h, or of h[-1]")
 
     G.start()  # G(t) = dL/dA(t)                                                                                  (F5)
     dboundaries = tape.boundaries  # forward's are not needed again
-    tape.settling.slopes(tape.responses, A.errors, dboundaries)
+    tape.settling.slopes(tape.records, A.errors, dboundaries)
     dnorm = xp.zeros((2, 1, hidden_size), dh.dtype)  # of gain and bias
     ddecay, drate, G_dot_A = (xp.zeros((), dh.dtype) for _ in range(3))
     dh_next = xp.zeros((batch_size, hidden_size), dh.dtype)  # from the steps after t, through W
@@ -349,16 +302,14 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
             dh_t += dh[t]
         elif t == steps - 1:
             dh_t += dh
-        tape.settling.backward(dh_t, moment.read_transposed, moment.responses, moment.errors, dnorm, moment.boundary)
+        tape.settling.backward(dh_t, moment.read_transposed, moment.records, moment.errors, dnorm, moment.boundary)
         if "decay" in also:
             for s, (query, error) in enumerate(zip(A.queries[t], A.errors[t], strict=True)):
                 G_dot_A += (error * A.read(query, s, t)).sum()
         # boundary = W h(t) + C x(t) + b                                                                          (F7)
         xp.matmul(moment.boundary, params["W"], out=dh_next)  # at last that of h0                                  (F8)
 
-    dx, dC, db = ops.linear_backward(dboundaries, x, params["C"])  # the rest of (F7), for all steps at once
-    dW = dboundaries.reshape(-1, hidden_size).T @ tape.h[:-1].reshape(-1, hidden_size)
-    grads = {"W": dW, "C": dC, "b": db}
+    grads, dx = affine_backward(dboundaries, params, x, tape.h[:-1])  # the rest of (F7), for all steps at once
     if "gain" in params:
         grads["gain"], grads["bias"] = dnorm[:, 0]
     extras = {"decay": ddecay, "rate": drate}
@@ -377,7 +328,7 @@ def attention(cache: Cache, t: int = -1) -> Array:
     if not isinstance(t, int | numpy.integer) or not -steps <= t < steps:
         raise ValueError(f"t: expected a step from {-steps} to {steps - 1}, got {t!r}")
     t %= steps
-    return cache.tape.A.attention(cache.tape.responses[0].state[t], t)
+    return cache.tape.A.attention(cache.tape.records[0].state[t], t)
 
 
 def final_state(cache: Cache) -> State:
@@ -391,14 +342,12 @@ def final_state(cache: Cache) -> State:
 
 def initial_state(params: Params, batch_size: int, h0: Array | None = None, A0: Array | None = None) -> State:
     """The state before the first step, zero unless h0 (B, H) and A0 (B, H, H) are given; see `forward`."""
-    xp = _check(params, h0=h0, A0=A0)
+    check_params(params, (), h0=h0, A0=A0)
     checks.count("batch_size", batch_size, least=1)
-    hidden_size, dtype = params["W"].shape[0], params["W"].dtype
-    shapes = (batch_size, hidden_size), (batch_size, hidden_size, hidden_size)
-    for name, value, shape in (("h0", h0, shapes[0]), ("A0", A0, shapes[1])):
-        if value is not None:
-            checks.shape(name, value, shape)
-    return State(*(xp.zeros(s, dtype) if v is None else v.copy() for v, s in zip((h0, A0), shapes, strict=True)))
+    W, hidden_size = params["W"], len(params["W"])
+    h = initial("h0", h0, (batch_size, hidden_size), W)
+    A = initial("A0", A0, (batch_size, hidden_size, hidden_size), W)
+    return State(h.copy(), A.copy())
 
 
 def step(
@@ -412,7 +361,7 @@ def step(
     """
     options = Options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
     checks.instance("state", state, State, "make it with initial_state")
-    _check(params, x=x, **{"state.h": state.h, "state.A": state.A})
+    check_params(params, (), x=x, **{"state.h": state.h, "state.A": state.A})
     batch_size, hidden_size = state.h.shape[0], params["W"].shape[0]
     checks.shape("x", x, (batch_size, params["C"].shape[1]), "x is (sequences, inputs) for the sequences of state")
     checks.shape("state.h", state.h, ("B", hidden_size), "make it with initial_state")
@@ -421,23 +370,6 @@ def step(
     boundary += ops.linear(x, params["C"], params["b"])
     settling = Settling(boundary, options, "gain" in params)
     settling.load(params)
-    h = settling.forward(boundary, lambda v, s: read_matrix(state.A, v), [Response()] * (inner_steps + 1))  # (2), (5)
+    h = settling.forward(boundary, lambda v, s: read_matrix(state.A, v), [Record()] * (inner_steps + 1))  # (2), (5)
     weight = array_module(h=h).full((1, 1), rate, h.dtype)
     return h, State(h.copy(), fold(state.A, decay, h[None], h[None], weight))  # (1)
-
-
-def _check(params: Params, **arrays: Array | None):
-    """Checks the parameters, and that all arrays share module and dtype; returns the module."""
-    checks.instance("params", params, dict, "make it with init()")
-    checks.keys("params", params, ("W", "C", "b"), ("gain", "bias"))
-    xp = array_module(**params, **arrays)
-    checks.floating(**params, **arrays)
-    checks.shape("C", params["C"], ("H", "I"))
-    hidden_size = params["C"].shape[0]
-    checks.shape("W", params["W"], (hidden_size, hidden_size), "W is (H, H) for C (H, I)")
-    for name in ("b", "gain", "bias"):
-        if name in params:
-            checks.shape(name, params[name], (hidden_size,))
-    if ("gain" in params) != ("bias" in params):
-        raise ValueError("params: expected both gain and bias, or neither for a layer without layer norm")
-    return xp

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy
 
-from . import checks, fast_weights, ops
+from . import associative_lstm, checks, fast_weights, irnn, lstm, ops
 from .backend import Array
 from .workspace import Workspace
 
-LAYERS = {"fast_weights": fast_weights}
+LAYERS = {"fast_weights": fast_weights, "irnn": irnn, "lstm": lstm, "associative_lstm": associative_lstm}
 
 Tree = dict[str, Any]
 

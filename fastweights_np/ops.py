@@ -40,6 +40,11 @@ class Embedded:
         """That of the array it stands for."""
         return (*self.tokens.shape, self.table.shape[1])
 
+    @property
+    def ndim(self) -> int:
+        """That of the array it stands for."""
+        return len(self.shape)
+
 
 def embedding(table: Array, tokens: Array) -> Embedded:
     """y[...] = table[tokens[...]]; table (V, E), tokens (...) integers in [0, V); raises as Embedded does."""
@@ -56,43 +61,54 @@ def input_array(x: Array | Embedded) -> Array:
 
 
 def embedding_backward(dy: Array, tokens: Array, vocabulary: int) -> Array:
-    """dtable (V, E) of `embedding`: the rows of dy (..., E) added up by token."""
+    """dtable (V, E) of `embedding`: the rows of dy (..., E) added up by token; dy may have blocks before, as `linear`."""
     xp = array_module(dy=dy, tokens=tokens)
-    dtable = xp.zeros((vocabulary, dy.shape[-1]), dy.dtype)
+    blocks, features = dy.shape[: dy.ndim - tokens.ndim - 1], dy.shape[-1]
+    dtable = xp.zeros((*blocks, vocabulary, features), dy.dtype)
     # y[n] = table[tokens[n]]                                                                                    (L2)
-    scatter_add(dtable, tokens.reshape(-1), dy.reshape(-1, dy.shape[-1]))
+    scatter_add(dtable, tokens.reshape(-1), dy.reshape(*blocks, -1, features))
     return dtable
 
 
 def linear(x: Array | Embedded, weight: Array, bias: Array | None = None, out: Array | None = None) -> Array:
-    """y = x weightᵀ + bias over the last axis; x (..., I), weight (O, I), bias (O,), y (..., O), in `out` if given."""
+    """y = x weightᵀ + bias over the last axis; x (..., I), weight (O, I), bias (O,), y (..., O), in `out` if given.
+
+    With weight (N, O, I) and bias (N, O), N maps of the same x: y (N, ..., O).
+    """
     xp = array_module(weight=weight)
-    y = xp.empty((*x.shape[:-1], len(weight)), weight.dtype) if out is None else out
+    *blocks, features, inputs = weight.shape
+    y = xp.empty((*blocks, *x.shape[:-1], features), weight.dtype) if out is None else out
     if not y.flags.c_contiguous:
         raise ValueError(f"out: expected a contiguous array, got one of shape {y.shape} with strides {y.strides}")
     if isinstance(x, Embedded):
-        return xp.take(linear(x.table, weight, bias), x.tokens, axis=0, out=y)
-    xp.matmul(x.reshape(-1, x.shape[-1]), weight.T, out=y.reshape(-1, len(weight)))  # one product for all leading axes
+        return xp.take(linear(x.table, weight, bias), x.tokens, axis=len(blocks), out=y)
+    rows = x.reshape(-1, inputs)  # one product for all leading axes
+    xp.matmul(rows, weight.swapaxes(-2, -1), out=y.reshape(*blocks, len(rows), features))
     if bias is not None:
         # a row for each of the last leading axis: to add equal shapes is several times faster
-        y += bias if y.ndim < 3 else xp.repeat(bias[None], y.shape[-2], axis=0)
+        few = bias.reshape(*blocks, *[1] * (x.ndim - 1), features)
+        y += xp.repeat(few, x.shape[-2], axis=-2) if x.ndim > 2 else few
     return y
 
 
 def linear_backward(dy: Array, x: Array | Embedded, weight: Array) -> tuple[Array, Array, Array]:
-    """(dx, dweight, dbias) of `linear`; dy (..., O), x (..., I), weight (O, I). If x is Embedded, dx is dtable."""
+    """(dx, dweight, dbias) of `linear`; dy (..., O), x (..., I), weight (O, I), or (N, O, I) and dy (N, ..., O).
+
+    If x is Embedded, dx is dtable.
+    """
+    *blocks, features, inputs = weight.shape
     if isinstance(x, Embedded):
         # y = (table weightᵀ + bias)[tokens]                                                                     (L2)
         dy, x = embedding_backward(dy, x.tokens, len(x.table)), x.table
-    dy_rows, x_rows = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])
+    dy_rows, x_rows = dy.reshape(*blocks, -1, features), x.reshape(-1, inputs)
     # y = x weightᵀ + bias                                                                                       (L1)
-    dx = (dy_rows @ weight).reshape(x.shape)
-    return dx, dy_rows.T @ x_rows, sum_rows(dy_rows)
+    dx = dy_rows @ weight
+    return (dx.sum(axis=0) if blocks else dx).reshape(x.shape), dy_rows.swapaxes(-2, -1) @ x_rows, sum_rows(dy_rows)
 
 
 def sum_rows(rows: Array) -> Array:
-    """The sum over the first axis of (N, H), as a product with ones: several times faster than `.sum(axis=0)`."""
-    return array_module(rows=rows).ones(len(rows), rows.dtype) @ rows
+    """The sum over the last axis but one of (..., N, H), as a product with ones: several times faster than `.sum`."""
+    return array_module(rows=rows).ones(rows.shape[-2], rows.dtype) @ rows
 
 
 # ------------------------------------------------------------------------------------------------------ nonlinearities

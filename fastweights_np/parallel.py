@@ -100,7 +100,7 @@ class Layer:
             inputs = {f"params/{name}": value for name, value in params.items()}
             inputs |= _input(x, share) | {name: value[share] for name, value in given.items()}
             outputs = {"d" + name: value.shape for name, value in inputs.items() if name not in ("tokens", *given)}
-            state = (share.stop - share.start, params["W"].shape[1])
+            state = (share.stop - share.start, params["W"].shape[-1])
             outputs |= {"h": (steps, *state), "dh": (steps, *state), "dlast": state, "dh0": state}
             places.append(helper.start(inputs, outputs, arguments, options))
         own = {name: value[shares[0]] for name, value in given.items()}

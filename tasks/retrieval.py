@@ -11,15 +11,16 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from math import comb, factorial, log
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy
 from numpy.polynomial.polynomial import polypow
 
 from fastweights_np import checks, fast_weights, to_device, to_host
-from fastweights_np.network import LAYERS, Classifier, Network, TokenEncoder
+from fastweights_np.network import Classifier, Network, TokenEncoder
 
 from . import figures, training
+from .layers import LayerSettings
 from .training import Split, TrainingSettings
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -27,43 +28,31 @@ TOKENS = LETTERS + "0123456789?"
 
 
 @dataclass(frozen=True)
-class Settings(TrainingSettings):
+class Settings(LayerSettings, TrainingSettings):
     """Trains a recurrent network to retrieve digits by their letters: the task and the sizes of the paper, R = 50."""
 
     task: ClassVar[str] = "retrieval"
 
     pairs: int = 4
     """K, the letter-digit pairs in a sequence, 1 to 26; the sequence has 2 K + 3 characters."""
-    layer: Literal["fast_weights"] = "fast_weights"
-    """The recurrent layer."""
-    hidden_size: int = 50
-    """R, the units of the recurrent layer."""
-    decay: float = 0.9
-    """λ of the fast weights, 0 to 1."""
-    rate: float = 0.1
-    """η of the fast weights."""
-    inner_steps: int = 1
-    """S of the fast weights: how often they are read on the way to the next state."""
-    normalize_preliminary: bool = False
-    """Whether layer norm also acts on the preliminary state, which does not see the fast weights."""
     training_size: int = 100_000
     """Sequences to train on."""
     validation_size: int = 10_000
     """Sequences on which the best parameters are chosen."""
     test_size: int = 20_000
     """Sequences that the chosen parameters are tested on, once."""
+    test_curve: bool = False
+    """Whether to test after each epoch too, as figure 2 shows it. Nothing is chosen by it."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        TrainingSettings.__post_init__(self)
+        LayerSettings.__post_init__(self)
         check_pairs(self.pairs)
-        checks.choice("layer", self.layer, LAYERS)
-        checks.count("hidden_size", self.hidden_size, least=1)
         for name in ("training_size", "validation_size", "test_size"):
             checks.count(name, getattr(self, name), least=1)
         if self.batch_size > self.training_size:
             sizes = f"at most training_size, {self.training_size}, got {self.batch_size}"
             raise ValueError(f"batch_size: expected {sizes}; lower one or raise the other")
-        fast_weights.Options(self.decay, self.rate, self.inner_steps)  # raises on a bad one
 
 
 def check_pairs(pairs: int) -> None:
@@ -127,23 +116,17 @@ def network(settings: Settings) -> Network:
     return Network(
         encoder=TokenEncoder(len(TOKENS)),
         readout=Classifier(classes=10),
-        hidden_size=settings.hidden_size,
-        layer=settings.layer,
         processes=settings.processes,
-        options={
-            "decay": settings.decay,
-            "rate": settings.rate,
-            "inner_steps": settings.inner_steps,
-            "normalize_preliminary": settings.normalize_preliminary,
-        },
+        **settings.of_layer(),
     )
 
 
 def run(settings: Settings, folder: Path) -> dict[str, Any]:
     """Trains, tests the parameters that were best on validation, stores the result, draws the pictures."""
     training_set, validation_set, test_set = to_device(splits(settings), settings.device)
+    watched = {"test": test_set} if settings.test_curve else {}
     with closing(network(settings)) as net:
-        outcome = training.train(net, settings, folder, training_set, validation_set)
+        outcome = training.train(net, settings, folder, training_set, validation_set, watched)
     net = replace(net, processes=1)  # the rest is quickly done, and looks into the layer's own cache
     nll, error = training.evaluate(net, outcome.params, test_set)
     floor_error, floor_nll = key_blind_floor(settings.pairs)

@@ -10,11 +10,12 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy
@@ -151,10 +152,14 @@ def evaluate(network: Network, params: Any, split: Split, workspace: Workspace |
     return float(nll) / count, float(wrong) / count
 
 
-def train(network: Network, settings: TrainingSettings, folder: Path, training: Split, validation: Split) -> Outcome:
+def train(
+    network: Network, settings: TrainingSettings, folder: Path, training: Split, validation: Split,
+    watched: Mapping[str, Split] = MappingProxyType({}),
+) -> Outcome:  # fmt: skip
     """Trains to the end of the settings' epochs, from the folder's checkpoint if settings.resume is set.
 
-    Evaluates on the validation set and writes a checkpoint after each epoch. Raises Interruption on Ctrl-C, after a
+    Evaluates on the validation set and writes a checkpoint after each epoch. Splits that are watched are evaluated too,
+    for the record: the best parameters are chosen on the validation set alone. Raises Interruption on Ctrl-C, after a
     checkpoint; FloatingPointError, naming the update, if the loss is not finite; ValueError if the checkpoint belongs
     to other settings.
     """
@@ -175,7 +180,7 @@ def train(network: Network, settings: TrainingSettings, folder: Path, training: 
                         run.save()
                         raise Interruption
                 run.report()
-                run.finish_epoch(validation)
+                run.finish_epoch(validation, watched)
                 if interrupted:
                     raise Interruption
             bar.update(run.update - bar.n)
@@ -224,7 +229,7 @@ class _Run:
         self._epoch_loss += sum(losses)
         return sum(losses) / max(len(losses), 1)
 
-    def finish_epoch(self, validation: Split) -> None:
+    def finish_epoch(self, validation: Split, watched: Mapping[str, Split]) -> None:
         """Evaluates, keeps the parameters if they are the best so far, saves, and adds a line to the metrics."""
         nll, error = evaluate(self.network, self.params, validation, self._evaluation)
         if not isfinite(nll):
@@ -235,6 +240,7 @@ class _Run:
             "train_loss": self._epoch_loss / self.batches,
             "validation_nll": nll,
             "validation_error": error,
+            **self._watch(watched),
             "learning_rate": self.settings.rate_at(self.update - 1, self.updates),
             "seconds": round(self.seconds(), 2),
         }
@@ -246,6 +252,12 @@ class _Run:
         self.save()  # before the line: resuming writes the metrics anew from the checkpoint
         with open(self.folder / "metrics.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
+
+    def _watch(self, watched: Mapping[str, Split]) -> dict[str, float]:
+        line: dict[str, float] = {}
+        for name, split in watched.items():
+            line[f"{name}_nll"], line[f"{name}_error"] = evaluate(self.network, self.params, split, self._evaluation)
+        return line
 
     def _not_finite(self, what: str, value: float, update: int) -> FloatingPointError:
         kept = f"; the checkpoint of epoch {self.curve[-1]['epoch']} is kept" if self.curve else ""

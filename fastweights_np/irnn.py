@@ -1,0 +1,176 @@
+"""The IRNN: a plain recurrent layer whose W starts as a multiple of the identity (Le, Jaitly, Hinton 2015, 1504.00941).
+
+    h(t+1) = f(W h(t) + C x(t) + b), or f(LN[W h(t) + C x(t) + b]) as an option;   f is ReLU
+
+It is the fast-weight layer without fast weights, and its baseline in section 4.1 of Ba et al. 2016. In code, which counts
+from 0, x[t] is x(t) and the returned h[t] is h(t+1). T steps, B sequences, I inputs, H units. Numbers such as (I1) point
+into DERIVATION.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy
+
+from . import checks, ops
+from .backend import Array, array_module
+from .recurrent import (
+    Params, Record, Response, affine_backward, check_gradient, check_init, check_params, check_sequences, initial,
+    requested, uniform,
+)  # fmt: skip
+from .workspace import Workspace
+
+
+class State(NamedTuple):
+    """Between two steps: h (B, H)."""
+
+    h: Array
+
+
+class Tape:
+    """All arrays that `forward` fills for `backward`, for sequences of one shape (T, B, H)."""
+
+    def __init__(
+        self, xp: ModuleType, shape: tuple[int, int, int], dtype: object, activation: str, layer_norm: bool
+    ) -> None:  # fmt: skip
+        steps, batch_size, hidden_size = shape
+        self.h = xp.empty((steps + 1, batch_size, hidden_size), dtype)  # h[0] is h0; the only ones that forward returns
+        self.z = xp.empty(shape, dtype)  # W h + C x + b; backward puts its gradient here
+        like = self.h[0]
+        self.response = Response(like, ops.ACTIVATIONS[activation](like), ops.LayerNorm(like) if layer_norm else None)
+        self.record = Record.of_all_steps(self.h[1:], layer_norm)
+        self.moments = [(self.z[t], self.record.at(t)) for t in range(steps)]  # each step's views, made once
+
+
+@dataclass
+class Cache:
+    """What `backward` depends on, and nothing else. Good until the next forward with the same workspace."""
+
+    params: Params
+    x: Array | ops.Embedded  # (T, B, I)
+    tape: Tape
+    workspace: Workspace
+    ticket: int
+
+
+def init(
+    rng: numpy.random.Generator, input_size: int, hidden_size: int, *, recurrent_scale: float = 0.5,
+    layer_norm: bool = False, dtype: str = "float32",
+) -> Params:  # fmt: skip
+    """New parameters: W = recurrent_scale · identity (H, H), C (H, I) uniform in ±1/√I, b = 0 (H,).
+
+    The scale is 1 in Le et al. and 0.5 in Ba et al. With layer norm also gain = 1 and bias = 0 (H,).
+    """
+    check_init(rng, input_size, hidden_size, dtype)
+    checks.number("recurrent_scale", recurrent_scale)
+    params = {
+        "W": recurrent_scale * numpy.eye(hidden_size),
+        "C": uniform(rng, hidden_size, input_size),
+        "b": numpy.zeros(hidden_size),
+    }
+    if layer_norm:
+        params |= {"gain": numpy.ones(hidden_size), "bias": numpy.zeros(hidden_size)}
+    return {name: value.astype(dtype) for name, value in params.items()}
+
+
+def forward(
+    params: Params, x: Array | ops.Embedded, h0: Array | None = None, *, activation: str = "relu",
+    workspace: Workspace | None = None,
+) -> tuple[Array, Cache]:  # fmt: skip
+    """Runs the layer over whole sequences: x (T, B, I) to h (T, B, H), and the cache that `backward` needs.
+
+    x may also be ops.embedding(table, tokens), a table (V, I) and tokens (T, B): dx is then the table's gradient.
+    h0 (B, H) is the state before the first step, zero if None; activation is f, "relu" or "tanh"; a workspace reuses
+    buffers from one forward to the next. All arrays share one dtype and one device, and must not be changed before
+    backward has been called. Raises ValueError or TypeError that names the argument at fault.
+    """
+    xp = check_params(params, (), x=ops.input_array(x), h0=h0)
+    check_sequences(params, x)
+    checks.choice("activation", activation, ops.ACTIVATIONS)
+    W, shape, layer_norm = params["W"], (*x.shape[:2], len(params["W"])), "gain" in params
+    h0 = initial("h0", h0, shape[1:], W)
+
+    workspace = workspace or Workspace()
+    ticket = workspace.begin()
+    key = (xp, shape, W.dtype, activation, layer_norm)
+    tape = workspace.buffers(key, lambda: Tape(xp, shape, W.dtype, activation, layer_norm))
+    if tape.response.norm is not None:
+        tape.response.norm.load(params["gain"], params["bias"])
+
+    ops.linear(x, params["C"], params["b"], out=tape.z)
+    tape.h[0] = h = h0
+    from_state, W_transposed = xp.empty_like(h0), W.T
+    for z, record in tape.moments:
+        z += xp.matmul(h, W_transposed, out=from_state)
+        h = tape.response.forward(z, record)
+    return tape.h[1:].copy(), Cache(params, x, tape, workspace, ticket)
+
+
+def backward(dh: Array, cache: Cache, also: tuple[str, ...] = ()) -> tuple[Params, Array, Array]:
+    """The gradients of `forward`: (grads, dx, dh0) from dh, the gradient of the loss with respect to h.
+
+    dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H). `also` is
+    there as it is in the other layers, and knows no name.
+    Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
+    """
+    checks.instance("cache", cache, Cache, "forward returns it: h, cache = forward(...)")
+    cache.workspace.check(cache.ticket)
+    requested(also, ())
+    params, tape = cache.params, cache.tape
+    xp, last_only = array_module(h=tape.h), check_gradient(dh, tape.h[1:])
+    W, steps = params["W"], len(tape.moments)
+    dnorm = xp.zeros((2, 1, len(W)), dh.dtype)  # of gain and bias
+    dh_next = xp.zeros(tape.h.shape[1:], dh.dtype)  # from the steps after t, through W
+
+    tape.response.f.slope(tape.h[1:], out=tape.z)  # f'(.) of all steps                                           (I1)
+    for t in reversed(range(steps)):
+        dz, record = tape.moments[t]
+        if not last_only:
+            dh_next += dh[t]
+        elif t == steps - 1:
+            dh_next += dh
+        # h(t+1) = f(LN[z])                                                                                       (I1)
+        tape.response.backward(dh_next, record, dz, dnorm)
+        # z = W h(t) + C x(t) + b                                                                                 (I2)
+        xp.matmul(dz, W, out=dh_next)
+
+    grads, dx = affine_backward(tape.z, params, cache.x, tape.h[:-1])
+    if "gain" in params:
+        grads["gain"], grads["bias"] = dnorm[:, 0]
+    return grads, dx, dh_next
+
+
+def final_state(cache: Cache) -> State:
+    """The state after the last step of `forward`: give its h to the next forward as h0 to go on."""
+    cache.workspace.check(cache.ticket)
+    return State(cache.tape.h[-1].copy())
+
+
+def initial_state(params: Params, batch_size: int, h0: Array | None = None) -> State:
+    """The state before the first step, zero unless h0 (B, H) is given."""
+    check_params(params, (), h0=h0)
+    checks.count("batch_size", batch_size, least=1)
+    return State(initial("h0", h0, (batch_size, len(params["W"])), params["W"]).copy())
+
+
+def step(params: Params, x: Array, state: State, *, activation: str = "relu") -> tuple[Array, State]:
+    """One step: x (B, I) and the state before it to h (B, H) and the state after it. Equals `forward`, to rounding.
+
+    The state given is not changed. Raises ValueError or TypeError that names the argument at fault.
+    """
+    checks.instance("state", state, State, "make it with initial_state")
+    check_params(params, (), x=x, **{"state.h": state.h})
+    checks.choice("activation", activation, ops.ACTIVATIONS)
+    checks.shape("state.h", state.h, ("B", len(params["W"])), "make it with initial_state")
+    batch_size = len(state.h)
+    checks.shape("x", x, (batch_size, params["C"].shape[1]), "x is (sequences, inputs) for the sequences of state")
+    z = state.h @ params["W"].T
+    z += ops.linear(x, params["C"], params["b"])
+    norm = ops.LayerNorm(z) if "gain" in params else None
+    if norm is not None:
+        norm.load(params["gain"], params["bias"])
+    h = Response(z, ops.ACTIVATIONS[activation](z), norm).forward(z, Record())
+    return h, State(h.copy())

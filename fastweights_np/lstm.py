@@ -1,0 +1,279 @@
+"""The LSTM with a forget gate and no peepholes (Hochreiter, Schmidhuber 1997; Gers, Schmidhuber, Cummins 2000).
+
+    z(t+1) = W h(t) + C x(t) + b, four blocks of H rows: z_i, z_f, z_o, z_g
+    i, f, o = σ(z_i), σ(z_f), σ(z_o),   g = tanh(z_g)
+    c(t+1) = f ⊙ c(t) + i ⊙ g
+    h(t+1) = o ⊙ tanh(c(t+1))
+
+With layer norm, as an option, each block is normalized over its H units by itself, with a gain and a bias of its own:
+σ(LN[z_i]) and so on, as equation (5) of Ba, Hinton et al. 2016 does it; the cell c is not. (Ba, Kiros, Hinton 2016
+normalize W h and C x apart, and c.) In code, which counts from 0, x[t] is x(t) and the returned h[t] is h(t+1). T steps,
+B sequences, I inputs, H units. Numbers such as (M1) point into DERIVATION.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy
+
+from . import checks, ops
+from .backend import Array, array_module
+from .recurrent import (
+    Params, Record, affine_backward, check_gradient, check_init, check_params, check_sequences, initial, requested,
+    uniform,
+)  # fmt: skip
+from .workspace import Workspace
+
+GATES = (4,)  # i, f, g, o
+I, F, G, O = range(4)  # noqa: E741
+IN_CACHE = 2**18  # bytes of gates that backward works on at once: so many stay in a core's cache
+
+
+class State(NamedTuple):
+    """Between two steps: h (B, H), the hidden state, and c (B, H), the cells."""
+
+    h: Array
+    c: Array
+
+
+class Gates:
+    """From z (4, B, H) to the gates i, f, g, o in its place, and back. Made once for all z of one shape."""
+
+    def __init__(self, like: Array, layer_norm: bool) -> None:
+        self._xp = xp = array_module(like=like)
+        self.norms = [ops.LayerNorm(like) for _ in range(4)] if layer_norm else []
+        # σ(z) = (1 + tanh(z/2)) / 2: one tanh serves all four, and does not overflow as exp does
+        self._scale = xp.asarray([0.5, 0.5, 1.0, 0.5], like.dtype)[:, None, None]
+        self._shift = 1 - self._scale
+        self._scratch = xp.empty_like(like)
+
+    def load(self, params: Params) -> None:
+        """Takes gain and bias, if the layer has them, as they are now."""
+        for n, norm in enumerate(self.norms):
+            norm.load(params["gain"][n], params["bias"][n])
+
+    def forward(self, z: Array, records: Sequence[Record]) -> None:
+        """Turns z into the gates. With layer norm, fills the four records."""
+        for z_n, norm, record in zip(z, self.norms, records, strict=False):
+            z_n[...], _, _ = norm.forward(z_n, record.normalized, record.inverse_std)
+        z *= self._scale
+        self._xp.tanh(z, out=z)
+        z *= self._scale
+        z += self._shift
+
+    def slopes(self, gates: Array, out: Array) -> None:
+        """The slopes of σ and tanh, known from the gates (4, ..., B, H) alone."""
+        xp = self._xp
+        # i, f, o = σ(z): σ' = y - y²;  g = tanh(z): tanh' = 1 - y²                                              (M3)
+        square = xp.multiply(gates, gates, out=out)
+        xp.subtract(gates[: F + 1], square[: F + 1], out=out[: F + 1])
+        xp.subtract(1, square[G], out=out[G])
+        xp.subtract(gates[O], square[O], out=out[O])
+
+    def backward(self, dz: Array, records: Sequence[Record], dparams: Array) -> None:
+        """With layer norm, turns the gradient of LN[z] (4, B, H) into that of z; adds to dparams (4, 2, 1, H)."""
+        for dz_n, norm, record, dparams_n in zip(dz, self.norms, records, dparams, strict=False):
+            # y = LN[z_n]                                                                                        (F2)
+            norm.dy[...] = dz_n
+            norm.backward(record.normalized, record.inverse_std, dparams_n, out=dz_n)
+
+
+class Moment(NamedTuple):
+    """One time step's places in the arrays of a tape: views, made once."""
+
+    z: Array  # (4, B, H): W h + C x + b, then the gates
+    gates: Sequence[Array]  # i, f, g, o, (B, H) each
+    records: list[Record]  # what their layer norms leave
+    c_before: Array  # (B, H), as are the next three
+    c: Array
+    tanh_c: Array
+    h: Array
+    dz: Array  # (4, B, H)
+    dz_ifg: Array  # (3, B, H), within dz
+    dz_o: Array  # (B, H), within dz
+    dh_dc: Array  # (B, H)
+
+
+class Tape:
+    """All arrays that `forward` fills for `backward`, for sequences of one shape (T, B, H)."""
+
+    def __init__(self, xp: ModuleType, shape: tuple[int, int, int], dtype: object, layer_norm: bool) -> None:
+        steps, batch_size, hidden_size = shape
+        self.h, self.c = (xp.empty((steps + 1, batch_size, hidden_size), dtype) for _ in range(2))  # [0]: h0 and c0
+        self.z, self.dz = (xp.empty((*GATES, *shape), dtype) for _ in range(2))
+        self.tanh_c, self.dh_dc = (xp.empty(shape, dtype) for _ in range(2))
+        self.gates = Gates(self.h[0], layer_norm)
+        records = [Record.of_all_steps(z_n, layer_norm) for z_n in self.z]
+        self.moments = [
+            Moment(
+                self.z[:, t], list(self.z[:, t]), [record.at(t) for record in records], self.c[t], self.c[t + 1],
+                self.tanh_c[t], self.h[t + 1], self.dz[:, t], self.dz[:O, t], self.dz[O, t], self.dh_dc[t],
+            )
+            for t in range(steps)
+        ]  # fmt: skip
+        self.steps_in_cache = max(1, IN_CACHE // max(4 * self.c[0].nbytes, 1))
+
+    def factors(self, steps: slice) -> None:
+        """What dh and dc are multiplied by on the way to dz and dc, of some steps at once: put in dz and dh_dc."""
+        gates, dz, tanh_c, dh_dc = self.z[:, steps], self.dz[:, steps], self.tanh_c[steps], self.dh_dc[steps]
+        self.gates.slopes(gates, out=dz)
+        # h(t+1) = o ⊙ tanh(c(t+1))                                                                               (M1)
+        dz[O] *= tanh_c
+        xp = array_module(c=self.c)
+        xp.subtract(1, xp.multiply(tanh_c, tanh_c, out=dh_dc), out=dh_dc)
+        dh_dc *= gates[O]
+        # c(t+1) = f ⊙ c(t) + i ⊙ g                                                                               (M2)
+        dz[I] *= gates[G]
+        dz[F] *= self.c[steps]
+        dz[G] *= gates[I]
+
+
+@dataclass
+class Cache:
+    """What `backward` depends on, and nothing else. Good until the next forward with the same workspace."""
+
+    params: Params
+    x: Array | ops.Embedded  # (T, B, I)
+    tape: Tape
+    workspace: Workspace
+    ticket: int
+
+
+def init(
+    rng: numpy.random.Generator, input_size: int, hidden_size: int, *, forget_bias: float = 1.0,
+    layer_norm: bool = False, dtype: str = "float32",
+) -> Params:  # fmt: skip
+    """New parameters: W (4, H, H) uniform in ±1/√H, C (4, H, I) uniform in ±1/√I, b (4, H) zero but for the forget gate's.
+
+    With layer norm also gain = 1 and bias (4, H), and the forget gate's bias stands there.
+    """
+    check_init(rng, input_size, hidden_size, dtype)
+    checks.number("forget_bias", forget_bias)
+    zero, bias = numpy.zeros((2, 4, hidden_size))
+    bias[F] = forget_bias
+    params = {
+        "W": uniform(rng, 4, hidden_size, hidden_size),
+        "C": uniform(rng, 4, hidden_size, input_size),
+        "b": zero if layer_norm else bias,
+    }
+    if layer_norm:
+        params |= {"gain": 1 + zero, "bias": bias}
+    return {name: value.astype(dtype) for name, value in params.items()}
+
+
+def forward(
+    params: Params, x: Array | ops.Embedded, h0: Array | None = None, *, c0: Array | None = None,
+    workspace: Workspace | None = None,
+) -> tuple[Array, Cache]:  # fmt: skip
+    """Runs the layer over whole sequences: x (T, B, I) to h (T, B, H), and the cache that `backward` needs.
+
+    x may also be ops.embedding(table, tokens), a table (V, I) and tokens (T, B): dx is then the table's gradient.
+    h0 and c0 (B, H) are the state and the cells before the first step, zero if None; a workspace reuses buffers from one
+    forward to the next. All arrays share one dtype and one device, and must not be changed before backward has been
+    called. Raises ValueError or TypeError that names the argument at fault.
+    """
+    xp = check_params(params, GATES, x=ops.input_array(x), h0=h0, c0=c0)
+    check_sequences(params, x)
+    W, shape, layer_norm = params["W"], (*x.shape[:2], params["W"].shape[-1]), "gain" in params
+    h0, c0 = (initial(name, given, shape[1:], W) for name, given in (("h0", h0), ("c0", c0)))
+
+    workspace = workspace or Workspace()
+    ticket = workspace.begin()
+    tape = workspace.buffers((xp, shape, W.dtype, layer_norm), lambda: Tape(xp, shape, W.dtype, layer_norm))
+    tape.gates.load(params)
+
+    ops.linear(x, params["C"], params["b"], out=tape.z)
+    tape.h[0], tape.c[0] = h0, c0
+    h, W_transposed = h0, W.swapaxes(1, 2)
+    from_state, written = xp.empty((*GATES, *h0.shape), W.dtype), xp.empty_like(c0)
+    for at in tape.moments:
+        z, (i, f, g, o) = at.z, at.gates
+        z += xp.matmul(h, W_transposed, out=from_state)
+        tape.gates.forward(z, at.records)
+        c = xp.multiply(f, at.c_before, out=at.c)
+        c += xp.multiply(i, g, out=written)
+        h = xp.multiply(o, xp.tanh(c, out=at.tanh_c), out=at.h)
+    return tape.h[1:].copy(), Cache(params, x, tape, workspace, ticket)
+
+
+def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params, Array, Array]:
+    """The gradients of `forward`: (grads, dx, dh0) from dh, the gradient of the loss with respect to h.
+
+    dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H). `also` asks
+    for one more key in grads: "c0" (B, H).
+    Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
+    """
+    checks.instance("cache", cache, Cache, "forward returns it: h, cache = forward(...)")
+    cache.workspace.check(cache.ticket)
+    also = requested(also, ("c0",))
+    params, tape, gates = cache.params, cache.tape, cache.tape.gates
+    xp, last_only = array_module(h=tape.h), check_gradient(dh, tape.h[1:])
+    W, steps = params["W"], len(tape.moments)
+    dnorm = xp.zeros((len(gates.norms), 2, 1, W.shape[-1]), dh.dtype)  # of gain and bias, for each gate
+    dh_next, dc, scratch = (xp.zeros(tape.h.shape[1:], dh.dtype) for _ in range(3))  # from the steps after t
+    from_gates = xp.empty((*GATES, *dc.shape), dh.dtype)
+
+    for stop in range(steps, 0, -tape.steps_in_cache):
+        start = max(stop - tape.steps_in_cache, 0)
+        tape.factors(slice(start, stop))
+        for t in reversed(range(start, stop)):
+            at = tape.moments[t]
+            if not last_only:
+                dh_next += dh[t]
+            elif t == steps - 1:
+                dh_next += dh
+            # h(t+1) = o ⊙ tanh(c(t+1))                                                                           (M1)
+            xp.multiply(at.dz_o, dh_next, out=at.dz_o)
+            dc += xp.multiply(at.dh_dc, dh_next, out=scratch)
+            # c(t+1) = f ⊙ c(t) + i ⊙ g                                                                           (M2)
+            xp.multiply(at.dz_ifg, dc, out=at.dz_ifg)
+            dc *= at.gates[F]
+            gates.backward(at.dz, at.records, dnorm)
+            # z(t+1) = W h(t) + C x(t) + b                                                                        (F7)
+            xp.matmul(at.dz, W, out=from_gates).sum(axis=0, out=dh_next)
+
+    grads, dx = affine_backward(tape.dz, params, cache.x, tape.h[:-1])
+    if "gain" in params:
+        grads["gain"], grads["bias"] = dnorm[:, 0, 0], dnorm[:, 1, 0]
+    return grads | ({"c0": dc} if also else {}), dx, dh_next
+
+
+def final_state(cache: Cache) -> State:
+    """The state after the last step of `forward`: give its h and c to the next forward as h0 and c0 to go on."""
+    cache.workspace.check(cache.ticket)
+    return State(cache.tape.h[-1].copy(), cache.tape.c[-1].copy())
+
+
+def initial_state(params: Params, batch_size: int, h0: Array | None = None, c0: Array | None = None) -> State:
+    """The state before the first step, zero unless h0 and c0 (B, H) are given."""
+    check_params(params, GATES, h0=h0, c0=c0)
+    checks.count("batch_size", batch_size, least=1)
+    W = params["W"]
+    shape = (batch_size, W.shape[-1])
+    return State(*(initial(name, given, shape, W).copy() for name, given in (("h0", h0), ("c0", c0))))
+
+
+def step(params: Params, x: Array, state: State) -> tuple[Array, State]:
+    """One step: x (B, I) and the state before it to h (B, H) and the state after it. Equals `forward`, to rounding.
+
+    The state given is not changed. Raises ValueError or TypeError that names the argument at fault.
+    """
+    checks.instance("state", state, State, "make it with initial_state")
+    xp = check_params(params, GATES, x=x, **{"state.h": state.h, "state.c": state.c})
+    W, batch_size = params["W"], len(state.h)
+    checks.shape("state.h", state.h, ("B", W.shape[-1]), "make it with initial_state")
+    checks.shape("state.c", state.c, state.h.shape, "make it with initial_state")
+    checks.shape("x", x, (batch_size, params["C"].shape[-1]), "x is (sequences, inputs) for the sequences of state")
+    z = state.h @ W.swapaxes(1, 2)
+    z += ops.linear(x, params["C"], params["b"])
+    gates = Gates(state.h, "gain" in params)
+    gates.load(params)
+    gates.forward(z, [Record()] * 4)
+    i, f, g, o = z
+    c = f * state.c + i * g
+    h = o * xp.tanh(c)
+    return h, State(h.copy(), c)

@@ -1,0 +1,157 @@
+"""What the recurrent layers share: z(t+1) = W h(t) + C x(t) + b, the response h = f(LN[z]), and the checks of arguments.
+
+W (H, H), C (H, I), b (H,); a layer with N of them, as an LSTM has four, keeps them side by side: W (N, H, H) and so on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy
+
+from . import checks, ops
+from .backend import Array, array_module
+from .ops import LayerNorm, Relu, Tanh
+
+Params = dict[str, Array]
+
+
+# ------------------------------------------------------------------------------------------------------------ arguments
+
+
+def check_init(rng: numpy.random.Generator, input_size: int, hidden_size: int, dtype: str) -> None:
+    """Raises ValueError or TypeError for an argument of a layer's `init` that is at fault."""
+    checks.generator("rng", rng)
+    checks.count("input_size", input_size, least=1)
+    checks.count("hidden_size", hidden_size, least=1)
+    checks.choice("dtype", dtype, checks.FLOATS)
+
+
+def uniform(rng: numpy.random.Generator, *shape: int) -> Array:
+    """Weights of this shape, uniform in ±1/√fan, where the last axis is that of the inputs."""
+    bound = 1 / sqrt(shape[-1])
+    return rng.uniform(-bound, bound, shape)
+
+
+def check_params(
+    params: Params, blocks: tuple[int, ...], *, parts: int = 1, **arrays: Array | None
+) -> ModuleType:  # fmt: skip
+    """Checks a layer's parameters, and that all arrays share module and dtype; returns the module.
+
+    blocks stands before the axes of each parameter: () for one map, (4,) for an LSTM's gates. A map has a row for each
+    of the H units, or with several parts for each H / parts: two parts are the real and the imaginary ones.
+    """
+    checks.instance("params", params, dict, "make it with init()")
+    checks.keys("params", params, ("W", "C", "b"), ("gain", "bias"))
+    xp = array_module(**params, **arrays)
+    checks.floating(**params, **arrays)
+    checks.shape("C", params["C"], (*blocks, "H" if parts == 1 else f"H/{parts}", "I"))
+    rows = params["C"].shape[-2]
+    checks.shape("W", params["W"], (*blocks, rows, parts * rows), "" if blocks else "W is (H, H) for C (H, I)")
+    for name in ("b", "gain", "bias"):
+        if name in params:
+            checks.shape(name, params[name], (*blocks, rows))
+    if ("gain" in params) != ("bias" in params):
+        raise ValueError("params: expected both gain and bias, or neither for a layer without layer norm")
+    return xp
+
+
+def check_sequences(params: Params, x: Array | ops.Embedded) -> None:
+    """Raises ValueError unless x is (T, B, I)."""
+    checks.shape("x", x, ("T", "B", params["C"].shape[-1]), "x is (steps, sequences, inputs)")
+
+
+def initial(name: str, given: Array | None, shape: tuple[int, ...], like: Array) -> Array:
+    """An initial state of this shape: the one given, or zero. Raises ValueError for one of another shape."""
+    if given is None:
+        return array_module(like=like).zeros(shape, like.dtype)
+    checks.shape(name, given, shape, "one for each sequence of the batch")
+    return given
+
+
+def check_gradient(dh: Array, like: Array) -> bool:
+    """Checks dh, the gradient of h (T, B, H) or of h[-1]; returns whether it is that of the last step alone."""
+    array_module(h=like, dh=dh)
+    checks.floating(h=like, dh=dh)
+    last_only = dh.ndim == 2
+    checks.shape("dh", dh, like.shape[1:] if last_only else like.shape, "dh has the shape of h, or of h[-1]")
+    return last_only
+
+
+def requested(also: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """The names in `also`, of the gradients asked for besides. Raises ValueError for one that is not known."""
+    names = (also,) if isinstance(also, str) else tuple(also)
+    for name in names:
+        checks.choice("also", name, known)
+    return names
+
+
+# ----------------------------------------------------------------------------------------------------- W h + C x + b
+
+
+def affine_backward(
+    dz: Array, params: Params, x: Array | ops.Embedded, h_before: Array
+) -> tuple[Params, Array]:  # fmt: skip
+    """The gradients of W, C, b and that of x, for all steps at once, from dz (..., T, B, H); h_before (T, B, H) is h(t).
+
+    The gradient of h(t) itself, dz(t+1) W, belongs to each layer's loop.
+    """
+    # z(t+1) = W h(t) + C x(t) + b                                                                          (F7), (L1)
+    dx, dC, db = ops.linear_backward(dz, x, params["C"])
+    rows = dz.reshape(*dz.shape[:-3], -1, dz.shape[-1])
+    dW = rows.swapaxes(-2, -1) @ h_before.reshape(-1, h_before.shape[-1])
+    return {"W": dW, "C": dC, "b": db}, dx
+
+
+# --------------------------------------------------------------------------------------------------------- h = f(LN[z])
+
+
+class Record(NamedTuple):
+    """What h = f(LN[z]) leaves for its gradient, of one step (B, ...) or of all (T, B, ...)."""
+
+    state: Array = None  # h
+    normalized: Array = None  # what layer norm made of z, before gain and bias; None without layer norm
+    inverse_std: Array = None  # (..., 1); None without layer norm
+
+    @classmethod
+    def of_all_steps(cls, state: Array, layer_norm: bool) -> Record:
+        """With room for what layer norm leaves, if there is one; state (T, B, H)."""
+        if not layer_norm:
+            return cls(state)
+        xp = array_module(state=state)
+        return cls(state, xp.empty(state.shape, state.dtype), xp.empty((*state.shape[:-1], 1), state.dtype))
+
+    def at(self, t: int) -> Record:
+        """That of step t, from that of all steps."""
+        if self.normalized is None:
+            return Record(self.state[t])
+        return Record(self.state[t], self.normalized[t], self.inverse_std[t])
+
+
+class Response:
+    """h = f(LN[z]), or f(z) without layer norm, and back. Made once for all z of one shape."""
+
+    def __init__(self, like: Array, f: Relu | Tanh, norm: LayerNorm | None) -> None:
+        self.f, self.norm, self._xp = f, norm, array_module(like=like)
+
+    def forward(self, z: Array, record: Record) -> Array:
+        """h (B, H) from z (B, H), which it may overwrite. Fills the record."""
+        if self.norm is not None:
+            z, _, _ = self.norm.forward(z, record.normalized, record.inverse_std)
+        return self.f.forward(z, out=record.state)
+
+    def backward(self, dh: Array, record: Record, dz: Array, dparams: Array) -> Array:
+        """dz (B, H) from dh (B, H). dz comes with the slopes f'(.); the gradients of gain and bias are added to dparams.
+
+        dparams is (2, 1, H): dgain, dbias.
+        """
+        # h = f(y)                                                                                               (F1)
+        if self.norm is None:
+            dz *= dh
+            return dz
+        self._xp.multiply(dz, dh, out=self.norm.dy)
+        # y = LN[z]                                                                                              (F2)
+        return self.norm.backward(record.normalized, record.inverse_std, dparams, out=dz)

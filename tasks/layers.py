@@ -1,0 +1,70 @@
+"""The options by which a task picks its recurrent layer, and what they mean to that layer's init and forward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fastweights_np import checks, fast_weights
+from fastweights_np.network import LAYERS
+
+# the options of each layer's init, and of its forward
+TAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "fast_weights": (
+        ("layer_norm", "recurrent_scale"), ("decay", "rate", "inner_steps", "normalize_preliminary"),
+    ),
+    "irnn": (("layer_norm", "recurrent_scale"), ()),
+    "lstm": (("layer_norm", "forget_bias"), ()),
+    "associative_lstm": (("forget_bias", "heads"), ("copies",)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LayerSettings:
+    """The options of a task's recurrent layer; those of other layers than the chosen one have no effect."""
+
+    layer: Literal["fast_weights", "irnn", "lstm", "associative_lstm"] = "fast_weights"
+    """The recurrent layer."""
+    hidden_size: int = 50
+    """R, the units of the recurrent layer."""
+    decay: float = 0.9
+    """λ of the fast weights, 0 to 1."""
+    rate: float = 0.1
+    """η of the fast weights."""
+    inner_steps: int = 1
+    """S of the fast weights: how often they are read on the way to the next state."""
+    normalize_preliminary: bool = False
+    """Whether layer norm also acts on the preliminary state, which does not see the fast weights."""
+    layer_norm: bool | None = None
+    """Layer norm: True or False; None is the layer's own way: fast weights with it, IRNN and LSTM without."""
+    recurrent_scale: float | None = None
+    """W of fast weights and IRNN starts as this multiple of the identity; None is the layer's own, 0.05 and 0.5."""
+    forget_bias: float = 1.0
+    """The forget gate's bias at the start, of LSTM and associative LSTM."""
+    copies: int = 4
+    """Redundant copies of the associative LSTM's memory."""
+    heads: int = 3
+    """Keys and values that the associative LSTM writes, and keys that it reads with, in each step."""
+
+    def __post_init__(self) -> None:
+        checks.choice("layer", self.layer, LAYERS)
+        checks.count("hidden_size", self.hidden_size, least=1)
+        checks.count("copies", self.copies, least=1)
+        checks.count("heads", self.heads, least=1)
+        checks.number("forget_bias", self.forget_bias)
+        fast_weights.Options(self.decay, self.rate, self.inner_steps)  # raises on a bad one
+        for name in ("layer_norm", "recurrent_scale"):
+            if getattr(self, name) is not None and name not in TAKES[self.layer][0]:
+                raise ValueError(f"{name}: expected None, for the layer {self.layer} has no such option; leave it away")
+        if self.layer == "associative_lstm" and self.hidden_size % 2:
+            raise ValueError(f"hidden_size: expected an even number, two for a complex one, got {self.hidden_size}")
+
+    def of_layer(self) -> dict[str, Any]:
+        """layer, hidden_size, init_options and options, as network.Network takes them."""
+        init_options, options = (
+            {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+            for names in TAKES[self.layer]
+        )
+        return {
+            "layer": self.layer, "hidden_size": self.hidden_size, "init_options": init_options, "options": options,
+        }  # fmt: skip
