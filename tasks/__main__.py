@@ -9,6 +9,7 @@ import sys
 from fastweights_np import to_device
 
 TASKS = {"retrieval": "associative retrieval: c9k8j3f1??c is answered by 9 (section 4.1, table 1)"}
+MISSING = 'tasks: {} is not installed; pip install -e ".[tasks]"'
 
 
 def main(arguments: list[str]) -> int:
@@ -17,8 +18,11 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m tasks NAME [options]     python -m tasks NAME --help explains the options\n")
         for name, what in TASKS.items():
             print(f"  {name:12} {what}")
+        print("\npython -m tasks search NAME tries settings; python -m tasks search --help explains it")
         return 0
     name, *options = arguments
+    if name == "search":
+        return _search(options)
     if name not in TASKS:
         print(f"tasks: unknown task {name!r}; expected one of {', '.join(TASKS)}", file=sys.stderr)
         return 2
@@ -30,7 +34,7 @@ def main(arguments: list[str]) -> int:
 
         task = importlib.import_module(f"tasks.{name}")
     except ModuleNotFoundError as error:
-        print(f'tasks: {error.name} is not installed; pip install -e ".[tasks]"', file=sys.stderr)
+        print(MISSING.format(error.name), file=sys.stderr)
         return 2
 
     program = f"python -m tasks {name}"
@@ -38,6 +42,9 @@ def main(arguments: list[str]) -> int:
         settings = tyro.cli(task.Settings, args=options, prog=program)
         if settings.resume is not None:
             stored = training.settings_of(settings.resume, task.Settings)
+            settings = tyro.cli(task.Settings, args=options, prog=program, default=stored)
+        elif settings.settings is not None:
+            stored = training.settings_from(settings.settings, task.Settings, settings=settings.settings)
             settings = tyro.cli(task.Settings, args=options, prog=program, default=stored)
         to_device({}, settings.device)  # complains now rather than after the folder is made
         folder = training.open_folder(settings)
@@ -60,6 +67,17 @@ def main(arguments: list[str]) -> int:
         return 2
     print(f"\nfiles: {', '.join(sorted(file.name for file in folder.iterdir()))} in {folder}")
     return 0
+
+
+def _search(options: list[str]) -> int:
+    try:
+        from . import search
+
+        kinds = {name: importlib.import_module(f"tasks.{name}").Settings for name in TASKS}
+    except ModuleNotFoundError as error:
+        print(MISSING.format(error.name), file=sys.stderr)
+        return 2
+    return search.main(options, kinds)
 
 
 if __name__ == "__main__":

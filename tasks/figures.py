@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -27,6 +29,30 @@ def learning_curve(path: Path, curve: list[dict[str, float]], floor_nll: float, 
     error.set_yscale("symlog", linthresh=0.01)
     for axes in (loss, error):
         axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def search(path: Path, trials: list[dict[str, Any]], space: dict[str, Any]) -> None:
+    """Validation loss against each setting that was varied; the best trial is filled."""
+    tried = [trial for trial in trials if trial["validation_nll"] is not None and isfinite(trial["validation_nll"])]
+    best = min(trial["validation_nll"] for trial in tried)
+    size = (3.2 * len(space) + 0.6, 3.2)
+    figure, panels = plt.subplots(1, len(space), figsize=size, layout="constrained", squeeze=False, sharey=True)
+    for axes, (name, values) in zip(panels[0], space.items(), strict=True):
+        numeric = all(isinstance(trial[name], int | float) and not isinstance(trial[name], bool) for trial in tried)
+        places = [trial[name] if numeric else str(trial[name]) for trial in tried]
+        losses = [trial["validation_nll"] for trial in tried]
+        axes.plot(places, losses, "o", color="tab:blue", fillstyle="none")
+        axes.plot(
+            [place for place, loss in zip(places, losses, strict=True) if loss == best], [best], "o", color="tab:red"
+        )
+        ends = values if isinstance(values, list) else values[:2]
+        if numeric and min(ends) > 0 and max(ends) > 5 * min(ends):
+            axes.set_xscale("log")
+        axes.set(xlabel=name, yscale="log")
+        axes.grid(alpha=0.3)
+    panels[0, 0].set_ylabel("validation loss (nats)")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

@@ -29,7 +29,7 @@ from fastweights_np.trees import map_leaves
 from .provenance import provenance
 
 # settings that say where, not what: they may change when a run is resumed
-PLACES = ("out", "resume", "device", "processes")
+PLACES = ("out", "resume", "settings", "device", "processes")
 CHECKPOINT = (
     "params", "best_params", "optimizer", "settings", "update", "random_state", "epoch_loss", "best", "curve", "seconds"
 )  # fmt: skip
@@ -70,6 +70,9 @@ class TrainingSettings:
     resume: Path | None = None
     """An output folder whose run to go on with; its settings are taken from there, and cannot be changed."""
 
+    settings: Path | None = None
+    """A file of settings, settings.json of a run or best.json of a search; options given beside it go before."""
+
     def __post_init__(self) -> None:
         checks.count("seed", self.seed, least=0)
         checks.count("epochs", self.epochs, least=1)
@@ -97,22 +100,27 @@ class TrainingSettings:
         return self.learning_rate * optim.SCHEDULES[self.schedule](update, updates, self.hold)
 
 
-def settings_of(folder: Path, kind: type[TrainingSettings]) -> TrainingSettings:
-    """The settings that the run in `folder` was started with. Raises FileNotFoundError or ValueError."""
-    path = folder / "settings.json"
-    if not path.exists():
-        raise FileNotFoundError(f"resume: expected a folder that holds settings.json, found none in {folder}")
+def settings_from(path: Path, kind: type[TrainingSettings], **places: Path) -> TrainingSettings:
+    """The settings in a file, such as a run's settings.json, and the given places. Raises OSError or ValueError."""
     try:
         stored = dict(json.loads(path.read_text()))
         task, _ = stored.pop("task", None), stored.pop("command", None)
         if task != kind.task:
             raise ValueError(f"it belongs to task {task!r}")
-        return kind(**stored, resume=folder)
+        return kind(**stored, **places)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"resume: expected {path} to hold the settings of a {kind.task} run of this version: {error}; "
-            "start anew with another --out"
+            f"{next(iter(places))}: expected {path} to hold the settings of a {kind.task} run of this version: {error}; "
+            "leave the option away, and start anew with another --out"
         ) from error
+
+
+def settings_of(folder: Path, kind: type[TrainingSettings]) -> TrainingSettings:
+    """The settings that the run in `folder` was started with. Raises FileNotFoundError or ValueError."""
+    path = folder / "settings.json"
+    if not path.exists():
+        raise FileNotFoundError(f"resume: expected a folder that holds settings.json, found none in {folder}")
+    return settings_from(path, kind, resume=folder)
 
 
 class Split(NamedTuple):

@@ -127,7 +127,9 @@ def test_flatten_and_unflatten_invert_each_other():
 
 
 def test_unknown_layer_is_refused():
-    with pytest.raises(ValueError, match="layer: expected one of associative_lstm, fast_weights, irnn, lstm; got 'gru'"):
+    with pytest.raises(
+        ValueError, match="layer: expected one of associative_lstm, fast_weights, irnn, lstm; got 'gru'"
+    ):
         network.Network(network.TokenEncoder(3), network.Classifier(2), 4, layer="gru")
 
 
