@@ -1,7 +1,7 @@
 """python -m fastweights_np.audit: proves the math on this machine, link by link, in float64.
 
     1  reference, matrix form, equation (1)   =  reference, attention form, equation (4)
-    2  fast forward                           =  reference, for every chunk size and option; ops = SciPy
+    2  fast forward                           =  reference, for every option and chunk size; ops = SciPy
     3  hand-derived backward                  =  autograd through the reference                 to 1e-12
     4  hand-derived backward                  =  finite differences (SciPy) of the fast forward to 1e-7
     5  one step at a time                     =  whole sequences
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy
 
-from . import fast_weights, network, ops, reference
+from . import associative_lstm, fast_weights, network, ops, reference
 from .backend import to_device, to_host
 from .trees import flatten
 
@@ -72,45 +72,94 @@ def relative_error(got: numpy.ndarray, expected: numpy.ndarray) -> tuple[float, 
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes and options of one fast-weight layer, with random data that the seed fixes."""
+    """Sizes and options of one recurrent layer, with random data that the seed fixes."""
 
+    layer: str = "fast_weights"
     steps: int = 5
     batch_size: int = 2
     input_size: int = 3
     hidden_size: int = 4
     seed: int = 0
-    layer_norm: bool = True
-    initial: bool = True  # whether h0 and A0 are random (A0 not symmetric) or zero
-    options: dict[str, Any] = field(default_factory=dict)
+    initial: bool = True  # whether the initial state is random (A0 not symmetric) or zero
+    init: dict[str, Any] = field(default_factory=dict)  # options of the layer's init
+    options: dict[str, Any] = field(default_factory=dict)  # options of its forward
 
     def __str__(self) -> str:
         sizes = f"T{self.steps} B{self.batch_size} I{self.input_size} H{self.hidden_size}"
-        flags = [] if self.layer_norm else ["no layer norm"]
-        return " ".join([sizes, *flags, *(f"{name}={value}" for name, value in self.options.items())])
+        return " ".join([sizes, *(f"{name}={value}" for name, value in (self.init | self.options).items())])
+
+    @property
+    def module(self) -> Any:
+        """The layer's module."""
+        return network.LAYERS[self.layer]
+
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The initial states that the layer takes, by name."""
+        batch_size, hidden_size = self.batch_size, self.hidden_size
+        beside_h0 = {
+            "fast_weights": {"A0": (batch_size, hidden_size, hidden_size)},
+            "irnn": {},
+            "lstm": {"c0": (batch_size, hidden_size)},
+            "associative_lstm": {"c0": (batch_size, self.options.get("copies", 4), hidden_size)},
+        }
+        return {"h0": (batch_size, hidden_size), **beside_h0[self.layer]}
 
     def arrays(self) -> tuple[Arrays, Arrays, numpy.ndarray]:
-        """(params, {x, h0, A0}, the cotangent dh)."""
+        """(params, {x, h0 and what else is a state}, the cotangent dh)."""
         rng = numpy.random.default_rng(self.seed)
-        params = fast_weights.init(rng, self.input_size, self.hidden_size, layer_norm=self.layer_norm, dtype="float64")
+        params = self.module.init(rng, self.input_size, self.hidden_size, dtype="float64", **self.init)
         params = {name: value + 0.4 * rng.standard_normal(value.shape) for name, value in params.items()}
         sequence = (self.steps, self.batch_size)
-        given = {
-            "x": rng.standard_normal((*sequence, self.input_size)),
-            "h0": self.initial * rng.standard_normal((self.batch_size, self.hidden_size)),
-            "A0": self.initial * 0.3 * rng.standard_normal((self.batch_size, self.hidden_size, self.hidden_size)),
-        }
+        given = {"x": rng.standard_normal((*sequence, self.input_size))}
+        for name, shape in self.state_shapes().items():
+            given[name] = self.initial * (0.3 if name == "A0" else 1.0) * rng.standard_normal(shape)
         return params, given, rng.standard_normal((*sequence, self.hidden_size))
 
-    def chunks(self) -> list[int | None]:
-        """Every way to keep the memory: matrix, blends that divide T and that do not, attention, and the default."""
-        return [*sorted({1, 2, 3, self.steps}), None]
+    def ways(self) -> list[dict[str, Any]]:
+        """All ways to compute the same: of fast weights every way to keep the memory, which is matrix, blends that divide
+        T and that do not, attention, and the default."""
+        if self.layer != "fast_weights":
+            return [{}]
+        return [{"chunk": chunk} for chunk in [*sorted({1, 2, 3, self.steps}), None]]
+
+    def scalars(self) -> dict[str, float]:
+        """The options that are numbers and have gradients."""
+        if self.layer != "fast_weights":
+            return {}
+        options = fast_weights.Options(**self.options)
+        return {"decay": options.decay, "rate": options.rate}
+
+    def also(self) -> tuple[str, ...]:
+        """The gradients to ask for besides those of params, x and h0."""
+        return (*self.scalars(), *(name for name in self.state_shapes() if name != "h0"))
+
+    def reference(self, params: Arrays, given: Arrays, np: Any = numpy, **how: Any) -> Any:
+        """h (T, B, H) by the reference; given may hold decay and rate."""
+        given = self.scalars() | given
+        if self.layer == "fast_weights":
+            options = fast_weights.Options(**self.options)
+            return reference.fast_weights(
+                params, **given, inner_steps=options.inner_steps, activation_name=options.activation,
+                sustained_boundary=options.sustained_boundary, normalize_preliminary=options.normalize_preliminary,
+                np=np, **how,
+            )  # fmt: skip
+        if self.layer == "irnn":
+            return reference.irnn(params, **given, activation_name=self.options.get("activation", "relu"), np=np)
+        if self.layer == "lstm":
+            return reference.lstm(params, **given, np=np)
+        order = associative_lstm.permutations(self.options.get("copies", 4), self.hidden_size // 2)
+        return reference.associative_lstm(params, **given, permutations=order, np=np)
 
 
 QUICK = (
     Case(seed=1, options={"inner_steps": 2, "normalize_preliminary": True, "decay": 0.8, "rate": 0.6}),
     Case(seed=2, options={"inner_steps": 1, "sustained_boundary": False, "activation": "tanh"}),
-    Case(seed=3, layer_norm=False, options={"inner_steps": 2, "decay": 0.7, "rate": 0.1}),
+    Case(seed=3, init={"layer_norm": False}, options={"inner_steps": 2, "decay": 0.7, "rate": 0.1}),
     Case(seed=4, options={"inner_steps": 2, "decay": 0.9}),
+    Case("irnn", seed=40, init={"layer_norm": True}),
+    Case("lstm", seed=41),
+    Case("lstm", seed=42, init={"layer_norm": True}),
+    Case("associative_lstm", seed=43, hidden_size=6, init={"heads": 2}, options={"copies": 3}),
 )
 FULL = (
     *QUICK,
@@ -118,15 +167,26 @@ FULL = (
     Case(seed=6, options={"inner_steps": 3, "activation": "tanh", "decay": 0.5, "rate": 1.0}),
     Case(seed=7, steps=1, options={"inner_steps": 1}),
     Case(seed=8, batch_size=1, hidden_size=1, options={"inner_steps": 1}),
-    Case(seed=9, batch_size=1, hidden_size=1, layer_norm=False, options={"inner_steps": 2, "rate": 0.2}),
+    Case(seed=9, batch_size=1, hidden_size=1, init={"layer_norm": False}, options={"inner_steps": 2, "rate": 0.2}),
     Case(seed=30, steps=11, hidden_size=7, options={"inner_steps": 1, "decay": 0.9, "rate": 0.5}),
     Case(seed=11, steps=9, initial=False, options={"inner_steps": 1, "decay": 0.95}),
     Case(seed=12, options={"inner_steps": 2, "decay": 1.0, "rate": 0.3}),
     Case(seed=13, options={"inner_steps": 2, "sustained_boundary": False, "normalize_preliminary": True}),
-    Case(seed=14, layer_norm=False, options={"inner_steps": 1, "activation": "tanh", "sustained_boundary": False}),
+    Case(
+        seed=14, init={"layer_norm": False},
+        options={"inner_steps": 1, "activation": "tanh", "sustained_boundary": False},
+    ),
     Case(seed=15, steps=3, batch_size=3, input_size=1, hidden_size=3, options={"inner_steps": 4, "decay": 0.6}),
     Case(seed=16, options={"inner_steps": 0, "normalize_preliminary": True, "activation": "tanh"}),
-)
+    Case("irnn", seed=50),
+    Case("irnn", seed=51, steps=1, batch_size=1, hidden_size=1, initial=False),
+    Case("irnn", seed=52, init={"layer_norm": True}, options={"activation": "tanh"}),
+    Case("lstm", seed=53, steps=1, batch_size=1, hidden_size=1, initial=False),
+    Case("lstm", seed=54, steps=9, batch_size=3, input_size=1, init={"forget_bias": -1.0}),
+    Case("associative_lstm", seed=55, hidden_size=4),
+    Case("associative_lstm", seed=56, steps=1, batch_size=1, hidden_size=2, initial=False, init={"heads": 1}),
+    Case("associative_lstm", seed=57, steps=7, hidden_size=6, init={"heads": 1}, options={"copies": 1}),
+)  # fmt: skip
 
 
 def run(device: str = "cpu", quick: bool = False) -> list[Link]:
@@ -134,7 +194,7 @@ def run(device: str = "cpu", quick: bool = False) -> list[Link]:
     move = (lambda tree: tree) if device == "cpu" else (lambda tree: to_device(tree, device))
     cases = QUICK if quick else FULL
     links = [
-        *_layer_links(cases, move),
+        *(link for layer in network.LAYERS for link in _layer_links([c for c in cases if c.layer == layer], move)),
         *_operation_links(move),
         _network_link(move),
     ]
@@ -165,57 +225,46 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-# ------------------------------------------------------------------------------------------------ the fast-weight layer
+# ---------------------------------------------------------------------------------------------------- recurrent layers
 
 
-def _layer_links(cases: tuple[Case, ...], move: Callable[[Any], Any]) -> list[Link]:
-    forms = Link(1, "matrix form = attention form", "fast_weights", 1e-12)
-    fast = Link(2, "forward = reference, every chunk", "fast_weights", 1e-12)
-    by_autograd = Link(3, "backward = autograd", "fast_weights", 1e-12)
-    by_differences = Link(4, "backward = finite differences", "fast_weights", 1e-7)
-    stepped = Link(5, "step by step = forward", "fast_weights", 1e-12)
+def _layer_links(cases: list[Case], move: Callable[[Any], Any]) -> list[Link]:
+    layer = cases[0].layer
+    forms = Link(1, "matrix form = attention form", layer, 1e-12)
+    fast = Link(2, "forward = reference", layer, 1e-12)
+    by_autograd = Link(3, "backward = autograd", layer, 1e-12)
+    by_differences = Link(4, "backward = finite differences", layer, 1e-7)
+    stepped = Link(5, "step by step = forward", layer, 1e-12)
     for case in cases:
         params, given, dh = case.arrays()
-        expected = _reference_forward(case, params, given)
-        forms.compare(str(case), {"h": _reference_forward(case, params, given, form="attention")}, {"h": expected})
+        expected = {"h": case.reference(params, given)}
+        if layer == "fast_weights":
+            forms.compare(str(case), {"h": case.reference(params, given, form="attention")}, expected)
+            last_A = [
+                reference.matrix_from_states(expected["h"][:, b], A0, **case.scalars())
+                for b, A0 in enumerate(given["A0"])
+            ]
+            expected["A(T)"] = numpy.stack(last_A)
         stepped.compare(str(case), *_stepped_and_whole(case, params, given, move))
-        last_A = [reference.matrix_from_states(expected[:, b], A0, *_scalars(case)) for b, A0 in enumerate(given["A0"])]
         from_autograd = _autograd_gradients(case, params, given, dh)
-        for chunk in case.chunks():
-            name = f"{case} chunk={chunk}"
-            h, cache = fast_weights.forward(move(params), **move(given), **case.options, chunk=chunk)
-            A = fast_weights.final_state(cache).A
-            fast.compare(name, {"h": h, "A(T)": A}, {"h": expected, "A(T)": numpy.stack(last_A)})
-            by_autograd.compare(name, _hand_gradients(cache, move(dh)), from_autograd)
+        for way in case.ways():
+            name = " ".join([str(case), *(f"{option}={value}" for option, value in way.items())])
+            h, cache = case.module.forward(move(params), **move(given), **case.options, **way)
+            state = case.module.final_state(cache)
+            fast.compare(name, {"h": h} | ({"A(T)": state.A} if layer == "fast_weights" else {}), expected)
+            by_autograd.compare(name, _hand_gradients(case, cache, move(dh)), from_autograd)
         # the last step alone: as a whole dh whose other steps are zero
         only_last = numpy.zeros_like(dh)
         only_last[-1] = dh[-1]
         gradients = _autograd_gradients(case, params, given, only_last)
-        by_autograd.compare(f"{case} dh of the last step", _hand_gradients(cache, move(dh[-1])), gradients)
+        by_autograd.compare(f"{case} dh of the last step", _hand_gradients(case, cache, move(dh[-1])), gradients)
         gradients = _difference_gradients(case, params, given, dh)
-        by_differences.compare(str(case), _hand_gradients(cache, move(dh)), gradients)
-    return [forms, fast, by_autograd, by_differences, stepped]
+        by_differences.compare(str(case), _hand_gradients(case, cache, move(dh)), gradients)
+    return [*([forms] if layer == "fast_weights" else []), fast, by_autograd, by_differences, stepped]
 
 
-def _scalars(case: Case) -> tuple[float, float]:
-    options = fast_weights.Options(**case.options)
-    return options.decay, options.rate
-
-
-def _reference_forward(
-    case: Case, params: Arrays, given: Arrays, *, scalars: tuple[Any, Any] | None = None, **how: Any
-) -> Any:
-    options = fast_weights.Options(**case.options)
-    decay, rate = scalars or _scalars(case)
-    return reference.fast_weights(
-        params, given["x"], given["h0"], given["A0"], decay, rate, options.inner_steps,
-        activation_name=options.activation, sustained_boundary=options.sustained_boundary,
-        normalize_preliminary=options.normalize_preliminary, **how,
-    )  # fmt: skip
-
-
-def _hand_gradients(cache: fast_weights.Cache, dh: Any) -> Arrays:
-    grads, dx, dh0 = fast_weights.backward(dh, cache, also=("decay", "rate", "A0"))
+def _hand_gradients(case: Case, cache: Any, dh: Any) -> Arrays:
+    grads, dx, dh0 = case.module.backward(dh, cache, also=case.also())
     return grads | {"x": dx, "h0": dh0}
 
 
@@ -224,27 +273,28 @@ def _autograd_gradients(case: Case, params: Arrays, given: Arrays, dh: numpy.nda
     import autograd.numpy
 
     def loss(everything: Arrays) -> Any:
-        scalars = everything["decay"], everything["rate"]
-        weights = {name: everything[name] for name in params}
-        h = _reference_forward(case, weights, everything, scalars=scalars, np=autograd.numpy)
+        h = case.reference(*_divided(everything, params), np=autograd.numpy)
         return autograd.numpy.sum(h * dh)
 
-    decay, rate = _scalars(case)
-    return autograd.grad(loss)({**params, **given, "decay": decay, "rate": rate})
+    return autograd.grad(loss)({**params, **given, **case.scalars()})
 
 
 def _difference_gradients(case: Case, params: Arrays, given: Arrays, dh: numpy.ndarray) -> Arrays:
-    decay, rate = _scalars(case)
-    at = {**params, **given, "decay": numpy.array(decay), "rate": numpy.array(rate)}
+    at = {**params, **given} | {name: numpy.array(value) for name, value in case.scalars().items()}
 
     def loss(everything: Arrays) -> float:
-        weights = {name: everything[name] for name in params}
-        options = case.options | {name: float(everything[name]) for name in ("decay", "rate")}
-        state = {name: everything[name] for name in given}
-        return float((fast_weights.forward(weights, **state, **options)[0] * dh).sum())
+        weights, others = _divided(everything, params)
+        options = case.options | {name: float(others.pop(name)) for name in case.scalars()}
+        return float((case.module.forward(weights, **others, **options)[0] * dh).sum())
 
     # λ = 1 has no neighbour above it
-    return {name: _differentiate(loss, at, name) for name in at if (name, decay) != ("decay", 1.0)}
+    return {name: _differentiate(loss, at, name) for name in at if (name, float(at[name].flat[0])) != ("decay", 1.0)}
+
+
+def _divided(everything: Arrays, params: Arrays) -> tuple[Arrays, Arrays]:
+    """The parameters, and all the rest."""
+    names = set(everything) - set(params)
+    return {name: everything[name] for name in params}, {name: everything[name] for name in names}
 
 
 def _differentiate(loss: Callable[[Arrays], float], at: Arrays, name: str) -> numpy.ndarray:
@@ -268,14 +318,17 @@ def _differentiate(loss: Callable[[Arrays], float], at: Arrays, name: str) -> nu
 
 def _stepped_and_whole(case: Case, params: Arrays, given: Arrays, move: Callable[[Any], Any]) -> tuple[Arrays, Arrays]:
     params, given = move(params), move(given)
-    h, cache = fast_weights.forward(params, **given, **case.options)
-    state = fast_weights.initial_state(params, case.batch_size, given["h0"], given["A0"])
+    h, cache = case.module.forward(params, **given, **case.options)
+    states = {name: given[name] for name in case.state_shapes()}
+    of_state = {name: value for name, value in case.options.items() if name == "copies"}
+    of_step = {name: value for name, value in case.options.items() if name != "copies"}
+    state = case.module.initial_state(params, case.batch_size, **states, **of_state)
     steps = []
     for x_t in given["x"]:
-        h_t, state = fast_weights.step(params, x_t, state, **case.options)
+        h_t, state = case.module.step(params, x_t, state, **of_step)
         steps.append(to_host(h_t))
-    whole = {"h": to_host(h), "A(T)": to_host(fast_weights.final_state(cache).A)}
-    return {"h": numpy.stack(steps), "A(T)": to_host(state.A)}, whole
+    last, whole = to_host(state)._asdict(), to_host(case.module.final_state(cache))._asdict()
+    return {"all h": numpy.stack(steps)} | last, {"all h": to_host(h)} | whole
 
 
 # ----------------------------------------------------------------------------------------------- operations and network
@@ -342,26 +395,35 @@ def _network_link(move: Callable[[Any], Any]) -> Link:
     import autograd.numpy
 
     link = Link(3, "backward = autograd", "network", 1e-12)
-    options = {"decay": 0.9, "rate": 0.5, "inner_steps": 1}
-    rng = numpy.random.default_rng(21)
-    net = network.Network(network.TokenEncoder(6, 4, 5), network.Classifier(3, 5), hidden_size=4, options=options)
-    params = net.init(rng, "float64")
-    tokens, labels = rng.integers(0, 6, (7, 3)), rng.integers(0, 3, 3)
-    loss, grads = net.loss_and_gradients(move(params), move(tokens), move(labels))
-    value = autograd.value_and_grad(lambda tree: reference.network(tree, tokens, labels, options, autograd.numpy))
-    expected_loss, expected = value(params)
-    link.compare("retrieval network", flatten(grads) | {"loss": loss}, flatten(expected) | {"loss": expected_loss})
+    for layer in network.LAYERS:
+        options = {"decay": 0.9, "rate": 0.5, "inner_steps": 1} if layer == "fast_weights" else {}
+        case = Case(layer, steps=7, batch_size=3, hidden_size=4, options=options, initial=False)
+        rng = numpy.random.default_rng(21)
+        net = network.Network(network.TokenEncoder(6, 4, 5), network.Classifier(3, 5), 4, layer, options=options)
+        params = net.init(rng, "float64")
+        tokens, labels = rng.integers(0, 6, (7, 3)), rng.integers(0, 3, 3)
+        loss, grads = net.loss_and_gradients(move(params), move(tokens), move(labels))
+
+        def recurrent(weights: Arrays, x: Any, case: Case = case) -> Any:
+            states = {name: numpy.zeros(shape) for name, shape in case.state_shapes().items()}
+            return case.reference(weights, {"x": x} | states, np=autograd.numpy)
+
+        def mean_loss(tree: Arrays, of: Any = recurrent, data: Any = (tokens, labels)) -> Any:
+            return reference.network(tree, *data, of, autograd.numpy)
+
+        expected_loss, expected = autograd.value_and_grad(mean_loss)(params)
+        link.compare(layer, flatten(grads) | {"loss": loss}, flatten(expected) | {"loss": expected_loss})
     return link
 
 
 def _device_link(cases: tuple[Case, ...], move: Callable[[Any], Any]) -> Link:
-    link = Link(6, "GPU = host", "fast_weights", 1e-11)
+    link = Link(6, "GPU = host", "all layers", 1e-11)
     for case in cases:
         params, given, dh = case.arrays()
-        h, cache = fast_weights.forward(params, **given, **case.options)
-        h_device, cache_device = fast_weights.forward(move(params), **move(given), **case.options)
-        host = {"h": h} | _hand_gradients(cache, dh)
-        link.compare(str(case), {"h": h_device} | _hand_gradients(cache_device, move(dh)), host)
+        h, cache = case.module.forward(params, **given, **case.options)
+        h_device, cache_device = case.module.forward(move(params), **move(given), **case.options)
+        host = {"h": h} | _hand_gradients(case, cache, dh)
+        link.compare(f"{case.layer} {case}", {"h": h_device} | _hand_gradients(case, cache_device, move(dh)), host)
     return link
 
 

@@ -1,4 +1,4 @@
-"""Equations (1) to (5) of Ba et al. 2016, word for word: the yardstick that the fast layer is held against.
+"""Equations (1) to (5) of Ba et al. 2016, and the baselines' own, word for word: the yardstick for the fast layers.
 
 One sequence at a time, one step at a time, nothing in place, nothing clever, nothing imported from the package. Every
 function takes `np`, the array module: plain numpy, or autograd.numpy to let autograd differentiate the equations.
@@ -8,6 +8,8 @@ function takes `np`, the array module: plain numpy, or autograd.numpy to let aut
     h_s+1(t+1) = f(LN[W h(t) + C x(t) + b + A(t) h_s(t+1)]),   h(t+1) = h_S(t+1)                              (2), (5)
     A(t)       = λᵗ A(0) + η Σ_{τ=1..t} λ^(t-τ) h(τ) h(τ)ᵀ                                                         (3)
     A(t) v     = λᵗ A(0) v + η Σ_{τ=1..t} λ^(t-τ) h(τ) [h(τ)ᵀ v]                                                   (4)
+
+Those of the IRNN, the LSTM and the associative LSTM stand with their functions.
 """
 
 from __future__ import annotations
@@ -80,19 +82,106 @@ def matrix_from_states(h: Any, A0: Any, decay: float, rate: float, np: Any = num
     return A
 
 
+def affine(params: dict[str, Any], h: Any, x: Any, np: Any = numpy) -> Any:
+    """W h + C x + b for one state h (H,) and one input x (I,); with several maps, W (N, H, H), one after another."""
+    return np.dot(params["W"], h) + np.dot(params["C"], x) + params["b"]
+
+
+def sigmoid(z: Any, np: Any = numpy) -> Any:
+    """1 / (1 + exp(-z))."""
+    return 1 / (1 + np.exp(-z))
+
+
+def irnn(params: dict[str, Any], x: Any, h0: Any, *, activation_name: str = "relu", np: Any = numpy) -> Any:
+    """h (T, B, H) from x (T, B, I) and h0 (B, H): h(t+1) = f(W h(t) + C x(t) + b), with LN before f if there is one."""
+    sequences = []
+    for b in range(x.shape[1]):
+        h, states = h0[b], []
+        for t in range(x.shape[0]):
+            z = affine(params, h, x[t, b], np)
+            if "gain" in params:
+                z = layer_norm(z, params["gain"], params["bias"], np)
+            h = activation(z, activation_name, np)
+            states.append(h)
+        sequences.append(np.stack(states))
+    return np.stack(sequences, axis=1)
+
+
+def lstm(params: dict[str, Any], x: Any, h0: Any, c0: Any, *, np: Any = numpy) -> Any:
+    """h (T, B, H) from x (T, B, I), h0 and c0 (B, H), by
+
+    c(t+1) = σ(z_f) c(t) + σ(z_i) tanh(z_g),   h(t+1) = σ(z_o) tanh(c(t+1)),   z = W h(t) + C x(t) + b for i, f, g, o,
+
+    with LN[z] of each of the four in the place of z if there is layer norm.
+    """
+    sequences = []
+    for b in range(x.shape[1]):
+        h, c, states = h0[b], c0[b], []
+        for t in range(x.shape[0]):
+            z = affine(params, h, x[t, b], np)
+            z_i, z_f, z_g, z_o = (
+                layer_norm(z[n], params["gain"][n], params["bias"][n], np) if "gain" in params else z[n]
+                for n in range(4)
+            )
+            c = sigmoid(z_f, np) * c + sigmoid(z_i, np) * np.tanh(z_g)
+            h = sigmoid(z_o, np) * np.tanh(c)
+            states.append(h)
+        sequences.append(np.stack(states))
+    return np.stack(sequences, axis=1)
+
+
+def associative_lstm(params: dict[str, Any], x: Any, h0: Any, c0: Any, permutations: Any, *, np: Any = numpy) -> Any:
+    """h (T, B, H) from x (T, B, I), h0 (B, H), c0 (B, S, H) and the S permutations of H/2 numbers each, by
+
+        c_s(t+1) = f c_s(t) + Σ_n P_s k_n (i u_n),   h(t+1) = o Σ_n bound(1/S Σ_s P_s q_n c_s(t+1)),
+
+    products of complex numbers written out: a pair is (real parts, imaginary parts).
+    """
+
+    def bound(re: Any, im: Any) -> tuple[Any, Any]:
+        modulus = np.sqrt(re**2 + im**2)
+        return re / np.maximum(1.0, modulus), im / np.maximum(1.0, modulus)
+
+    def times(a: tuple[Any, Any], b: tuple[Any, Any]) -> tuple[Any, Any]:
+        return a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]
+
+    copies, size, heads = len(permutations), h0.shape[1] // 2, (len(params["W"]) - 3) // 6
+    sequences = []
+    for b in range(x.shape[1]):
+        h, states = h0[b], []
+        c = [(c0[b, s, :size], c0[b, s, size:]) for s in range(copies)]
+        for t in range(x.shape[0]):
+            z = affine(params, h, x[t, b], np)
+            f, i, o = sigmoid(z[0], np), sigmoid(z[1], np), sigmoid(z[2], np)
+            re, im = z[3 : 3 + 3 * heads], z[3 + 3 * heads :]
+            k = [bound(re[n], im[n]) for n in range(heads)]
+            q = [bound(re[heads + n], im[heads + n]) for n in range(heads)]
+            u = [bound(re[2 * heads + n], im[2 * heads + n]) for n in range(heads)]
+            for s, p in enumerate(permutations):
+                written = [times((k[n][0][p], k[n][1][p]), (i * u[n][0], i * u[n][1])) for n in range(heads)]
+                c[s] = f * c[s][0] + sum(w[0] for w in written), f * c[s][1] + sum(w[1] for w in written)
+            h_re, h_im = 0.0, 0.0
+            for n in range(heads):
+                found = [times((q[n][0][p], q[n][1][p]), c[s]) for s, p in enumerate(permutations)]
+                read = bound(sum(m[0] for m in found) / copies, sum(m[1] for m in found) / copies)
+                h_re, h_im = h_re + read[0], h_im + read[1]
+            h = np.concatenate([o * h_re, o * h_im])
+            states.append(h)
+        sequences.append(np.stack(states))
+    return np.stack(sequences, axis=1)
+
+
 def softmax_cross_entropy(logits: Any, labels: Any, np: Any = numpy) -> Any:
     """-log softmax(logits[n])[labels[n]] for each row."""
     return np.stack([np.log(np.sum(np.exp(row))) - row[label] for row, label in zip(logits, labels, strict=True)])
 
 
-def network(params: dict[str, Any], tokens: Any, labels: Any, options: dict[str, Any], np: Any = numpy) -> Any:
-    """The mean loss of section 4.1: token, two embeddings, fast weights, ReLU, softmax."""
+def network(params: dict[str, Any], tokens: Any, labels: Any, layer: Any, np: Any = numpy) -> Any:
+    """The mean loss of section 4.1: token, two embeddings, layer(params, x) to h, ReLU, softmax."""
     encoder, readout = params["encoder"], params["readout"]
     vectors = encoder["table"][tokens]
     codes = np.dot(vectors, encoder["weight"].T) + encoder["bias"]
-    batch_size, hidden_size = tokens.shape[1], params["layer"]["b"].shape[0]
-    h0, A0 = np.zeros((batch_size, hidden_size)), np.zeros((batch_size, hidden_size, hidden_size))
-    h = fast_weights(params["layer"], codes, h0, A0, **options, np=np)[-1]
+    h = layer(params["layer"], codes)[-1]
     hidden = np.maximum(np.dot(h, readout["hidden"].T) + readout["hidden_bias"], 0.0)
     logits = np.dot(hidden, readout["output"].T) + readout["output_bias"]
     return np.mean(softmax_cross_entropy(logits, labels, np))

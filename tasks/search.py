@@ -20,9 +20,11 @@ import shlex
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import optuna
@@ -31,7 +33,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from . import figures
 from .provenance import provenance
-from .training import TrainingSettings, settings_of, write_json
+from .training import TrainingSettings, write_json
 
 INTERRUPTED = 130  # the exit code of a task that was told to stop
 POLL = 0.3  # seconds between two looks at a trial's metrics
@@ -107,9 +109,8 @@ def main(arguments: list[str], tasks: dict[str, Any]) -> int:
         print(f"tasks: {error}", file=sys.stderr)
         return 2
     print(f"search: writing to {search.folder}", flush=True)
-    trials = _Trials(search)
     try:
-        trials.run(study, chosen.jobs)
+        _Trials(search, study).run(chosen.jobs)
     except (KeyboardInterrupt, InterruptedError):
         again = shlex.join(
             ["python", "-m", "tasks", "search", *_without(arguments, "--out"), "--out", str(search.folder)]
@@ -120,7 +121,6 @@ def main(arguments: list[str], tasks: dict[str, Any]) -> int:
         print(f"tasks: {error}", file=sys.stderr)
         return 1
     finally:
-        trials.end()
         _store(search, study)
     return 0
 
@@ -214,20 +214,48 @@ def _enqueue(study: optuna.Study, chosen: dict[str, Any]) -> None:
 class _Trials:
     """Runs the trials, each in a process of its own."""
 
-    def __init__(self, search: Search) -> None:
-        self._search, self._running = search, set[subprocess.Popen]()
+    def __init__(self, search: Search, study: optuna.Study) -> None:
+        self._search, self._study = search, study
+        self._running = set[subprocess.Popen]()
+        self._asking, self._stopped = Lock(), False
 
-    def run(self, study: optuna.Study, jobs: int) -> None:
+    def run(self, jobs: int) -> None:
         """All that is left to do. Raises ValueError if a trial cannot be run, InterruptedError if one is stopped."""
-        done = (TrialState.COMPLETE, TrialState.PRUNED)
-        waiting = len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
-        finished = sum(bool(trial.params) for trial in study.get_trials(deepcopy=False, states=done))
-        left = waiting if self._search.random is None else max(self._search.random - finished, waiting)
-        if left:
-            study.optimize(self._try, n_trials=left, n_jobs=jobs)
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                for work in [pool.submit(self._work) for _ in range(jobs)]:
+                    work.result()
+            finally:
+                self.end()
+
+    def end(self) -> None:
+        """Begins no more trials and stops those that run, which then write their checkpoints."""
+        self._stopped = True
+        for process in set(self._running):
+            process.terminate()
+
+    def _work(self) -> None:
+        """One trial after another, until none is left."""
+        while (trial := self._next()) is not None:
+            try:
+                self._study.tell(trial, self._try(trial))
+            except optuna.TrialPruned:
+                self._study.tell(trial, state=TrialState.PRUNED)
+            except BaseException:
+                self._study.tell(trial, state=TrialState.FAIL)
+                self.end()
+                raise
+
+    def _next(self) -> optuna.Trial | None:
+        """The next trial to run, one that waits before a new one. None if all have been begun."""
+        with self._asking:  # two at once could be given the same one that waits
+            trials = [trial for trial in self._study.get_trials(deepcopy=False) if trial.state != TrialState.FAIL]
+            waiting = any(trial.state == TrialState.WAITING for trial in trials)
+            wanted = 0 if self._search.random is None else self._search.random
+            return None if self._stopped or not (waiting or len(trials) < wanted) else self._study.ask()
 
     def _try(self, trial: optuna.Trial) -> float:
-        search, study = self._search, trial.study
+        search = self._search
         if search.random is None and "waited" not in trial.user_attrs:
             raise optuna.TrialPruned("another machine took the last of the grid")
         trial.set_user_attr("process", (platform.node(), os.getpid()))
@@ -250,12 +278,10 @@ class _Trials:
             self._running.discard(process)
             if code in (INTERRUPTED, -2, -15):
                 trial.set_user_attr("interrupted", True)
-                study.stop()
                 raise InterruptedError
             if code == 1:  # not finite: as bad as can be
                 return math.inf
             if code:
-                study.stop()
                 raise ValueError(f"{folder.name}: its run ended with code {code}: {log.read_text()[-500:]}")
         best = json.loads(result.read_text())["best_on_validation"]
         trial.set_user_attr("best_on_validation", best)
@@ -282,13 +308,6 @@ class _Trials:
                 return code
             time.sleep(POLL)
 
-    def end(self) -> None:
-        """Stops what is still running, which then writes its checkpoint."""
-        for process in self._running:
-            process.terminate()
-        for process in self._running:
-            process.wait()
-
 
 def _store(search: Search, study: optuna.Study) -> None:
     """Writes search.json, and, once a trial is complete, best.json and search.png; prints the best."""
@@ -309,7 +328,7 @@ def _store(search: Search, study: optuna.Study) -> None:
         settings = search.settings(best.params)
         write_json(search.folder / "best.json", {"task": search.kind.task} | settings.as_json())
         found["best"] = best.params | {"validation_nll": best.value}
-        figures.search(search.folder / "search.png", rows, {n: v for n, v in search.space.items()})
+        figures.search(search.folder / "search.png", rows, search.space)
         print(f"\nthe best of {len(complete)}: {best.params}, validation {best.value:.5f} nats")
         print(f"train with it: python -m tasks {search.task} --settings {search.folder / 'best.json'}")
     write_json(search.folder / "search.json", found)
