@@ -1,24 +1,25 @@
-"""The associative LSTM: an LSTM whose cells are a holographic memory (Danihelka, Wayne, Uria, Kalchbrenner, Graves 2016,
-arXiv 1602.03032, sections 4 and 5), with several heads.
+"""The associative LSTM: an LSTM whose cells are a holographic memory, with several heads.
+
+Danihelka, Wayne, Uria, Kalchbrenner, Graves 2016, arXiv 1602.03032, "Associative Long Short-Term Memory".
 
 H units are D = H/2 complex numbers, the real parts first: h = [Re; Im]. N heads, S copies, n = 1 .. N, s = 1 .. S:
 
-    z(t+1)    = W h(t) + C x(t) + b, in blocks of D rows: three of gates, then Re and Im of each head's keys and values
-    f, i, o   = σ(z_f), σ(z_i), σ(z_o)                                       gates, D real numbers each
-    k_n, q_n, u_n = bound(z_k,n), bound(z_q,n), bound(z_u,n)                 input key, output key, value: D complex each
-    c_s(t+1)  = f ⊙ c_s(t) + Σ_n P_s k_n ⊙ (i ⊙ u_n)                         write: the copies differ by their permutations
-    m_n       = 1/S Σ_s P_s q_n ⊙ c_s(t+1)                                   read: what other pairs left averages out
-    h(t+1)    = o ⊙ Σ_n bound(m_n)
+    z(t+1)   = W h(t) + C x(t) + b         in blocks of D rows: three of gates, then Re and Im of keys and values
+    f, i, o  = σ(z_f), σ(z_i), σ(z_o)      gates, D real numbers each
+    k_n, q_n, u_n = bound(z_k,n), bound(z_q,n), bound(z_u,n)    input key, output key, value: D complex ones each
+    c_s(t+1) = f ⊙ c_s(t) + Σ_n P_s k_n ⊙ (i ⊙ u_n)    write: the copies differ by their permutations
+    m_n      = 1/S Σ_s P_s q_n ⊙ c_s(t+1)              read: what other pairs have left averages out
+    h(t+1)   = o ⊙ Σ_n bound(m_n)
 
     bound(z) = z / max(1, |z|),   ⊙ is the product of complex numbers, entry by entry
 
-The source has one head; it does not say how several are joined. Here they share the gates and the memory, each writes a
-pair and reads with a key of its own, and what they read is added up, so that h has H units however many heads there are.
-(To add up the m_n instead would make one read of them all.) The permutations P_s of the D numbers are random, and fixed.
+How several heads are joined is a choice made here: they share the gates and the memory, each writes a pair and reads
+with a key of its own, and what they read is added up, so that h has H units however many heads there are. (To add up
+the m_n instead would make one read of them all.) The permutations P_s of the D numbers are random, and fixed.
 
-Inside, the batch is the last axis, so that a permutation moves whole rows. In code, which counts from 0, x[t] is x(t) and
-the returned h[t] is h(t+1). T steps, B sequences, I inputs. The gradient of a complex number is ∂L/∂Re + i ∂L/∂Im. Numbers
-such as (A1) point into DERIVATION.md.
+Inside, the batch is the last axis, so that a permutation moves whole rows. In code, which counts from 0, x[t] is x(t)
+and the returned h[t] is h(t+1). T steps, B sequences, I inputs. The gradient of a complex number is ∂L/∂Re + i ∂L/∂Im.
+Numbers such as (A1) point into DERIVATION.md.
 """
 
 from __future__ import annotations
@@ -27,14 +28,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache as cached
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 
 from . import checks, ops
 from .backend import Array, array_module
 from .recurrent import (
-    Params, affine_backward, check_gradient, check_init, check_params, check_sequences, initial, requested, uniform,
+    Params,
+    affine_backward,
+    check_gradient,
+    check_init,
+    check_params,
+    check_sequences,
+    initial,
+    requested,
+    uniform,
 )  # fmt: skip
 from .workspace import Workspace
 
@@ -71,7 +80,7 @@ def bound(re: Array, im: Array, y: Array, inverse: Array) -> None:
 
 
 def bound_backward(dy: Array, y: Array, inverse: Array, dre: Array, dim: Array) -> None:
-    """dre and dim, filled, from the complex dy. Outside of the unit circle only what is at right angles to y remains."""
+    """dre and dim, filled, from the complex dy. Outside the unit circle only what is at right angles to y remains."""
     xp = array_module(dy=dy)
     # y = z / |z| where |z| > 1, else z                                                                          (A1)
     radial = _real(y, dy)
@@ -101,7 +110,7 @@ class Moment(NamedTuple):
 class Cell:
     """One step, from z (3 + 6 N, D, B), and back. Made once for all steps of one shape."""
 
-    def __init__(self, xp: ModuleType, heads: int, copies: int, size: int, batch_size: int, dtype: object) -> None:
+    def __init__(self, xp: ModuleType, heads: int, copies: int, size: int, batch_size: int, dtype: Any) -> None:
         self._xp, self._heads, self._copies, self._size = xp, heads, copies, size
         complex_dtype = numpy.result_type(dtype, numpy.complex64)
         of_heads = (heads, copies, size, batch_size)

@@ -96,7 +96,7 @@ class Case:
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """The initial states that the layer takes, by name."""
         batch_size, hidden_size = self.batch_size, self.hidden_size
-        beside_h0 = {
+        beside_h0: dict[str, dict[str, tuple[int, ...]]] = {
             "fast_weights": {"A0": (batch_size, hidden_size, hidden_size)},
             "irnn": {},
             "lstm": {"c0": (batch_size, hidden_size)},
@@ -116,13 +116,15 @@ class Case:
         return params, given, rng.standard_normal((*sequence, self.hidden_size))
 
     def ways(self) -> list[dict[str, Any]]:
-        """All ways to compute the same: of fast weights every way to keep the memory, which is matrix, blends that divide
-        T and that do not, attention, and the default."""
+        """All ways to compute the same.
+
+        Of fast weights, every way to keep the memory: matrix, blends that divide T and that do not, attention, default.
+        """
         if self.layer != "fast_weights":
             return [{}]
         return [{"chunk": chunk} for chunk in [*sorted({1, 2, 3, self.steps}), None]]
 
-    def scalars(self) -> dict[str, float]:
+    def scalars(self) -> dict[str, Any]:
         """The options that are numbers and have gradients."""
         if self.layer != "fast_weights":
             return {}
@@ -135,7 +137,7 @@ class Case:
 
     def reference(self, params: Arrays, given: Arrays, np: Any = numpy, **how: Any) -> Any:
         """h (T, B, H) by the reference; given may hold decay and rate."""
-        given = self.scalars() | given
+        given = {**self.scalars(), **given}
         if self.layer == "fast_weights":
             options = fast_weights.Options(**self.options)
             return reference.fast_weights(
@@ -408,8 +410,8 @@ def _network_link(move: Callable[[Any], Any]) -> Link:
             states = {name: numpy.zeros(shape) for name, shape in case.state_shapes().items()}
             return case.reference(weights, {"x": x} | states, np=autograd.numpy)
 
-        def mean_loss(tree: Arrays, of: Any = recurrent, data: Any = (tokens, labels)) -> Any:
-            return reference.network(tree, *data, of, autograd.numpy)
+        def mean_loss(tree: Arrays, of: Any = recurrent, tokens: Any = tokens, labels: Any = labels) -> Any:
+            return reference.network(tree, tokens, labels, of, autograd.numpy)
 
         expected_loss, expected = autograd.value_and_grad(mean_loss)(params)
         link.compare(layer, flatten(grads) | {"loss": loss}, flatten(expected) | {"loss": expected_loss})

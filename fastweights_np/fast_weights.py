@@ -32,8 +32,17 @@ from .backend import Array, array_module
 from .memory import Memory, MemoryGradient, fold, read_matrix
 from .ops import LayerNorm
 from .recurrent import (
-    Params, Record, Response, affine_backward, check_gradient, check_init, check_params, check_sequences, initial,
-    requested, uniform,
+    Params,
+    Record,
+    Response,
+    affine_backward,
+    check_gradient,
+    check_init,
+    check_params,
+    check_sequences,
+    initial,
+    requested,
+    uniform,
 )  # fmt: skip
 from .workspace import Workspace
 
@@ -85,8 +94,9 @@ class Settling:
 
     def load(self, params: Params) -> None:
         """Takes gain and bias, if the layer has them, as they are now."""
-        for norm in {response.norm for response in self.responses} - {None}:
-            norm.load(params["gain"], params["bias"])
+        for norm in {response.norm for response in self.responses}:
+            if norm is not None:
+                norm.load(params["gain"], params["bias"])
 
     def forward(self, boundary: Array, read: Callable[[Array, int], Array], records: Sequence[Record]) -> Array:
         """h(t+1) (B, H) from the boundary (B, H), where read(h_s, s) is A(t) h_s. Fills the records."""

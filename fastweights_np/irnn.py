@@ -2,9 +2,9 @@
 
     h(t+1) = f(W h(t) + C x(t) + b), or f(LN[W h(t) + C x(t) + b]) as an option;   f is ReLU
 
-It is the fast-weight layer without fast weights, and its baseline in section 4.1 of Ba et al. 2016. In code, which counts
-from 0, x[t] is x(t) and the returned h[t] is h(t+1). T steps, B sequences, I inputs, H units. Numbers such as (I1) point
-into DERIVATION.md.
+It is the fast-weight layer without fast weights, and its baseline in section 4.1 of Ba et al. 2016. In code, which
+counts from 0, x[t] is x(t) and the returned h[t] is h(t+1). T steps, B sequences, I inputs, H units. Numbers such as
+(I1) point into DERIVATION.md.
 """
 
 from __future__ import annotations
@@ -18,8 +18,17 @@ import numpy
 from . import checks, ops
 from .backend import Array, array_module
 from .recurrent import (
-    Params, Record, Response, affine_backward, check_gradient, check_init, check_params, check_sequences, initial,
-    requested, uniform,
+    Params,
+    Record,
+    Response,
+    affine_backward,
+    check_gradient,
+    check_init,
+    check_params,
+    check_sequences,
+    initial,
+    requested,
+    uniform,
 )  # fmt: skip
 from .workspace import Workspace
 

@@ -1,14 +1,17 @@
 """The LSTM with a forget gate and no peepholes (Hochreiter, Schmidhuber 1997; Gers, Schmidhuber, Cummins 2000).
 
-    z(t+1) = W h(t) + C x(t) + b, four blocks of H rows: z_i, z_f, z_o, z_g
-    i, f, o = σ(z_i), σ(z_f), σ(z_o),   g = tanh(z_g)
-    c(t+1) = f ⊙ c(t) + i ⊙ g
-    h(t+1) = o ⊙ tanh(c(t+1))
+    z_n(t+1)   = W_n h(t) + C_n x(t) + b_n   for each of n = i, f, g, o
+    i, f, g, o = σ(z_i), σ(z_f), tanh(z_g), σ(z_o)
+    c(t+1)     = f ⊙ c(t) + i ⊙ g
+    h(t+1)     = o ⊙ tanh(c(t+1))
 
-With layer norm, as an option, each block is normalized over its H units by itself, with a gain and a bias of its own:
-σ(LN[z_i]) and so on, as equation (5) of Ba, Hinton et al. 2016 does it; the cell c is not. (Ba, Kiros, Hinton 2016
-normalize W h and C x apart, and c.) In code, which counts from 0, x[t] is x(t) and the returned h[t] is h(t+1). T steps,
-B sequences, I inputs, H units. Numbers such as (M1) point into DERIVATION.md.
+The four maps lie side by side in this order: W (4, H, H), C (4, H, I), b (4, H), and so do z and the gates,
+(4, T, B, H). With layer norm, as an option, each z_n is normalized over its H units by itself, with its own gain and
+bias: σ(LN[z_i]) and so on, as equation (5) of Ba, Hinton et al. 2016 does it; the cell c is not. (Ba, Kiros, Hinton 2016
+normalize W h and C x apart, and c.)
+
+In code, which counts from 0, x[t] is x(t) and the returned h[t] is h(t+1). T steps, B sequences, I inputs, H units.
+Numbers such as (M1) point into DERIVATION.md.
 """
 
 from __future__ import annotations
@@ -23,7 +26,15 @@ import numpy
 from . import checks, ops
 from .backend import Array, array_module
 from .recurrent import (
-    Params, Record, affine_backward, check_gradient, check_init, check_params, check_sequences, initial, requested,
+    Params,
+    Record,
+    affine_backward,
+    check_gradient,
+    check_init,
+    check_params,
+    check_sequences,
+    initial,
+    requested,
     uniform,
 )  # fmt: skip
 from .workspace import Workspace
@@ -77,7 +88,7 @@ class Gates:
     def backward(self, dz: Array, records: Sequence[Record], dparams: Array) -> None:
         """With layer norm, turns the gradient of LN[z] (4, B, H) into that of z; adds to dparams (4, 2, 1, H)."""
         for dz_n, norm, record, dparams_n in zip(dz, self.norms, records, dparams, strict=False):
-            # y = LN[z_n]                                                                                        (F2)
+            # y = LN[z_n]                                                                                   (F2), (M4)
             norm.dy[...] = dz_n
             norm.backward(record.normalized, record.inverse_std, dparams_n, out=dz_n)
 
@@ -147,7 +158,7 @@ def init(
     rng: numpy.random.Generator, input_size: int, hidden_size: int, *, forget_bias: float = 1.0,
     layer_norm: bool = False, dtype: str = "float32",
 ) -> Params:  # fmt: skip
-    """New parameters: W (4, H, H) uniform in ±1/√H, C (4, H, I) uniform in ±1/√I, b (4, H) zero but for the forget gate's.
+    """New parameters: W (4, H, H) uniform in ±1/√H, C (4, H, I) in ±1/√I, b (4, H) zero but for the forget gate's.
 
     With layer norm also gain = 1 and bias (4, H), and the forget gate's bias stands there.
     """
@@ -172,8 +183,8 @@ def forward(
     """Runs the layer over whole sequences: x (T, B, I) to h (T, B, H), and the cache that `backward` needs.
 
     x may also be ops.embedding(table, tokens), a table (V, I) and tokens (T, B): dx is then the table's gradient.
-    h0 and c0 (B, H) are the state and the cells before the first step, zero if None; a workspace reuses buffers from one
-    forward to the next. All arrays share one dtype and one device, and must not be changed before backward has been
+    h0 and c0 (B, H) are the state and the cells before the first step, zero if None; a workspace reuses buffers from
+    one forward to the next. All arrays share one dtype and one device, and must not be changed before backward has been
     called. Raises ValueError or TypeError that names the argument at fault.
     """
     xp = check_params(params, GATES, x=ops.input_array(x), h0=h0, c0=c0)
@@ -233,7 +244,7 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
             xp.multiply(at.dz_ifg, dc, out=at.dz_ifg)
             dc *= at.gates[F]
             gates.backward(at.dz, at.records, dnorm)
-            # z(t+1) = W h(t) + C x(t) + b                                                                        (F7)
+            # z_n(t+1) = W_n h(t) + C_n x(t) + b_n                                                                (M4)
             xp.matmul(at.dz, W, out=from_gates).sum(axis=0, out=dh_next)
 
     grads, dx = affine_backward(tape.dz, params, cache.x, tape.h[:-1])

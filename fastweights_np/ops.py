@@ -61,7 +61,7 @@ def input_array(x: Array | Embedded) -> Array:
 
 
 def embedding_backward(dy: Array, tokens: Array, vocabulary: int) -> Array:
-    """dtable (V, E) of `embedding`: the rows of dy (..., E) added up by token; dy may have blocks before, as `linear`."""
+    """dtable (V, E) of `embedding`: the rows of dy (..., E) added up by token; several maps' dy (N, ..., E) too."""
     xp = array_module(dy=dy, tokens=tokens)
     blocks, features = dy.shape[: dy.ndim - tokens.ndim - 1], dy.shape[-1]
     dtable = xp.zeros((*blocks, vocabulary, features), dy.dtype)

@@ -1,4 +1,4 @@
-"""What the recurrent layers share: z(t+1) = W h(t) + C x(t) + b, the response h = f(LN[z]), and the checks of arguments.
+"""What the recurrent layers share: z(t+1) = W h(t) + C x(t) + b, the response h = f(LN[z]), checks of arguments.
 
 W (H, H), C (H, I), b (H,); a layer with N of them, as an LSTM has four, keeps them side by side: W (N, H, H) and so on.
 """
@@ -95,7 +95,7 @@ def requested(also: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
 def affine_backward(
     dz: Array, params: Params, x: Array | ops.Embedded, h_before: Array
 ) -> tuple[Params, Array]:  # fmt: skip
-    """The gradients of W, C, b and that of x, for all steps at once, from dz (..., T, B, H); h_before (T, B, H) is h(t).
+    """The gradients of W, C, b, and that of x, for all steps at once, from dz (..., T, B, H) and h(t) (T, B, H).
 
     The gradient of h(t) itself, dz(t+1) W, belongs to each layer's loop.
     """
@@ -144,9 +144,9 @@ class Response:
         return self.f.forward(z, out=record.state)
 
     def backward(self, dh: Array, record: Record, dz: Array, dparams: Array) -> Array:
-        """dz (B, H) from dh (B, H). dz comes with the slopes f'(.); the gradients of gain and bias are added to dparams.
+        """dz (B, H) from dh (B, H). dz comes with the slopes f'(.).
 
-        dparams is (2, 1, H): dgain, dbias.
+        The gradients of gain and bias are added to the rows of dparams (2, 1, H).
         """
         # h = f(y)                                                                                               (F1)
         if self.norm is None:

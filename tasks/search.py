@@ -1,12 +1,12 @@
-"""python -m tasks search TASK: tries settings on the validation set, by a grid or at random, as the paper chose its own.
+"""python -m tasks search TASK: tries settings, judged on the validation set, by a grid or at random, as the paper did.
 
     python -m tasks search retrieval --grid learning_rate=5e-4,1e-3,2e-3 layer=lstm,irnn --epochs 10
     python -m tasks search retrieval --random 30 --over learning_rate=1e-4..1e-2:log rate=0.02..0.5:log
 
-All other options are the task's own, and hold for every trial. A trial is a run of the task in a process and a folder of
-its own, and is judged by its best negative log likelihood on the validation set; what it finds on the test set is not
-looked at. Trials are kept in an Optuna study, in a file in the search's folder, or anywhere by --storage URL, from which
-several machines can work at the same study. The same command again, with --out FOLDER, goes on where it stopped.
+All other options are the task's own, and hold for every trial. A trial is a run of the task in a process and a folder
+of its own, and is judged by its best negative log likelihood on the validation set; what it finds on the test set is
+not looked at. Trials are kept in an Optuna study, in a file in the search's folder, or anywhere by --storage URL, from
+which several machines can work at the same study. The same command again, with --out FOLDER, goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Search:
     prune: bool
 
     def settings(self, chosen: dict[str, Any]) -> TrainingSettings:
-        """The task's settings with the chosen ones in their places. Exits with a message for bad ones, as the task does."""
+        """The task's settings with the chosen ones in their places. Exits with a message for bad ones, as tasks do."""
         return tyro.cli(self.kind, args=self.arguments(chosen), prog=f"python -m tasks {self.task}")
 
     def arguments(self, chosen: dict[str, Any]) -> list[str]:
@@ -175,7 +175,8 @@ def _study(search: Search, url: str, name: str | None) -> optuna.Study:
     before = study.user_attrs.get("search")
     if before is not None and before != search.description():
         raise ValueError(
-            f"search: expected what the study {study.study_name!r} was begun with, {before}, got {search.description()}; "
+            f"search: expected what the study {study.study_name!r} was begun with, {before}, "
+            f"got {search.description()}; "
             "begin a new one with another --out or --study"
         )
     study.set_user_attr("search", search.description())

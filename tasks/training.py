@@ -100,7 +100,7 @@ class TrainingSettings:
         return self.learning_rate * optim.SCHEDULES[self.schedule](update, updates, self.hold)
 
 
-def settings_from(path: Path, kind: type[TrainingSettings], **places: Path) -> TrainingSettings:
+def settings_from(path: Path, kind: type[TrainingSettings], **places: Any) -> TrainingSettings:
     """The settings in a file, such as a run's settings.json, and the given places. Raises OSError or ValueError."""
     try:
         stored = dict(json.loads(path.read_text()))
@@ -110,8 +110,8 @@ def settings_from(path: Path, kind: type[TrainingSettings], **places: Path) -> T
         return kind(**stored, **places)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{next(iter(places))}: expected {path} to hold the settings of a {kind.task} run of this version: {error}; "
-            "leave the option away, and start anew with another --out"
+            f"{next(iter(places))}: expected {path} to hold the settings of a {kind.task} run of this version: "
+            f"{error}; leave the option away, and start anew with another --out"
         ) from error
 
 
