@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from .peers.contest import ENTRIES, at_work, available, take_turns
+from .peers.contest import ENTRIES, at_work, available, layer_contestants, take_turns
 from .peers.problem import Training
 from .report import markdown, store
 
 SIZES = (20, 50, 100)
-NAMES = ["ours", "ours, 2 processes", "PyTorch eager, attention", "PyTorch eager, matrix"]
 
 
 def run(layer: str, threads: list[int]) -> None:
@@ -18,13 +17,14 @@ def run(layer: str, threads: list[int]) -> None:
     for count in threads:
         for hidden_size in SIZES:
             problem = Training(layer, hidden_size)
-            names = [name for name in available(NAMES)[0] if count > 1 or "processes" not in name]
+            contestants = [name for name in layer_contestants(layer, count) if ENTRIES[name].ours or "eager" in name]
+            names = available(contestants)[0]
             with at_work(problem, names, count) as processes:
                 times = take_turns(processes)
             rates = {name: round(1e3 * problem.updates / time["median_ms"], 1) for name, time in times.items()}
             rows.append({"R": hidden_size, "threads": count, "updates_per_second": rates, "times": times})
             print(hidden_size, count, rates, flush=True)
-    store("loop", rows, _table(rows), layer=layer)
+    store("loop" if layer == "fast_weights" else f"loop-{layer}", rows, _table(rows), layer=layer)
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from .peers.contest import ENTRIES, at_work, available, layer_contestants, take_turns
+from .peers.contest import ENTRIES, FORMS, at_work, available, layer_contestants, take_turns
 from .peers.problem import Layer
 from .report import geometric_mean, markdown, store
 from .results import STORE
@@ -18,18 +18,21 @@ from .results import STORE
 SIZES = ((128, 11, 20), (128, 11, 50), (128, 11, 100), (128, 24, 50), (128, 24, 100), (128, 24, 200), (64, 24, 128))
 LONG = ((16, 1000, 128),)
 # a program of a thousand steps unrolled takes hours to compile
-LONG_CONTESTANTS = ("ours", "ours, 2 processes", "JAX scan, attention", "JAX scan, matrix", "PyTorch eager, matrix")
+LONG_CONTESTANTS = (
+    "ours", "ours, 2 processes", "JAX scan, attention", "JAX scan, matrix", "PyTorch eager, matrix",
+    "JAX scan, plain", "PyTorch eager, plain", "PyTorch eager, nn",
+)  # fmt: skip
 # torch.compile takes one to two minutes a row to compile, so it runs only where it might be the fastest peer: in its
-# attention form, with all threads (with fewer it was slower in every row, when last measured)
-COMPILED = "torch.compile, attention"
+# first form, with all threads (with fewer it was slower in every row, when last measured)
+COMPILED = "torch.compile"
 
 
 def run(layer: str, threads: list[int], long: bool) -> None:
     """Measures every size (B, T, H) with each number of threads; stores speed, or long, as .json, .md and .png."""
     rows = []
     for count in threads:
-        names = [name for name in layer_contestants(layer, count) if not name.startswith("torch.compile")]
-        names += [COMPILED] if count == max(threads) else []
+        names = [name for name in layer_contestants(layer, count) if not name.startswith(COMPILED)]
+        names += [f"{COMPILED}, {FORMS[layer][0]}"] if count == max(threads) else []
         names, absent = available([name for name in names if not long or name in LONG_CONTESTANTS])
         for each in absent:
             print(f"left out, as it is not installed: {each}", flush=True)
@@ -38,7 +41,7 @@ def run(layer: str, threads: list[int], long: bool) -> None:
         for batch_size, steps, hidden_size in LONG if long else SIZES:
             rows.append(_row(Layer(layer, batch_size, steps, hidden_size), names, count, memory=long))
             print(_line(rows[-1]), flush=True)
-    name = "long" if long else "speed"
+    name = ("long" if long else "speed") + ("" if layer == "fast_weights" else f"-{layer}")
     store(name, rows, _table(rows), layer=layer)
     _picture(rows, name)
 

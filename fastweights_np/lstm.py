@@ -6,9 +6,9 @@
     h(t+1)     = o ⊙ tanh(c(t+1))
 
 The four maps lie side by side in this order: W (4, H, H), C (4, H, I), b (4, H), and so do z and the gates,
-(4, T, B, H). With layer norm, as an option, each z_n is normalized over its H units by itself, with its own gain and
-bias: σ(LN[z_i]) and so on, as equation (5) of Ba, Hinton et al. 2016 does it; the cell c is not. (Ba, Kiros, Hinton 2016
-normalize W h and C x apart, and c.)
+(4, T, B, H). With layer norm, as an option, each z_n is normalized over its H units by itself, with a gain and a
+bias of its own: σ(LN[z_i]) and so on, as equation (5) of Ba, Hinton et al. 2016 does it; c is not. (Ba, Kiros, Hinton
+2016 normalize W h and C x apart, and c.)
 
 In code, which counts from 0, x[t] is x(t) and the returned h[t] is h(t+1). T steps, B sequences, I inputs, H units.
 Numbers such as (M1) point into DERIVATION.md.

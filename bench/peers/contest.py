@@ -21,7 +21,13 @@ import numpy
 from . import in_numpy
 from .problem import Arrays, Layer, Training
 
-FORMS = {"fast_weights": ("attention", "matrix")}  # what the peers have: a layer's forms of the same equations
+# what the peers have: a layer's forms of the same equations; "nn" is PyTorch's own module
+FORMS = {
+    "fast_weights": ("attention", "matrix"),
+    "irnn": ("plain", "nn"),
+    "lstm": ("plain", "nn"),
+    "associative_lstm": ("plain",),
+}
 TOLERANCE = 1e-4  # of each array of an answer: |ours in float64 - theirs| / |ours in float64|, Euclidean norms
 
 
@@ -38,19 +44,21 @@ class Entry(NamedTuple):
         return self.module == "in_numpy"
 
 
+PEERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "PyTorch eager": ("in_pytorch", "torch", {}),
+    "torch.compile": ("in_pytorch", "torch", {"compiled": True}),
+    "JAX scan": ("in_jax", "jax", {"scan": True}),
+    "JAX unrolled": ("in_jax", "jax", {"scan": False}),
+    "autograd": ("in_autograd", "autograd", {}),
+}
 ENTRIES = {
     "ours": Entry("in_numpy", "numpy", {}),
     "ours, 2 processes": Entry("in_numpy", "numpy", {"processes": 2}),
-    "PyTorch eager, attention": Entry("in_pytorch", "torch", {"form": "attention"}),
-    "PyTorch eager, matrix": Entry("in_pytorch", "torch", {"form": "matrix"}),
-    "torch.compile, attention": Entry("in_pytorch", "torch", {"form": "attention", "compiled": True}),
-    "torch.compile, matrix": Entry("in_pytorch", "torch", {"form": "matrix", "compiled": True}),
-    "JAX scan, attention": Entry("in_jax", "jax", {"form": "attention", "scan": True}),
-    "JAX scan, matrix": Entry("in_jax", "jax", {"form": "matrix", "scan": True}),
-    "JAX unrolled, attention": Entry("in_jax", "jax", {"form": "attention", "scan": False}),
-    "JAX unrolled, matrix": Entry("in_jax", "jax", {"form": "matrix", "scan": False}),
-    "autograd, attention": Entry("in_autograd", "autograd", {"form": "attention"}),
-    "autograd, matrix": Entry("in_autograd", "autograd", {"form": "matrix"}),
+    "PyTorch eager, nn": Entry("in_pytorch", "torch", {"form": "nn"}),
+} | {
+    f"{peer}, {form}": Entry(module, package, {"form": form} | how)
+    for peer, (module, package, how) in PEERS.items()
+    for form in ("attention", "matrix", "plain")
 }
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import autograd.numpy as np
 from autograd import make_vjp
 
+from fastweights_np.associative_lstm import permutations
+
 from .problem import Arrays, Contestant, Layer
 
 Array = Any
@@ -57,7 +59,73 @@ def _norm(params: Params, z: Array) -> Array:
     return params["gain"] * centred * scale + params["bias"]
 
 
-FORMS = {"fast_weights": {"attention": fast_weights_attention, "matrix": fast_weights_matrix}}
+def irnn(params: Params, x: Array, h: Array) -> Array:
+    """h = relu(W h + C x + b), normalized before if there is a gain."""
+    from_input = np.dot(x, params["C"].T) + params["b"]
+    states: list[Array] = []
+    for a in from_input:
+        z = a + np.dot(h, params["W"].T)
+        h = np.maximum(_norm(params, z) if "gain" in params else z, 0)
+        states.append(h)
+    return np.stack(states)
+
+
+def lstm(params: Params, x: Array, h: Array) -> Array:
+    """The gates i, f, g, o side by side, from one product."""
+    W, C, b = (params[name].reshape(-1, *params[name].shape[2:]) for name in ("W", "C", "b"))
+    from_input, c = np.dot(x, C.T) + b, np.zeros_like(h)
+    states: list[Array] = []
+    for a in from_input:
+        i, f, g, o = np.split(a + np.dot(h, W.T), 4, axis=1)
+        c = _sigmoid(f) * c + _sigmoid(i) * np.tanh(g)
+        h = _sigmoid(o) * np.tanh(c)
+        states.append(h)
+    return np.stack(states)
+
+
+def associative_lstm(params: Params, x: Array, h: Array, copies: int = 4) -> Array:
+    """Real and imaginary parts apart, for autograd's complex numbers are those of functions to complex numbers."""
+    blocks, size, _ = params["W"].shape
+    heads, order = (blocks - 3) // 6, permutations(copies, size)
+    W, C, b = (params[name].reshape(blocks * size, *params[name].shape[2:]) for name in ("W", "C", "b"))
+    from_input = np.dot(x, C.T) + b
+    re, im = np.zeros((2, len(h), copies, size), x.dtype)
+    states: list[Array] = []
+    for a in from_input:
+        z = (a + np.dot(h, W.T)).reshape(len(h), blocks, size)
+        f, i, o = (_sigmoid(z[:, n]) for n in range(3))
+        pairs = z[:, 3:].reshape(len(h), 2, 3, heads, size)
+        pairs_re, pairs_im = _bound(pairs[:, 0], pairs[:, 1])
+        (k_re, q_re), (k_im, q_im) = ((part[:, 0][..., order], part[:, 1][..., order]) for part in (pairs_re, pairs_im))
+        u_re, u_im = (i[:, None, None] * part[:, 2][:, :, None] for part in (pairs_re, pairs_im))
+        re, im = (
+            f[:, None] * re + np.sum(k_re * u_re - k_im * u_im, axis=1),
+            f[:, None] * im + np.sum(k_re * u_im + k_im * u_re, axis=1),
+        )
+        c_re, c_im = re[:, None], im[:, None]
+        m_re, m_im = _bound(
+            np.mean(q_re * c_re - q_im * c_im, axis=2), np.mean(q_re * c_im + q_im * c_re, axis=2)
+        )  # fmt: skip
+        h = np.concatenate([o * np.sum(m_re, axis=1), o * np.sum(m_im, axis=1)], axis=1)
+        states.append(h)
+    return np.stack(states)
+
+
+def _sigmoid(z: Array) -> Array:
+    return 0.5 * np.tanh(0.5 * z) + 0.5
+
+
+def _bound(re: Array, im: Array) -> tuple[Array, Array]:
+    inverse = np.maximum(re * re + im * im, 1) ** -0.5  # the root's slope at 0 is not finite
+    return re * inverse, im * inverse
+
+
+FORMS = {
+    "fast_weights": {"attention": fast_weights_attention, "matrix": fast_weights_matrix},
+    "irnn": {"plain": irnn},
+    "lstm": {"plain": lstm},
+    "associative_lstm": {"plain": associative_lstm},
+}
 
 
 def layer(problem: Layer, form: str) -> Contestant:

@@ -9,6 +9,8 @@ import jax
 import numpy
 from jax import numpy as jnp
 
+from fastweights_np.associative_lstm import permutations
+
 from .problem import Arrays, Contestant, Layer
 
 Array = Any
@@ -72,7 +74,65 @@ def _norm(params: Params, z: Array) -> Array:
     return params["gain"] * centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-5) + params["bias"]
 
 
-FORMS = {"fast_weights": {"attention": fast_weights_attention, "matrix": fast_weights_matrix}}
+def irnn(params: Params, x: Array, h0: Array, scan: bool) -> Array:
+    """h = relu(W h + C x + b), normalized before if there is a gain."""
+
+    def step(h: Array, a: Array) -> Array:
+        z = a + h @ params["W"].T
+        h = jax.nn.relu(_norm(params, z) if "gain" in params else z)
+        return h, h
+
+    from_input = x @ params["C"].T + params["b"]
+    return jax.lax.scan(step, h0, from_input, unroll=1 if scan else x.shape[0])[1]
+
+
+def lstm(params: Params, x: Array, h0: Array, scan: bool) -> Array:
+    """The gates i, f, g, o side by side, from one product."""
+    W, C, b = (params[name].reshape(-1, *params[name].shape[2:]) for name in ("W", "C", "b"))
+
+    def step(carry: Array, a: Array) -> Array:
+        h, c = carry
+        i, f, g, o = jnp.split(a + h @ W.T, 4, axis=1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (h, c), h
+
+    return jax.lax.scan(step, (h0, jnp.zeros_like(h0)), x @ C.T + b, unroll=1 if scan else x.shape[0])[1]
+
+
+def associative_lstm(params: Params, x: Array, h0: Array, scan: bool, copies: int = 4) -> Array:
+    """With complex numbers."""
+    blocks, size, _ = params["W"].shape
+    heads, order = (blocks - 3) // 6, permutations(copies, size)
+    W, C, b = (params[name].reshape(blocks * size, *params[name].shape[2:]) for name in ("W", "C", "b"))
+
+    def step(carry: Array, a: Array) -> Array:
+        h, c = carry
+        z = (a + h @ W.T).reshape(-1, blocks, size)
+        f, i, o = (jax.nn.sigmoid(z[:, n]) for n in range(3))
+        pairs = z[:, 3:].reshape(-1, 2, 3, heads, size)
+        k, q, u = jnp.moveaxis(_bound(pairs[:, 0], pairs[:, 1]), 1, 0)
+        c = f[:, None] * c + jnp.sum(k[..., order] * (i[:, None] * u)[:, :, None], axis=1)
+        m = jnp.mean(q[..., order] * c[:, None], axis=2)
+        total = o * jnp.sum(_bound(m.real, m.imag), axis=1)
+        h = jnp.concatenate([total.real, total.imag], axis=1)
+        return (h, c), h
+
+    c0 = jnp.zeros((len(h0), copies, size), "complex64")
+    return jax.lax.scan(step, (h0, c0), x @ C.T + b, unroll=1 if scan else x.shape[0])[1]
+
+
+def _bound(re: Array, im: Array) -> Array:
+    square = jnp.maximum(re * re + im * im, 1)  # the root's slope at 0 is not finite
+    return jax.lax.complex(re, im) * jax.lax.rsqrt(square)
+
+
+FORMS = {
+    "fast_weights": {"attention": fast_weights_attention, "matrix": fast_weights_matrix},
+    "irnn": {"plain": irnn},
+    "lstm": {"plain": lstm},
+    "associative_lstm": {"plain": associative_lstm},
+}
 
 
 def layer(problem: Layer, form: str, scan: bool = True) -> Contestant:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fastweights_np.associative_lstm import permutations
 from fastweights_np.trees import flatten
 
 from .in_numpy import network_and_data
@@ -68,7 +69,75 @@ def _norm(params: Params, z: Tensor) -> Tensor:
     return functional.layer_norm(z, z.shape[-1:], params["gain"], params["bias"], 1e-5)
 
 
-FORMS = {"fast_weights": {"attention": fast_weights_attention, "matrix": fast_weights_matrix}}
+def irnn(params: Params, x: Tensor, h: Tensor) -> Tensor:
+    """h = relu(W h + C x + b), normalized before if there is a gain."""
+    states: list[Tensor] = []
+    for a in functional.linear(x, params["C"], params["b"]):
+        z = torch.addmm(a, h, params["W"].T)
+        h = torch.relu(_norm(params, z) if "gain" in params else z)
+        states.append(h)
+    return torch.stack(states)
+
+
+def irnn_nn(params: Params, x: Tensor, h: Tensor) -> Tensor:
+    """torch.nn.RNN."""
+    return _nn(torch.nn.RNN(*params["C"].shape[::-1], nonlinearity="relu"), params, x, h[None])
+
+
+def lstm(params: Params, x: Tensor, h: Tensor) -> Tensor:
+    """The gates i, f, g, o side by side, from one product."""
+    W, C, b = (params[name].flatten(0, 1) for name in ("W", "C", "b"))
+    c, states = torch.zeros_like(h), []
+    for a in functional.linear(x, C, b):
+        i, f, g, o = torch.addmm(a, h, W.T).chunk(4, 1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        states.append(h)
+    return torch.stack(states)
+
+
+def lstm_nn(params: Params, x: Tensor, h: Tensor) -> Tensor:
+    """torch.nn.LSTM, whose gates have the same order."""
+    flat = {name: value.flatten(0, 1) for name, value in params.items()}
+    hidden_size, input_size = params["C"].shape[1:]
+    return _nn(torch.nn.LSTM(input_size, hidden_size), flat, x, (h[None], torch.zeros_like(h[None])))
+
+
+def _nn(module: torch.nn.RNNBase, params: Params, x: Tensor, state: Any) -> Tensor:
+    """PyTorch's own layer with these parameters; its second bias is zero."""
+    named = {"weight_ih_l0": params["C"], "weight_hh_l0": params["W"], "bias_ih_l0": params["b"]}
+    named["bias_hh_l0"] = torch.zeros_like(params["b"])
+    return torch.func.functional_call(module, named, (x, state))[0]
+
+
+def associative_lstm(params: Params, x: Tensor, h: Tensor, copies: int = 4) -> Tensor:
+    """With complex numbers."""
+    blocks, size, _ = params["W"].shape
+    heads, order = (blocks - 3) // 6, torch.from_numpy(permutations(copies, size))
+    W, C, b = (params[name].flatten(0, 1) for name in ("W", "C", "b"))
+    c, states = torch.zeros(len(h), copies, size, dtype=torch.complex64), []
+    for a in functional.linear(x, C, b):
+        z = torch.addmm(a, h, W.T).view(-1, blocks, size)
+        f, i, o = torch.sigmoid(z[:, :3]).unbind(1)
+        pairs = z[:, 3:].view(-1, 2, 3, heads, size)
+        k, q, u = _bound(torch.complex(pairs[:, 0], pairs[:, 1])).unbind(1)
+        c = f[:, None] * c + (k[..., order] * (i[:, None] * u)[:, :, None]).sum(1)
+        total = o * _bound((q[..., order] * c[:, None]).mean(2)).sum(1)
+        h = torch.cat([total.real, total.imag], 1)
+        states.append(h)
+    return torch.stack(states)
+
+
+def _bound(z: Tensor) -> Tensor:
+    return z / torch.clamp(z.abs(), min=1)
+
+
+FORMS = {
+    "fast_weights": {"attention": fast_weights_attention, "matrix": fast_weights_matrix},
+    "irnn": {"plain": irnn, "nn": irnn_nn},
+    "lstm": {"plain": lstm, "nn": lstm_nn},
+    "associative_lstm": {"plain": associative_lstm},
+}
 
 
 def layer(problem: Layer, form: str, compiled: bool = False) -> Contestant:
