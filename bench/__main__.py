@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
             "--threads", type=int, nargs="+" if several else None, default=[1, cores] if several else cores,
             help="cores that each contestant is given",
         )  # fmt: skip
-    add = commands.add_parser("add", help="store the results of finished task runs in bench/results")
+    add = commands.add_parser("add", help="store the results of finished task runs and searches in bench/results")
     add.add_argument("folders", type=Path, nargs="+", help="output folders of python -m tasks")
     add.add_argument("--replace", action="store_true", help="put a run in the place of one that is stored already")
     add.add_argument("--group", default="", help="a name for runs that are not meant for the paper's tables")
@@ -59,7 +59,7 @@ def _do(chosen: argparse.Namespace) -> None:
         from . import paper
 
         print(paper.make())
-        print(f"in {results.STORE}: table1.md, table1.png")
+        print(f"in {results.STORE}: table1.md, table1.png, figure2.png, capacity.png, search.md")
     elif chosen.command in ("speed", "long"):
         from . import speed
 

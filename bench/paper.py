@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import matplotlib
@@ -11,68 +11,167 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
+from tasks.figures import error_axis
+from tasks.retrieval import key_blind_floor
+
+from .report import markdown
 from .results import STORE, load
 
+Run = dict[str, Any]
+
+NAMES = {"irnn": "IRNN", "lstm": "LSTM", "associative_lstm": "A-LSTM", "fast_weights": "Fast weights"}
 SIZES = (20, 50, 100)
 # test error in %, table 1 of Ba et al. 2016
-TABLE_1 = {"fast_weights": ("Fast weights", {20: 1.81, 50: 0.0, 100: 0.0})}
+TABLE_1 = {
+    "irnn": {20: 62.11, 50: 60.23, 100: 0.34},
+    "lstm": {20: 60.81, 50: 1.85, 100: 0.0},
+    "associative_lstm": {20: 60.13, 50: 1.62, 100: 0.0},
+    "fast_weights": {20: 1.81, 50: 0.0, 100: 0.0},
+}
+SEEDS = 3
+CAPACITY = "retrieval-capacity"  # the group of runs with more and more pairs, at R = 50
+PAIRS = (4, 8, 12, 16)
+FIGURE_2_SIZE = 50
 
 
 def make() -> str:
-    """Writes bench/results/table1.md and table1.png, and returns the table."""
-    runs = [run for run in load("retrieval") if _is_the_papers(run["settings"])]
+    """Writes every table and figure that there are runs for; returns the tables, and what is missing."""
     STORE.mkdir(parents=True, exist_ok=True)
-    table = table_1(runs)
-    (STORE / "table1.md").write_text(table)
+    runs = [run for run in load("retrieval") if _is_the_papers(run["settings"])]
+    missing: list[str] = []
+    tables = {"table1": table_1(runs, missing), "search": searches(load("search"), missing)}
+    for name, table in tables.items():
+        (STORE / f"{name}.md").write_text(table)
     learning_curves(runs)
-    return table
+    figure_2(runs, missing)
+    capacity(load(CAPACITY), missing)
+    return "\n".join([*tables.values(), *(f"missing: {what}" for what in missing)])
 
 
-def table_1(runs: list[dict[str, Any]]) -> str:
-    """Table 1 as Markdown: the paper's error, the median of our seeds, and every seed."""
-    lines = ["| layer | R | paper | here, median | every seed | settings |", "|---|---|---|---|---|---|"]
-    for layer, (name, of_the_paper) in TABLE_1.items():
+def table_1(runs: list[Run], missing: list[str]) -> str:
+    """Table 1 as the paper has it, with the median of our seeds beside each cell; then every seed and the settings."""
+    cells, details = [], []
+    for layer, of_the_paper in TABLE_1.items():
+        line = [NAMES[layer]]
         for size in SIZES:
             chosen = _of(runs, layer, size)
             errors = [100 * run["test_error"] for run in chosen]
-            seeds = ", ".join(f"{error:.3f} %" for error in errors)
-            here = f"**{median(errors):.3f} %**" if errors else "missing"
-            made_with = _settings(chosen[0]["settings"]) if chosen else ""  # the store holds fellow seeds alike
-            lines.append(f"| {name} | {size} | {of_the_paper[size]:.2f} % | {here} | {seeds} | {made_with} |")
-    return "\n".join(lines) + "\n"
+            line += [f"{of_the_paper[size]:.2f} %", f"**{median(errors):.3f} %**" if errors else "missing"]
+            if len(chosen) < SEEDS:
+                missing.append(f"table 1, {NAMES[layer]}, R = {size}: {len(chosen)} of {SEEDS} seeds")
+            if chosen:
+                seeds = ", ".join(f"{error:.3f} %" for error in errors)
+                updates, settings = chosen[0]["updates"], chosen[0]["settings"]  # the store holds fellow seeds alike
+                seconds = f"{median(run['seconds'] for run in chosen):.0f} s"
+                details.append([NAMES[layer], size, seeds, f"{updates:,}", seconds, _settings(settings)])
+        cells.append(line)
+    header = ["layer", *(f"R = {size}, {whose}" for size in SIZES for whose in ("paper", "here"))]
+    every = markdown(["layer", "R", "test error of every seed", "updates", "time of a run", "settings"], details)
+    return f"{markdown(header, cells)}\n{every}"
 
 
-def learning_curves(runs: list[dict[str, Any]]) -> None:
-    """Validation error against updates for every stored run, a colour for each size."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for colour, size in enumerate(SIZES):
-        for n, run in enumerate(_of(runs, "fast_weights", size)):
-            updates = [line["update"] for line in run["curve"]]
-            errors = [100 * line["validation_error"] for line in run["curve"]]
-            axes.plot(updates, errors, color=f"C{colour}", alpha=0.8, label=f"R = {size}" if n == 0 else None)
+def searches(found: list[Run], missing: list[str]) -> str:
+    """The learning rates tried for each layer, and the validation loss of each."""
+    lines = []
+    for search in sorted(found, key=lambda search: search["options"]):
+        tried = ", ".join(
+            f"{' '.join(f'{name} {trial[name]:g}' for name in search['space'])}: {trial['validation_nll']:.4f}"
+            for trial in sorted(search["trials"], key=lambda trial: [trial[name] for name in search["space"]])
+        )
+        lines.append([" ".join(search["options"]), tried, search["best"][next(iter(search["space"]))]])
+    searched = " ".join(word for search in found for word in search["options"])
+    missing += [f"the search of {NAMES[layer]}" for layer in TABLE_1 if layer not in searched.split()]
+    return markdown(["search, R = 50, K = 4", "validation loss (nats) of each trial", "chosen"], lines)
+
+
+def learning_curves(runs: list[Run]) -> None:
+    """Validation error against updates for every stored run, a panel for each size."""
+    figure, panels = plt.subplots(1, len(SIZES), figsize=(12, 4), layout="constrained", sharey=True)
+    for axes, size in zip(panels, SIZES, strict=True):
+        for colour, layer in enumerate(TABLE_1):
+            for n, run in enumerate(_of(runs, layer, size)):
+                updates = [line["update"] for line in run["curve"]]
+                errors = [100 * line["validation_error"] for line in run["curve"]]
+                label = NAMES[layer] if n == 0 else None
+                axes.plot(updates, errors, color=f"C{colour}", alpha=0.7, linewidth=1, label=label)
+        error_axis(axes, 100 * key_blind_floor(4)[0])
+        axes.set(xlabel="updates", title=f"R = {size}")
+    panels[0].set_ylabel("validation error (%)")
     if runs:
-        floor = 100 * runs[0]["key_blind_floor"]["error"]
-        axes.axhline(floor, linestyle=":", color="tab:red", label="key-blind floor")
-        axes.legend()
-    axes.set(
-        xlabel="updates", ylabel="validation error (%)", ylim=(0, 100), title="Associative retrieval, fast weights"
-    )
-    axes.set_yscale("symlog", linthresh=0.01)
-    axes.grid(alpha=0.3)
+        panels[-1].legend()
     figure.savefig(STORE / "table1.png", dpi=130)
     plt.close(figure)
 
 
-def _is_the_papers(settings: dict[str, Any]) -> bool:
+def figure_2(runs: list[Run], missing: list[str]) -> None:
+    """Test negative log likelihood against updates at R = 50: mean and range over the seeds."""
+    figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for colour, layer in enumerate(TABLE_1):
+        chosen = [run for run in _of(runs, layer, FIGURE_2_SIZE) if "test_nll" in run["curve"][0]]
+        if len(chosen) < SEEDS:
+            missing.append(f"figure 2, {NAMES[layer]}: {len(chosen)} of {SEEDS} seeds with --test-curve")
+        if not chosen:
+            continue
+        updates = [line["update"] for line in chosen[0]["curve"]]
+        by_update = list(zip(*([line["test_nll"] for line in run["curve"]] for run in chosen), strict=True))
+        axes.plot(updates, [mean(values) for values in by_update], color=f"C{colour}", label=NAMES[layer])
+        lowest, highest = [min(values) for values in by_update], [max(values) for values in by_update]
+        axes.fill_between(updates, lowest, highest, color=f"C{colour}", alpha=0.25, linewidth=0)
+    axes.axhline(key_blind_floor(4)[1], linestyle=":", color="tab:red", label="key-blind floor")
+    axes.set(
+        xlabel="updates", ylabel="test negative log likelihood (nats)", ylim=(-0.02, 2),
+        title=f"Associative retrieval, R = {FIGURE_2_SIZE}: mean and range of {SEEDS} seeds",
+    )  # fmt: skip
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(STORE / "figure2.png", dpi=130)
+    plt.close(figure)
+
+
+def capacity(runs: list[Run], missing: list[str]) -> None:
+    """Test error against the number of pairs, at R = 50: where does each memory fill up? Beyond the paper."""
+    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    for colour, layer in enumerate(TABLE_1):
+        points = {}
+        for pairs in PAIRS:
+            errors = [
+                100 * run["test_error"]
+                for run in runs
+                if (run["settings"]["layer"], run["settings"]["pairs"]) == (layer, pairs)
+            ]
+            if errors:
+                points[pairs] = errors
+            else:
+                missing.append(f"capacity, {NAMES[layer]}, K = {pairs}")
+        axes.plot(
+            list(points), [mean(errors) for errors in points.values()], "o-", color=f"C{colour}", label=NAMES[layer]
+        )
+        for pairs, errors in points.items():
+            axes.plot([pairs] * len(errors), errors, ".", color=f"C{colour}")
+    axes.plot(
+        PAIRS, [100 * key_blind_floor(pairs)[0] for pairs in PAIRS], ":", color="tab:red", label="key-blind floor"
+    )
+    error_axis(axes)
+    axes.set(
+        xlabel="K, pairs in a sequence", ylabel="test error (%)", xticks=PAIRS, title="Associative retrieval, R = 50"
+    )
+    axes.legend()
+    figure.savefig(STORE / "capacity.png", dpi=130)
+    plt.close(figure)
+
+
+def _is_the_papers(settings: Run) -> bool:
     """Whether a run has the sequences, and the numbers of them, that table 1 is about."""
     sizes = (settings["training_size"], settings["validation_size"], settings["test_size"])
     return settings["pairs"] == 4 and sizes == (100_000, 10_000, 20_000)
 
 
-def _of(runs: list[dict[str, Any]], layer: str, size: int) -> list[dict[str, Any]]:
+def _of(runs: list[Run], layer: str, size: int) -> list[Run]:
     return [run for run in runs if (run["settings"]["layer"], run["settings"]["hidden_size"]) == (layer, size)]
 
 
-def _settings(settings: dict[str, Any]) -> str:
-    chosen = f"λ {settings['decay']}, η {settings['rate']}, S {settings['inner_steps']}"
-    return f"{chosen}, Adam {settings['learning_rate']:g}, {settings['epochs']} epochs"
+def _settings(settings: Run) -> str:
+    chosen = f"Adam {settings['learning_rate']:g}, {settings['epochs']} epochs"
+    if settings["layer"] == "fast_weights":
+        return f"λ {settings['decay']}, η {settings['rate']}, S {settings['inner_steps']}, {chosen}"
+    return chosen

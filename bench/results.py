@@ -11,13 +11,15 @@ STORE = Path(__file__).parent / "results"
 
 
 def add(folder: Path, group: str = "", replace: bool = False) -> Path:
-    """Stores the result of a finished run, and its picture of the attention; returns the result's file.
+    """Stores the result of a finished run, or of a search, and its picture; returns the result's file.
 
     A group, such as "ablation", has a folder of its own, bench/results/TASK-GROUP, and stays out of the paper's tables.
 
     Raises FileNotFoundError if the run did not finish, FileExistsError if its place is taken and `replace` is not set,
     ValueError if its settings, but for the seed, are not those of its fellow seeds.
     """
+    if (folder / "search.json").exists():
+        return _store(folder / "search.json", folder / "search.png", STORE / "search" / f"{folder.name}.json", replace)
     source = folder / "result.json"
     if not source.exists():
         raise FileNotFoundError(
@@ -28,11 +30,6 @@ def add(folder: Path, group: str = "", replace: bool = False) -> Path:
     store = STORE / (f"{result['task']}-{group}" if group else result["task"])
     name = f"{settings['layer']}-K{settings['pairs']}-R{settings['hidden_size']}-seed"
     target = store / f"{name}{settings['seed']}.json"
-    if target.exists() and not replace:
-        raise FileExistsError(
-            f"folders: expected no stored run in the place of {folder}, found {target.relative_to(STORE)}; "
-            "keep the new one apart with --group NAME, or put it in that place with --replace"
-        )
     for fellow in sorted(set(store.glob(f"{name}*.json")) - {target}):
         theirs = json.loads(fellow.read_text())["settings"]
         odd = [key for key in settings if key != "seed" and theirs.get(key) != settings[key]]
@@ -41,14 +38,23 @@ def add(folder: Path, group: str = "", replace: bool = False) -> Path:
                 f"folders: expected the settings of {fellow.relative_to(STORE)}, but for the seed; {folder} differs in "
                 f"{', '.join(odd)}; keep it apart with --group NAME"
             )
+    return _store(source, folder / "attention.png", target, replace)
+
+
+def _store(source: Path, picture: Path, target: Path, replace: bool) -> Path:
+    if target.exists() and not replace:
+        raise FileExistsError(
+            f"folders: expected no stored run in the place of {source.parent}, found {target.relative_to(STORE)}; "
+            "keep the new one apart with --group NAME, or put it in that place with --replace"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
-    if (folder / "attention.png").exists():
-        shutil.copyfile(folder / "attention.png", target.with_suffix(".png"))
+    if picture.exists():
+        shutil.copyfile(picture, target.with_suffix(".png"))
     return target
 
 
 def load(task: str) -> list[dict[str, Any]]:
-    """All stored runs of a task, by seed."""
+    """All stored runs of a task, or of a group of its runs, by seed; of "search", all searches."""
     runs = [json.loads(path.read_text()) for path in sorted((STORE / task).glob("*.json"))]
-    return sorted(runs, key=lambda run: run["settings"]["seed"])
+    return sorted(runs, key=lambda run: run.get("settings", {}).get("seed", 0))

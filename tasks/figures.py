@@ -14,6 +14,15 @@ import matplotlib.pyplot as plt
 import numpy
 
 
+def error_axis(axes: Any, floor: float | None = None) -> None:
+    """Makes y an axis of errors in %, logarithmic down to 0.01 and then linear to 0; marks the key-blind floor."""
+    if floor is not None:
+        axes.axhline(floor, linestyle=":", color="tab:red", label="key-blind floor")
+    axes.set_ylim(0, 100)
+    axes.set_yscale("symlog", linthresh=0.01)
+    axes.grid(alpha=0.3)
+
+
 def learning_curve(path: Path, curve: list[dict[str, float]], floor_nll: float, floor_error: float) -> None:
     """Training and validation loss, and validation error, against updates, with the floor of a key-blind model."""
     updates = [line["update"] for line in curve]
@@ -24,11 +33,9 @@ def learning_curve(path: Path, curve: list[dict[str, float]], floor_nll: float, 
     loss.set(xlabel="updates", ylabel="negative log likelihood (nats)", yscale="log")
     loss.legend()
     error.plot(updates, [100 * line["validation_error"] for line in curve], color="tab:blue")
-    error.axhline(100 * floor_error, linestyle=":", color="tab:red")
-    error.set(xlabel="updates", ylabel="validation error (%)", ylim=(0, 100))
-    error.set_yscale("symlog", linthresh=0.01)
-    for axes in (loss, error):
-        axes.grid(alpha=0.3)
+    error_axis(error, 100 * floor_error)
+    error.set(xlabel="updates", ylabel="validation error (%)")
+    loss.grid(alpha=0.3)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

@@ -120,7 +120,7 @@ def _bound(re: Array, im: Array) -> tuple[Array, Array]:
     return re * inverse, im * inverse
 
 
-FORMS = {
+FORMS: dict[str, dict[str, Any]] = {
     "fast_weights": {"attention": fast_weights_attention, "matrix": fast_weights_matrix},
     "irnn": {"plain": irnn},
     "lstm": {"plain": lstm},

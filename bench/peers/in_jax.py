@@ -127,7 +127,7 @@ def _bound(re: Array, im: Array) -> Array:
     return jax.lax.complex(re, im) * jax.lax.rsqrt(square)
 
 
-FORMS = {
+FORMS: dict[str, dict[str, Any]] = {
     "fast_weights": {"attention": fast_weights_attention, "matrix": fast_weights_matrix},
     "irnn": {"plain": irnn},
     "lstm": {"plain": lstm},

@@ -132,7 +132,7 @@ def _bound(z: Tensor) -> Tensor:
     return z / torch.clamp(z.abs(), min=1)
 
 
-FORMS = {
+FORMS: dict[str, dict[str, Any]] = {
     "fast_weights": {"attention": fast_weights_attention, "matrix": fast_weights_matrix},
     "irnn": {"plain": irnn, "nn": irnn_nn},
     "lstm": {"plain": lstm, "nn": lstm_nn},
