@@ -29,9 +29,9 @@ def finished_run(folder, error, seed=0, **settings):
         "layer": "fast_weights", "hidden_size": 50, "seed": seed, "decay": 0.9, "rate": 0.1, "inner_steps": 1,
         "learning_rate": 1e-3, "epochs": 2,
     } | settings  # fmt: skip
-    curve = [{"update": u, "validation_error": e} for u, e in ((10, 0.5), (20, error))]
+    curve = [{"update": u, "validation_error": e, "test_nll": e} for u, e in ((10, 0.5), (20, error))]
     result = {"task": "retrieval", "settings": all_settings, "test_error": error, "curve": curve}
-    (folder / "result.json").write_text(json.dumps(result | {"key_blind_floor": {"error": 0.6165, "nll": 1.187}}))
+    (folder / "result.json").write_text(json.dumps(result | {"updates": 20, "seconds": 3.2}))
     return folder
 
 
@@ -42,14 +42,42 @@ def test_the_table_has_the_paper_the_median_and_every_seed(store, tmp_path, caps
     assert len(list((store / "retrieval").iterdir())) == 4
     capsys.readouterr()
     assert main(["paper"]) == 0
-    row = next(line for line in capsys.readouterr().out.splitlines() if "| 50 |" in line)
-    assert "| 0.00 % | **0.500 %** | 1.000 %, 0.000 %, 0.500 % |" in row
-    assert (store / "table1.md").exists()
-    assert (store / "table1.png").exists()
+    printed = capsys.readouterr().out
+    assert "| Fast weights | 1.81 % | missing | 0.00 % | **0.500 %** | 0.00 % | missing |" in printed
+    assert (
+        "| Fast weights | 50 | 1.000 %, 0.000 %, 0.500 % | 20 | 3 s | λ 0.9, η 0.1, S 1, Adam 0.001, 2 epochs"
+        in printed
+    )
+    assert "missing: table 1, LSTM, R = 50: 0 of 3 seeds" in printed
+    assert "R = 50: 3 of 3" not in printed
+    for name in ("table1.md", "table1.png", "figure2.png", "capacity.png", "search.md"):
+        assert (store / name).stat().st_size > 0
 
 
-def test_a_table_without_runs_says_so(store):
-    assert paper.make().count("missing") == 3
+def test_what_has_no_runs_is_said_to_be_missing(store):
+    made = paper.make().splitlines()
+    for layer in paper.NAMES.values():
+        for size in paper.SIZES:
+            assert f"missing: table 1, {layer}, R = {size}: 0 of 3 seeds" in made
+        assert f"missing: figure 2, {layer}: 0 of 3 seeds with --test-curve" in made
+        assert f"missing: capacity, {layer}, K = 16" in made
+        assert f"missing: the search of {layer}" in made
+
+
+def test_capacity_and_searches_are_drawn_and_told(store, tmp_path):
+    for pairs in paper.PAIRS:
+        run = finished_run(tmp_path / f"K{pairs}", pairs / 100, pairs=pairs)
+        results.add(run, "capacity")
+    folder = tmp_path / "search-fast_weights"
+    folder.mkdir()
+    trials = [{"learning_rate": rate, "validation_nll": 1e3 * rate, "state": "COMPLETE"} for rate in (1e-3, 5e-4)]
+    found = {"options": ["--layer", "fast_weights"], "space": {"learning_rate": [1e-3, 5e-4]}, "trials": trials}
+    (folder / "search.json").write_text(json.dumps(found | {"best": {"learning_rate": 5e-4, "validation_nll": 0.5}}))
+    assert results.add(folder) == store / "search" / "search-fast_weights.json"
+    made = paper.make()
+    assert "| --layer fast_weights | learning_rate 0.0005: 0.5000, learning_rate 0.001: 1.0000 | 0.0005 |" in made
+    assert "missing: capacity, Fast weights" not in made
+    assert "missing: the search of Fast weights" not in made
 
 
 def test_a_run_does_not_replace_or_join_another_unasked(store, tmp_path, capsys):
@@ -97,12 +125,15 @@ def test_contestants_in_processes_of_their_own_answer_alike_and_take_turns():
 
 @pytest.mark.parametrize("name", [name for name in contest.ENTRIES if "compile" not in name])
 def test_every_peer_answers_as_ours(name):
-    package = contest.ENTRIES[name].package
+    package, form = contest.ENTRIES[name].package, contest.ENTRIES[name].how.get("form")
     pytest.importorskip(package, reason=f"{package} comes with the bench extra")
-    for options in ({}, {"normalize_preliminary": True, "decay": 0.8, "rate": 0.2}):
-        problem = dataclasses.replace(SMALL, options=options)
-        with contest.at_work(problem, [name], threads=1) as processes:
-            assert processes, "left out: the message is in the captured output"
+    for layer, forms in contest.FORMS.items():
+        options = {"normalize_preliminary": True, "decay": 0.8, "rate": 0.2} if layer == "fast_weights" else {}
+        for chosen in ({}, options) if options else ({},):
+            problem = dataclasses.replace(SMALL, layer=layer, hidden_size=6, options=chosen)
+            if form is None or form in forms:
+                with contest.at_work(problem, [name], threads=1) as processes:
+                    assert processes, "left out: the message is in the captured output"
 
 
 def test_a_wrong_answer_is_left_out_and_said_so(monkeypatch, capsys):

@@ -63,6 +63,14 @@ def test_data_is_fixed_by_the_seed_and_differs_between_splits():
     assert not (validation_set == test_set).all()
 
 
+def test_next_to_no_sequence_is_in_two_splits():
+    """So that what is tested has not been learned by heart: by chance 0.2 of 1.4e10 possible ones are met again."""
+    sequences = [set(map(bytes, split.inputs.T.astype("uint8"))) for split in retrieval.splits(retrieval.Settings())]
+    for n, one in enumerate(sequences):
+        for other in sequences[:n]:
+            assert len(one & other) <= 1
+
+
 def test_letters_digits_and_places_are_evenly_drawn():
     data = retrieval.generate(numpy.random.default_rng(0), 20_000, 4)
     for counts in (numpy.bincount(data.inputs[-1], minlength=26), numpy.bincount(data.labels)):

@@ -1,0 +1,203 @@
+"""Searches and the options of layers, as they are used from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+
+from fastweights_np.network import LAYERS
+from tasks import retrieval, search
+from tasks.__main__ import main
+from tasks.layers import TAKES
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--training-size", "640", "--validation-size", "50", "--test-size", "50", "--hidden-size", "8"]
+SMALL += ["--batch-size", "64", "--epochs", "1"]
+GRID = ["search", "retrieval", "--grid", "learning_rate=1e-3,1e-2", "layer=irnn,lstm", *SMALL]
+
+
+def study(folder):
+    return optuna.load_study(storage=f"sqlite:///{folder}/study.db", study_name="search-retrieval")
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search") / "grid"
+    assert main([*GRID, "--jobs", "2", "--out", str(folder)]) == 0
+    return folder
+
+
+def test_a_grid_tries_every_combination_once_and_keeps_the_best(searched):
+    found = json.loads((searched / "search.json").read_text())
+    tried = {(trial["learning_rate"], trial["layer"]) for trial in found["trials"]}
+    assert len(found["trials"]) == 4
+    assert tried == {(rate, layer) for rate in (1e-3, 1e-2) for layer in ("irnn", "lstm")}
+    best = min(found["trials"], key=lambda trial: trial["validation_nll"])
+    settings = json.loads((searched / "best.json").read_text())
+    assert (settings["learning_rate"], settings["layer"]) == (best["learning_rate"], best["layer"])
+    assert settings["hidden_size"] == 8
+    assert found["best"]["validation_nll"] == best["validation_nll"]
+    assert (searched / "search.png").stat().st_size > 0
+    for key in ("command", "commit", "machine", "finished"):
+        assert found[key]
+
+
+def test_trials_are_judged_on_the_validation_set(searched):
+    for trial in study(searched).trials:
+        folder = searched / f"learning_rate={trial.params['learning_rate']},layer={trial.params['layer']}"
+        curve = json.loads((folder / "result.json").read_text())["curve"]
+        assert trial.value == min(line["validation_nll"] for line in curve)
+
+
+def test_the_same_search_again_has_nothing_to_do(searched, capsys):
+    before = (searched / "learning_rate=0.001,layer=lstm" / "result.json").stat().st_mtime_ns
+    assert main([*GRID, "--jobs", "2", "--out", str(searched)]) == 0
+    assert len(study(searched).trials) == 4
+    assert (searched / "learning_rate=0.001,layer=lstm" / "result.json").stat().st_mtime_ns == before
+    assert "the best of 4" in capsys.readouterr().out
+
+
+def test_another_search_in_its_place_is_refused(searched, capsys):
+    assert main([*GRID, "--pairs", "2", "--out", str(searched)]) == 2
+    assert "begin a new one with another --out or --study" in capsys.readouterr().err
+
+
+def test_its_best_settings_train_and_can_be_changed(searched, tmp_path, capsys):
+    best = str(searched / "best.json")
+    assert main(["retrieval", "--settings", best, "--seed", "5", "--out", str(tmp_path / "run")]) == 0
+    stored = json.loads((tmp_path / "run" / "settings.json").read_text())
+    wanted = json.loads(Path(best).read_text())
+    assert {name: value for name, value in stored.items() if wanted.get(name) != value} == {
+        "seed": 5, "command": stored["command"],
+    }  # fmt: skip
+    (tmp_path / "other.json").write_text('{"task": "another"}')
+    assert main(["retrieval", "--settings", str(tmp_path / "other.json"), "--out", str(tmp_path / "no")]) == 2
+    assert "settings: expected" in capsys.readouterr().err
+
+
+def test_random_settings_lie_in_their_ranges(tmp_path):
+    over = ["learning_rate=1e-3..1e-2:log", "hidden_size=6..9", "layer=irnn,lstm"]
+    assert main(["search", "retrieval", "--random", "3", "--over", *over, *SMALL, "--out", str(tmp_path / "s")]) == 0
+    trials = study(tmp_path / "s").trials
+    assert len(trials) == 3
+    for trial in trials:
+        assert 1e-3 <= trial.params["learning_rate"] <= 1e-2
+        assert trial.params["hidden_size"] in (6, 7, 8, 9)
+        assert trial.params["layer"] in ("irnn", "lstm")
+    assert len({trial.params["learning_rate"] for trial in trials}) == 3
+
+
+def test_an_interrupted_search_goes_on_from_the_checkpoints(tmp_path):
+    folder = tmp_path / "s"
+    command = [sys.executable, "-m", "tasks", "search", "retrieval", "--grid", "learning_rate=1e-3,2e-3"]
+    command += [*SMALL[:-1], "40", "--out", str(folder)]
+    first = folder / "learning_rate=0.001"
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while not (first / "checkpoint.npz").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal does, to the search and to its trial
+    printed = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 130, printed
+    assert "go on with: python -m tasks search" in printed
+    lines = (first / "metrics.jsonl").read_text()
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=120)
+    assert (first / "metrics.jsonl").read_text().startswith(lines)
+    assert "--resume" not in json.loads((first / "result.json").read_text())["command"]
+    states = [trial.state.name for trial in study(folder).trials]
+    assert states.count("COMPLETE") == 2
+    assert len(json.loads((folder / "search.json").read_text())["trials"]) == 2
+
+
+def test_a_trial_that_diverges_is_as_bad_as_can_be(tmp_path):
+    command = ["search", "retrieval", "--grid", "learning_rate=1e-3,1e30", *SMALL, "--layer", "irnn"]
+    assert main([*command, "--out", str(tmp_path / "s")]) == 0
+    values = sorted(trial.value for trial in study(tmp_path / "s").trials)
+    assert values[1] == float("inf")
+    assert json.loads((tmp_path / "s" / "search.json").read_text())["best"]["learning_rate"] == 1e-3
+
+
+def test_pruning_is_off_unless_asked_for(tmp_path):
+    def pruner(prune):
+        made = search.Search("retrieval", retrieval.Settings, SMALL, {"seed": [1, 2]}, None, tmp_path, prune)
+        return search._study(made, f"sqlite:///{tmp_path}/{prune}.db", None).pruner
+
+    assert isinstance(pruner(False), optuna.pruners.NopPruner)
+    assert isinstance(pruner(True), optuna.pruners.MedianPruner)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected either --grid NAME=V,V ... or --random N"),
+        (["--grid", "learning_rate=1", "--random", "3"], "expected either --grid"),
+        (["--random", "3"], "over: expected with --random N"),
+        (["--random", "0", "--over", "rate=0.1..0.2"], "random: expected at least 1, got 0"),
+        (["--grid", "speed=1,2"], "expected NAME=VALUES with one of "),
+        (["--grid", "rate"], "expected NAME=VALUES"),
+        (["--grid", "rate=0.1..0.2"], "grid: expected rate=V,V"),
+        (["--random", "2", "--over", "rate=0.2..0.1"], "over: expected rate=LOW..HIGH"),
+        (["--random", "2", "--over", "rate=0.0..0.1:log"], "over: expected rate=LOW..HIGH"),
+    ],
+)
+def test_bad_searches_are_named(arguments, message, tmp_path, capsys):
+    assert main(["search", "retrieval", *arguments, "--out", str(tmp_path / "s")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
+def test_values_are_checked_before_anything_is_run(tmp_path, capsys):
+    for grid, message in (("layer=lstm,gru", "gru"), ("learning_rate=1,-1", "expected a finite number of at least 0")):
+        with pytest.raises(SystemExit):  # as the task itself ends for them
+            main(["search", "retrieval", "--grid", grid, "--out", str(tmp_path / "s")])
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
+# --------------------------------------------------------------------------------------------------------------- layers
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_every_layer_trains_the_task(layer, tmp_path, capsys):
+    assert main(["retrieval", "--layer", layer, *SMALL, "--test-curve", "--out", str(tmp_path / "run")]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["curve"][-1]["test_nll"] == pytest.approx(result["test_nll"])
+    assert (tmp_path / "run" / "attention.png").exists() == (layer == "fast_weights")
+
+
+def test_options_reach_the_layer_that_has_them():
+    assert set(TAKES) == set(LAYERS)
+    settings = retrieval.Settings(layer="associative_lstm", hidden_size=20, heads=2, copies=5)
+    of_layer = settings.of_layer()
+    assert of_layer["init_options"] == {"forget_bias": 1.0, "heads": 2}
+    assert of_layer["options"] == {"copies": 5}
+    assert retrieval.Settings(layer="irnn").of_layer()["init_options"] == {}
+    normalized = retrieval.Settings(layer="lstm", layer_norm=True).of_layer()
+    assert normalized["init_options"] == {"layer_norm": True, "forget_bias": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"layer": "associative_lstm", "layer_norm": True},
+            "layer_norm: expected None, for the layer associative_lstm",
+        ),
+        ({"layer": "lstm", "recurrent_scale": 0.5}, "recurrent_scale: expected None"),
+        ({"layer": "associative_lstm", "hidden_size": 21}, "hidden_size: expected an even number"),
+        ({"copies": 0}, "copies: expected at least 1"),
+    ],
+)
+def test_options_that_a_layer_lacks_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        retrieval.Settings(**options)
