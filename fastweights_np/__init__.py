@@ -1,8 +1,11 @@
 """Fast-weight recurrent networks (Ba et al. 2016) in plain array operations, with every gradient derived by hand."""
 
-from . import checkpoint, fast_weights, network, ops, optim
+from . import associative_lstm, checkpoint, fast_weights, irnn, lstm, network, ops, optim
 from .backend import to_device, to_host
 from .workspace import Workspace
 
 __version__ = "0.1.0"
-__all__ = ["Workspace", "checkpoint", "fast_weights", "network", "ops", "optim", "to_device", "to_host"]
+__all__ = [
+    "Workspace", "associative_lstm", "checkpoint", "fast_weights", "irnn", "lstm", "network", "ops", "optim", "to_device",
+    "to_host",
+]  # fmt: skip

@@ -18,7 +18,7 @@ with a key of its own, and what they read is added up, so that h has H units how
 the m_n instead would make one read of them all.) The permutations P_s of the D numbers are random, and fixed.
 
 Inside, the batch is the last axis, so that a permutation moves whole rows. In code, which counts from 0, x[t] is x(t)
-and the returned h[t] is h(t+1). T steps, B sequences, I inputs. The gradient of a complex number is ∂L/∂Re + i ∂L/∂Im.
+and the returned h[t] is h(t+1). T steps, B sequences, I inputs. The gradient of a complex number is ∂L/∂Re - i ∂L/∂Im.
 Numbers such as (A1) point into DERIVATION.md.
 """
 
@@ -68,55 +68,54 @@ def permutations(copies: int, size: int) -> numpy.ndarray:
 # --------------------------------------------------------------------------------------------------------------- bound
 
 
-def bound(re: Array, im: Array, y: Array, inverse: Array) -> None:
-    """y = z / max(1, |z|) for z = re + i im; y complex and inverse = 1 / max(1, |z|), both filled."""
-    xp = array_module(y=y)
-    xp.multiply(re, re, out=inverse)
-    inverse += im * im
+def bound(z: Array, y: Array, inverse: Array) -> None:
+    """y = z / max(1, |z|), of real parts z[0] and imaginary ones z[1]; fills y and inverse = 1 / max(1, |z|)."""
+    xp = array_module(z=z)
+    xp.multiply(z[0], z[0], out=inverse)
+    inverse += z[1] * z[1]
     xp.sqrt(inverse, out=inverse)
     xp.reciprocal(xp.maximum(inverse, 1, out=inverse), out=inverse)
-    xp.multiply(re, inverse, out=y.real)
-    xp.multiply(im, inverse, out=y.imag)
+    xp.multiply(z, inverse, out=y)
 
 
-def bound_backward(dy: Array, y: Array, inverse: Array, dre: Array, dim: Array) -> None:
-    """dre and dim, filled, from the complex dy. Outside the unit circle only what is at right angles to y remains."""
+def bound_backward(dy: Array, y: Array, inverse: Array, dz: Array) -> None:
+    """Fills dz, of real and imaginary parts as all are. Outside the unit circle only what is across y remains."""
     xp = array_module(dy=dy)
     # y = z / |z| where |z| > 1, else z                                                                          (A1)
-    radial = _real(y, dy)
-    radial *= xp.less(inverse, 1, out=xp.empty_like(inverse))
-    for dpart, dy_part, y_part in ((dre, dy.real, y.real), (dim, dy.imag, y.imag)):
-        xp.multiply(radial, y_part, out=dpart)
-        xp.subtract(dy_part, dpart, out=dpart)
-        dpart *= inverse
+    along = y[0] * dy[0]
+    along += y[1] * dy[1]
+    along *= xp.less(inverse, 1, out=xp.empty_like(inverse))
+    xp.multiply(y, along, out=dz)
+    xp.subtract(dy, dz, out=dz)
+    dz *= inverse
 
 
 # -------------------------------------------------------------------------------------------------------- one time step
 
 
 class Moment(NamedTuple):
-    """What one step leaves for its gradient."""
+    """What one step leaves for its gradient; parts are real and imaginary ones."""
 
     gates: Array  # (3, D, B): f, i, o
     pairs: Array  # (3, N, D, B) complex: keys and values after bound
+    pairs_parts: Array  # (2, 3, N, D, B): the same
     pairs_inverse: Array  # (3, N, D, B): their 1 / max(1, |z|)
     c_before: Array  # (S, D, B) complex
     c: Array
-    read: Array  # (N, D, B) complex: bound(m_n)
+    read: Array  # (2, N, D, B): bound(m_n)
     read_inverse: Array  # (N, D, B)
-    total: Array  # (D, B) complex: their sum
+    total: Array  # (2, D, B): their sum
 
 
 class Cell:
     """One step, from z (3 + 6 N, D, B), and back. Made once for all steps of one shape."""
 
     def __init__(self, xp: ModuleType, heads: int, copies: int, size: int, batch_size: int, dtype: Any) -> None:
-        self._xp, self._heads, self._copies, self._size = xp, heads, copies, size
-        complex_dtype = numpy.result_type(dtype, numpy.complex64)
-        of_heads = (heads, copies, size, batch_size)
-        self._keys, self._dkeys = (xp.empty((2, *of_heads), complex_dtype) for _ in range(2))
-        self._products = xp.empty(of_heads, complex_dtype)
-        self._gates = xp.empty((3, size, batch_size), complex_dtype)
+        self._xp, self._heads, self._copies, self._size, self._batch_size = xp, heads, copies, size, batch_size
+        self._real, self._complex = numpy.dtype(dtype), numpy.result_type(dtype, numpy.complex64)
+        self._gates = xp.empty((3, size, batch_size), self._complex)
+        # one head's at a time: so they stay in a core's cache
+        self._key, self._product, self._moved = (xp.empty((copies, size, batch_size), self._complex) for _ in range(3))
         order = permutations(copies, size)
         self._order = xp.asarray(order)
         # where among all copies' rows (S D) each row of each copy went
@@ -124,88 +123,97 @@ class Cell:
 
     def tape(self, steps: int) -> list[Moment]:
         """Room for what `steps` steps leave."""
-        xp, n, s, d, b = self._xp, self._heads, self._copies, self._size, self._gates.shape[-1]
-        dtype = self._gates.dtype
-        real = self._gates.real.dtype
-        c = xp.empty((steps + 1, s, d, b), dtype)
-        arrays = [
-            xp.empty((steps, 3, d, b), real), xp.empty((steps, 3, n, d, b), dtype), xp.empty((steps, 3, n, d, b), real),
-            c[:-1], c[1:], xp.empty((steps, n, d, b), dtype), xp.empty((steps, n, d, b), real),
-            xp.empty((steps, d, b), dtype),
+        d_b, real, both = (self._size, self._batch_size), self._real, self._complex
+        n, s = self._heads, self._copies
+        c = self._xp.empty((steps + 1, s, *d_b), both)
+        shapes = [
+            ((3,), real), ((3, n), both), ((2, 3, n), real), ((3, n), real), None, None,
+            ((2, n), real), ((n,), real), ((2,), real),
         ]  # fmt: skip
+        arrays = [self._xp.empty((steps, *of[0], *d_b), of[1]) if of else c for of in shapes]
+        arrays[4], arrays[5] = c[:-1], c[1:]
         return [Moment(*(array[t] for array in arrays)) for t in range(steps)]
 
-    def _prepare(self, at: Moment) -> tuple[Array, Array, Array]:
-        """The keys of all copies, P_s k_n and P_s q_n (2, N, S, D, B), the gates as complex numbers, and i ⊙ u_n."""
-        keys = self._xp.take(at.pairs[:U], self._order, axis=-2, out=self._keys, mode="wrap")
+    def _in_copies(self, key: Array) -> Array:
+        """P_s key (S, D, B) for all s, from key (D, B)."""
+        return self._xp.take(key, self._order, axis=0, out=self._key, mode="wrap")
+
+    def _complex_gates(self, at: Moment) -> Array:
         self._gates[...] = at.gates  # NumPy multiplies complex numbers by complex ones several times faster
-        return keys, self._gates, self._gates[I] * at.pairs[U]
+        return self._gates
 
     def forward(self, z: Array, at: Moment, h: Array) -> None:
         """h (H, B), filled, from z (3 + 6 N, D, B), which is overwritten, and at.c_before. Fills the rest of `at`."""
-        xp, n, d = self._xp, self._heads, self._size
+        xp, shape = self._xp, z.shape[1:]
         gates = z[:3]  # σ(z) = (1 + tanh(z/2)) / 2
         gates *= 0.5
         xp.tanh(gates, out=gates)
         gates *= 0.5
         xp.add(gates, 0.5, out=at.gates)
-        re, im = z[3:].reshape(2, 3, n, *z.shape[1:])
-        bound(re, im, at.pairs, at.pairs_inverse)
-        keys, (f, _, _), values = self._prepare(at)
+        bound(z[3:].reshape(at.pairs_parts.shape), at.pairs_parts, at.pairs_inverse)
+        at.pairs.real, at.pairs.imag = at.pairs_parts
+        f, i, _ = self._complex_gates(at)
 
         c = xp.multiply(at.c_before, f, out=at.c)
-        c += xp.multiply(keys[K], values[:, None], out=self._products).sum(axis=0)
-        m = xp.multiply(keys[Q], c, out=self._products).sum(axis=1)
+        for k, value in zip(at.pairs[K], i * at.pairs[U], strict=True):
+            c += xp.multiply(self._in_copies(k), value, out=self._product)
+        m = xp.empty((2, self._heads, *shape), z.dtype)
+        for n, q in enumerate(at.pairs[Q]):
+            total = xp.multiply(self._in_copies(q), c, out=self._product).sum(axis=0)
+            m[0, n], m[1, n] = total.real, total.imag
         m *= 1 / self._copies
-        bound(m.real, m.imag, at.read, at.read_inverse)
-        at.read.sum(axis=0, out=at.total)
-        xp.multiply(at.gates[O], at.total.real, out=h[:d])
-        xp.multiply(at.gates[O], at.total.imag, out=h[d:])
+        bound(m, at.read, at.read_inverse)
+        at.read.sum(axis=1, out=at.total)
+        xp.multiply(at.gates[O], at.total, out=h.reshape(2, *shape))
 
     def backward(self, dh: Array, dc: Array, at: Moment, dz: Array) -> None:
-        """dz (3 + 6 N, D, B), filled, from dh (H, B) and dc (S, D, B), which becomes the gradient of at.c_before."""
-        xp, n, d = self._xp, self._heads, self._size
-        keys, (f, i, o), values = self._prepare(at)
-        dgates, dpairs = xp.empty_like(at.gates), xp.empty_like(at.pairs)
-        dkeys, products = self._dkeys, self._products
-        dtotal = xp.empty_like(at.total)
-        dtotal.real, dtotal.imag = dh[:d], dh[d:]
+        """dz (3 + 6 N, D, B), filled, from dh (H, B) and dc (S, D, B), which becomes the gradient of at.c_before.
+
+        dc is complex, ∂L/∂Re - i ∂L/∂Im, as all complex gradients here.
+        """
+        xp, shape = self._xp, dz.shape[1:]
+        f, i, _ = self._complex_gates(at)
+        dpairs, dgates, dparts = (xp.empty_like(array) for array in (at.pairs, at.gates, at.pairs_parts))
+        dh = dh.reshape(2, *shape)
 
         # h(t+1) = o ⊙ Σ_n bound(m_n)                                                                            (A2)
-        dgates[O] = _real(at.total, dtotal)
-        dtotal *= o
-        dm = xp.empty_like(at.read)
-        bound_backward(dtotal, at.read, at.read_inverse, dm.real, dm.imag)
+        (dh * at.total).sum(axis=0, out=dgates[O])
+        dm_parts = xp.empty_like(at.read)
+        bound_backward((dh * at.gates[O])[:, None], at.read, at.read_inverse, dm_parts)
         # m_n = 1/S Σ_s P_s q_n ⊙ c_s(t+1)                                                                       (A3)
-        dm *= 1 / self._copies
-        dm = dm[:, None]
-        xp.multiply(dm, at.c.conj(), out=dkeys[Q])
-        xp.conjugate(keys, out=keys)
-        dc += xp.multiply(dm, keys[Q], out=products).sum(axis=0)
+        dm_parts *= 1 / self._copies
+        for q, dm_re, dm_im, dq in zip(at.pairs[Q], *dm_parts, dpairs[Q], strict=True):
+            dm = dm_re - 1j * dm_im
+            self._gather(xp.multiply(at.c, dm, out=self._product), out=dq)
+            dc += xp.multiply(self._in_copies(q), dm, out=self._product)
         # c_s(t+1) = f ⊙ c_s(t) + Σ_n P_s k_n ⊙ (i ⊙ u_n)                                                        (A4)
-        dgates[F] = _real(at.c_before, dc).sum(axis=0)
-        xp.multiply(dc, values.conj()[:, None], out=dkeys[K])
-        dvalues = xp.multiply(dc, keys[K], out=products).sum(axis=1)
+        _of_real(at.c_before, dc, self._product).sum(axis=0, out=dgates[F])
+        dvalues = xp.empty_like(dpairs[U])
+        for k, value, dvalue, dk in zip(at.pairs[K], i * at.pairs[U], dvalues, dpairs[K], strict=True):
+            self._gather(xp.multiply(dc, value, out=self._product), out=dk)
+            xp.multiply(self._in_copies(k), dc, out=self._product).sum(axis=0, out=dvalue)
         dc *= f
-        dgates[I] = _real(at.pairs[U], dvalues).sum(axis=0)
+        _of_real(at.pairs[U], dvalues, xp.empty_like(dvalues)).sum(axis=0, out=dgates[I])
         xp.multiply(dvalues, i, out=dpairs[U])
-        # keys = P_s k_n and P_s q_n                                                                             (A5)
-        rows = dkeys.reshape(2, n, -1, dkeys.shape[-1])
-        xp.take(rows, self._back, axis=-2, out=keys, mode="wrap").sum(axis=2, out=dpairs[:U])
         # k_n, q_n, u_n = bound(z)                                                                               (A1)
-        dre, dim = dz[3:].reshape(2, 3, n, *dz.shape[1:])
-        bound_backward(dpairs, at.pairs, at.pairs_inverse, dre, dim)
+        dparts[0] = dpairs.real
+        xp.negative(dpairs.imag, out=dparts[1])
+        bound_backward(dparts, at.pairs_parts, at.pairs_inverse, dz[3:].reshape(dparts.shape))
         # f, i, o = σ(z)                                                                                         (M3)
         xp.subtract(1, at.gates, out=dz[:3])
         dz[:3] *= at.gates
         dz[:3] *= dgates
 
+    def _gather(self, dkey: Array, out: Array) -> None:
+        """The gradient of a key (D, B), filled, from those of its copies (S, D, B)."""
+        # P_s key, for all s                                                                                     (A5)
+        moved = self._xp.take(dkey.reshape(-1, dkey.shape[-1]), self._back, axis=0, out=self._moved, mode="wrap")
+        moved.sum(axis=0, out=out)
 
-def _real(a: Array, da: Array) -> Array:
-    """Re(conj(a) da): the gradient of a real factor of a."""
-    product = a.real * da.real
-    product += a.imag * da.imag
-    return product
+
+def _of_real(a: Array, dy: Array, scratch: Array) -> Array:
+    """The gradient of a real factor of a complex a: Re(a dy)."""
+    return array_module(a=a).multiply(a, dy, out=scratch).real
 
 
 # ------------------------------------------------------------------------------------------------------ whole sequences
@@ -319,7 +327,7 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     rows = tape.z.reshape(-1, *tape.z.shape[2:]).transpose(1, 2, 0)  # (T, B, (3 + 6 N) D)
     flat, dx = affine_backward(rows, {"C": params["C"].reshape(-1, params["C"].shape[-1])}, cache.x, h[:-1])
     grads = {name: value.reshape(params[name].shape) for name, value in flat.items()}
-    return grads | ({"c0": _to_real(dc)} if also else {}), dx, dh_next.T.copy()
+    return grads | ({"c0": _to_real(dc.conj())} if also else {}), dx, dh_next.T.copy()
 
 
 def final_state(cache: Cache) -> State:
