@@ -6,6 +6,6 @@ from .workspace import Workspace
 
 __version__ = "0.1.0"
 __all__ = [
-    "Workspace", "associative_lstm", "checkpoint", "fast_weights", "irnn", "lstm", "network", "ops", "optim", "to_device",
-    "to_host",
+    "Workspace", "associative_lstm", "checkpoint", "fast_weights", "irnn", "lstm", "network", "ops", "optim",
+    "to_device", "to_host",
 ]  # fmt: skip
