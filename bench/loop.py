@@ -24,7 +24,7 @@ def run(layer: str, threads: list[int]) -> None:
             rates = {name: round(1e3 * problem.updates / time["median_ms"], 1) for name, time in times.items()}
             rows.append({"R": hidden_size, "threads": count, "updates_per_second": rates, "times": times})
             print(hidden_size, count, rates, flush=True)
-    store("loop" if layer == "fast_weights" else f"loop-{layer}", rows, _table(rows), layer=layer)
+    store("loop", rows, _table(rows), layer)
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -13,8 +13,14 @@ from tasks.training import write_json
 from .results import STORE
 
 
-def store(name: str, figures: Any, table: str, **settings: Any) -> None:
-    """Writes both files."""
+def named(name: str, layer: str) -> str:
+    """The name of a layer's files: the layer is told, unless it is the one that the project is about."""
+    return name if layer == "fast_weights" else f"{name}-{layer}"
+
+
+def store(name: str, figures: Any, table: str, layer: str, **settings: Any) -> None:
+    """Writes both files, under the name of the measurement and of the layer."""
+    name, settings = named(name, layer), {"layer": layer} | settings
     STORE.mkdir(parents=True, exist_ok=True)
     finished = {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     write_json(STORE / f"{name}.json", provenance() | finished | settings | {"figures": figures})

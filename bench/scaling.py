@@ -48,7 +48,7 @@ def run(layer: str, threads: int) -> None:
     lines = [[row[key] for key in ("varied", "B", "T", "H", "ms", "mb")] for row in rows]
     table = markdown(["varied", "B", "T", "H", "forward + backward, ms", "peak memory, MB"], lines)
     table += f"\nT = 4000 over T = 1000: {growth['ms']} times the time, {growth['mb']} times the memory.\n"
-    store("scaling", {"rows": rows, "T 4000 over T 1000": growth}, table, layer=layer, threads=threads)
+    store("scaling", {"rows": rows, "T 4000 over T 1000": growth}, table, layer, threads=threads)
 
 
 def memory(layer: str, names: list[str], threads: int) -> None:
@@ -62,7 +62,7 @@ def memory(layer: str, names: list[str], threads: int) -> None:
         print(rows[-1], flush=True)
     lines = [[row["B"], row["T"], row["H"], *(row["peak_mb"].get(name, "-") for name in names)] for row in rows]
     table = "Peak memory above the import, MB:\n\n" + markdown(["B", "T", "H", *names], lines)
-    store("memory", rows, table, layer=layer, threads=threads)
+    store("memory", rows, table, layer, threads=threads)
 
 
 def roofline(layer: str, threads: int) -> None:
@@ -96,7 +96,7 @@ def roofline(layer: str, threads: int) -> None:
     table = f"Matrix products at {rate / 1e9:.0f} GFLOP/s, copies at {bandwidth / 1e9:.1f} GB/s, {threads} threads.\n\n"
     table += markdown(header, [[row[key] for key in keys] for row in rows])
     figures = {"products_per_second": rate, "bytes_per_second": bandwidth, "rows": rows}
-    store("roofline", figures, table, layer=layer, threads=threads)
+    store("roofline", figures, table, layer, threads=threads)
 
 
 def _needed(problem: Layer) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 
 from .peers.contest import ENTRIES, FORMS, at_work, available, layer_contestants, take_turns
 from .peers.problem import Layer
-from .report import geometric_mean, markdown, store
+from .report import geometric_mean, markdown, named, store
 from .results import STORE
 
 SIZES = ((128, 11, 20), (128, 11, 50), (128, 11, 100), (128, 24, 50), (128, 24, 100), (128, 24, 200), (64, 24, 128))
@@ -41,9 +41,9 @@ def run(layer: str, threads: list[int], long: bool) -> None:
         for batch_size, steps, hidden_size in LONG if long else SIZES:
             rows.append(_row(Layer(layer, batch_size, steps, hidden_size), names, count, memory=long))
             print(_line(rows[-1]), flush=True)
-    name = ("long" if long else "speed") + ("" if layer == "fast_weights" else f"-{layer}")
-    store(name, rows, _table(rows), layer=layer)
-    _picture(rows, name)
+    name = "long" if long else "speed"
+    store(name, rows, _table(rows), layer)
+    _picture(rows, named(name, layer))
 
 
 def _row(problem: Layer, names: list[str], threads: int, memory: bool) -> dict[str, Any]:
