@@ -24,6 +24,7 @@ def main(arguments: list[str]) -> int:
         "memory": "peak memory of a layer against T and H, beside the peers",
         "scaling": "time and memory of a layer against T, H and B",
         "roofline": "time of a layer against what the machine's products and copies allow",
+        "profile": "the lines that a layer spends its time in, at one size",
     }
     for command, text in measuring.items():
         each = commands.add_parser(command, help=text)
@@ -33,6 +34,10 @@ def main(arguments: list[str]) -> int:
             "--threads", type=int, nargs="+" if several else None, default=[1, cores] if several else cores,
             help="cores that each contestant is given",
         )  # fmt: skip
+        if command in ("speed", "long"):
+            each.add_argument("--sizes", type=_size, nargs="+", metavar="B,T,H", help="measure these sizes instead")
+        if command == "profile":
+            each.add_argument("--size", type=_size, metavar="B,T,H", help="the size (128,11,50)")
     add = commands.add_parser("add", help="store the results of finished task runs and searches in bench/results")
     add.add_argument("folders", type=Path, nargs="+", help="output folders of python -m tasks")
     add.add_argument("--replace", action="store_true", help="put a run in the place of one that is stored already")
@@ -50,6 +55,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _size(text: str) -> tuple[int, int, int]:
+    """B, T and H from B,T,H. Raises ValueError, which argparse turns into a message."""
+    batch_size, steps, hidden_size = (int(number) for number in text.split(","))
+    return batch_size, steps, hidden_size
+
+
 def _do(chosen: argparse.Namespace) -> None:
     # a command loads what it needs
     if chosen.command == "add":
@@ -63,11 +74,15 @@ def _do(chosen: argparse.Namespace) -> None:
     elif chosen.command in ("speed", "long"):
         from . import speed
 
-        speed.run(chosen.layer, sorted(set(chosen.threads)), long=chosen.command == "long")
+        speed.run(chosen.layer, sorted(set(chosen.threads)), chosen.command == "long", chosen.sizes)
     elif chosen.command == "loop":
         from . import loop
 
         loop.run(chosen.layer, sorted(set(chosen.threads)))
+    elif chosen.command == "profile":
+        from . import profile
+
+        profile.run(chosen.layer, chosen.threads, chosen.size)
     else:
         from . import scaling
         from .peers.contest import ENTRIES, FORMS, available

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -27,8 +28,9 @@ LONG_CONTESTANTS = (
 COMPILED = "torch.compile"
 
 
-def run(layer: str, threads: list[int], long: bool) -> None:
+def run(layer: str, threads: list[int], long: bool, sizes: Sequence[tuple[int, int, int]] | None = None) -> None:
     """Measures every size (B, T, H) with each number of threads; stores speed, or long, as .json, .md and .png."""
+    sizes = sizes or (LONG if long else SIZES)
     rows = []
     for count in threads:
         names = [name for name in layer_contestants(layer, count) if not name.startswith(COMPILED)]
@@ -38,7 +40,7 @@ def run(layer: str, threads: list[int], long: bool) -> None:
             print(f"left out, as it is not installed: {each}", flush=True)
         if all(ENTRIES[name].ours for name in names):
             raise ValueError('no peer is installed; install them with pip install -e ".[bench]"')
-        for batch_size, steps, hidden_size in LONG if long else SIZES:
+        for batch_size, steps, hidden_size in sizes:
             rows.append(_row(Layer(layer, batch_size, steps, hidden_size), names, count, memory=long))
             print(_line(rows[-1]), flush=True)
     name = "long" if long else "speed"

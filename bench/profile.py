@@ -1,0 +1,73 @@
+"""python -m bench profile: the lines that a layer's forward + backward spends its time in, at one size."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from fastweights_np import memory, ops, recurrent
+from fastweights_np.network import LAYERS
+
+from .peers import in_numpy
+from .peers.problem import Layer
+from .report import markdown, store
+
+SIZE = (128, 11, 50)
+RUNS = 200
+LEAST = 0.01  # of the whole: lines below this are left out
+
+
+def run(layer: str, threads: int, size: tuple[int, int, int] | None) -> None:
+    """Stores profile.json and profile.md. Lines that call other lines of the table hold the time of those too."""
+    from line_profiler import LineProfiler
+
+    batch_size, steps, hidden_size = size or SIZE
+    contestant = in_numpy.layer(Layer(layer, batch_size, steps, hidden_size))
+    profiler = LineProfiler()
+    for function in _functions(LAYERS[layer], recurrent, memory, ops):
+        profiler.add_function(function)
+    with threadpool_limits(threads):
+        for _ in range(20):
+            contestant.run()
+        profiler.enable_by_count()
+        for _ in range(RUNS):
+            contestant.run()
+        profiler.disable_by_count()
+    rows = _rows(profiler.get_stats())
+    whole = sum(row["us"] for row in rows if (row["file"], row["function"]) in _entries(layer))
+    rows = sorted((row for row in rows if row["us"] > LEAST * whole), key=lambda row: -row["us"])
+    lines = [[f"{row['file']}, {row['function']}", f"`{row['line']}`", row["calls"], row["us"]] for row in rows]
+    table = f"B {batch_size}, T {steps}, H {hidden_size}, {threads} threads: {whole / 1e3:.2f} ms, being watched.\n\n"
+    table += markdown(["where", "line", "times in a run", "µs in a run"], lines)
+    sizes = {"B": batch_size, "T": steps, "H": hidden_size, "threads": threads, "runs": RUNS}
+    store("profile", {"us": round(whole, 1), "lines": rows}, table, layer, **sizes)
+
+
+def _functions(*modules: Any) -> list[Any]:
+    """All functions and methods that these modules define."""
+    found = []
+    for module in modules:
+        for value in vars(module).values():
+            members = vars(value).values() if inspect.isclass(value) else [value]
+            found += [f for f in members if inspect.isfunction(f) and f.__code__.co_filename == module.__file__]
+    return found
+
+
+def _entries(layer: str) -> list[tuple[str, str]]:
+    """The two functions that all others are called from."""
+    return [(f"{layer}.py", "forward"), (f"{layer}.py", "backward")]
+
+
+def _rows(stats: Any) -> list[dict[str, Any]]:
+    """Each line's text, how often a run comes by, and its microseconds in a run."""
+    rows = []
+    for (path, _, function), timings in stats.timings.items():
+        source = Path(path).read_text().splitlines()
+        for number, calls, time in timings:
+            line = source[number - 1].strip().split("  #")[0]
+            times = {"calls": round(calls / RUNS, 1), "us": round(time * stats.unit * 1e6 / RUNS, 1)}
+            rows.append({"file": Path(path).name, "function": function, "line": line} | times)
+    return rows
