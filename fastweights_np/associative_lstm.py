@@ -35,6 +35,7 @@ import numpy
 from . import checks, ops
 from .backend import Array, array_module
 from .recurrent import (
+    BaseCache,
     Params,
     affine_backward,
     check_gradient,
@@ -235,14 +236,10 @@ class Tape:
 
 
 @dataclass
-class Cache:
+class Cache(BaseCache):
     """What `backward` depends on, and nothing else. Good until the next forward with the same workspace."""
 
-    params: Params
-    x: Array | ops.Embedded  # (T, B, I)
     tape: Tape
-    workspace: Workspace
-    ticket: int
 
 
 def init(
@@ -294,7 +291,7 @@ def forward(
         xp.matmul(W_all, tape.h[t], out=z_now)
         tape.z_now += tape.z[:, :, t]
         tape.cell.forward(tape.z_now, at, tape.h[t + 1])
-    return xp.ascontiguousarray(tape.h[1:].swapaxes(1, 2)), Cache(params, x, tape, workspace, ticket)
+    return xp.ascontiguousarray(tape.h[1:].swapaxes(1, 2)), Cache(params, x, workspace, ticket, tape)
 
 
 def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params, Array, Array]:

@@ -32,6 +32,7 @@ from .backend import Array, array_module
 from .memory import Memory, MemoryGradient, fold, read_matrix
 from .ops import LayerNorm
 from .recurrent import (
+    BaseCache,
     Params,
     Record,
     Response,
@@ -181,15 +182,11 @@ class Tape:
 
 
 @dataclass
-class Cache:
+class Cache(BaseCache):
     """What `backward` depends on, and nothing else. Good until the next forward with the same workspace."""
 
-    params: Params
-    x: Array | ops.Embedded  # (T, B, I)
-    options: Options
     tape: Tape
-    workspace: Workspace
-    ticket: int
+    options: Options
 
 
 def init(
@@ -266,7 +263,7 @@ def forward(
         boundary += xp.matmul(h, W_transposed, out=from_state)
         # (2), (5); h is left in tape.states, where A holds it from now on, (1)
         h = tape.settling.forward(boundary, moment.read, moment.records)
-    return tape.states.copy(), Cache(params, x, options, tape, workspace, ticket)
+    return tape.states.copy(), Cache(params, x, workspace, ticket, tape, options)
 
 
 def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params, Array, Array]:

@@ -18,6 +18,7 @@ import numpy
 from . import checks, ops
 from .backend import Array, array_module
 from .recurrent import (
+    BaseCache,
     Params,
     Record,
     Response,
@@ -55,14 +56,10 @@ class Tape:
 
 
 @dataclass
-class Cache:
+class Cache(BaseCache):
     """What `backward` depends on, and nothing else. Good until the next forward with the same workspace."""
 
-    params: Params
-    x: Array | ops.Embedded  # (T, B, I)
     tape: Tape
-    workspace: Workspace
-    ticket: int
 
 
 def init(
@@ -115,7 +112,7 @@ def forward(
     for z, record in tape.moments:
         z += xp.matmul(h, W_transposed, out=from_state)
         h = tape.response.forward(z, record)
-    return tape.h[1:].copy(), Cache(params, x, tape, workspace, ticket)
+    return tape.h[1:].copy(), Cache(params, x, workspace, ticket, tape)
 
 
 def backward(dh: Array, cache: Cache, also: tuple[str, ...] = ()) -> tuple[Params, Array, Array]:

@@ -26,6 +26,7 @@ import numpy
 from . import checks, ops
 from .backend import Array, array_module
 from .recurrent import (
+    BaseCache,
     Params,
     Record,
     affine_backward,
@@ -144,14 +145,10 @@ class Tape:
 
 
 @dataclass
-class Cache:
+class Cache(BaseCache):
     """What `backward` depends on, and nothing else. Good until the next forward with the same workspace."""
 
-    params: Params
-    x: Array | ops.Embedded  # (T, B, I)
     tape: Tape
-    workspace: Workspace
-    ticket: int
 
 
 def init(
@@ -208,7 +205,7 @@ def forward(
         c = xp.multiply(f, at.c_before, out=at.c)
         c += xp.multiply(i, g, out=written)
         h = xp.multiply(o, xp.tanh(c, out=at.tanh_c), out=at.h)
-    return tape.h[1:].copy(), Cache(params, x, tape, workspace, ticket)
+    return tape.h[1:].copy(), Cache(params, x, workspace, ticket, tape)
 
 
 def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params, Array, Array]:

@@ -6,6 +6,7 @@ W (H, H), C (H, I), b (H,); a layer with N of them, as an LSTM has four, keeps t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import sqrt
 from types import ModuleType
 from typing import NamedTuple
@@ -15,6 +16,7 @@ import numpy
 from . import checks, ops
 from .backend import Array, array_module
 from .ops import LayerNorm, Relu, Tanh
+from .workspace import Workspace
 
 Params = dict[str, Array]
 
@@ -87,6 +89,16 @@ def requested(also: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         checks.choice("also", name, known)
     return names
+
+
+@dataclass
+class BaseCache:
+    """What every layer's `backward` depends on. A layer's own Cache adds its tape."""
+
+    params: Params
+    x: Array | ops.Embedded  # (T, B, I)
+    workspace: Workspace
+    ticket: int
 
 
 # ----------------------------------------------------------------------------------------------------- W h + C x + b
