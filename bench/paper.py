@@ -71,17 +71,22 @@ def table_1(runs: list[Run], missing: list[str]) -> str:
 
 
 def searches(found: list[Run], missing: list[str]) -> str:
-    """The learning rates tried for each layer, and the validation loss of each."""
+    """The settings tried in each search, and the validation loss of each trial."""
     lines = []
     for search in sorted(found, key=lambda search: search["options"]):
-        tried = ", ".join(
-            f"{' '.join(f'{name} {trial[name]:g}' for name in search['space'])}: {trial['validation_nll']:.4f}"
-            for trial in sorted(search["trials"], key=lambda trial: [trial[name] for name in search["space"]])
-        )
-        lines.append([" ".join(search["options"]), tried, search["best"][next(iter(search["space"]))]])
-    searched = " ".join(word for search in found for word in search["options"])
-    missing += [f"the search of {NAMES[layer]}" for layer in TABLE_1 if layer not in searched.split()]
-    return markdown(["search, R = 50, K = 4", "validation loss (nats) of each trial", "chosen"], lines)
+        names = list(search["space"])
+
+        def text(chosen: dict[str, Any], names: list[str] = names) -> str:
+            return " ".join(
+                f"{chosen[name]:g}" if isinstance(chosen[name], float) else str(chosen[name]) for name in names
+            )
+
+        trials = sorted(search["trials"], key=lambda trial: [trial[name] for name in names])
+        tried = ", ".join(f"{text(trial)}: {trial['validation_nll']:.4f}" for trial in trials)
+        lines.append([" ".join(search["options"]), " ".join(names), tried, f"**{text(search['best'])}**"])
+    searched = {word for search in found for word in search["options"]}
+    missing += [f"the search of {NAMES[layer]}" for layer in TABLE_1 if layer not in searched]
+    return markdown(["options, beside the task's defaults", "searched", "validation loss (nats)", "chosen"], lines)
 
 
 def learning_curves(runs: list[Run]) -> None:

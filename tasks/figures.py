@@ -57,6 +57,9 @@ def search(path: Path, trials: list[dict[str, Any]], space: dict[str, Any]) -> N
         ends = values if isinstance(values, list) else values[:2]
         if numeric and min(ends) > 0 and max(ends) > 5 * min(ends):
             axes.set_xscale("log")
+        if numeric and isinstance(values, list):
+            axes.set_xticks(values, [f"{value:g}" for value in values])
+            axes.minorticks_off()
         axes.set(xlabel=name, yscale="log")
         axes.grid(alpha=0.3)
     panels[0, 0].set_ylabel("validation loss (nats)")

@@ -75,7 +75,7 @@ def test_capacity_and_searches_are_drawn_and_told(store, tmp_path):
     (folder / "search.json").write_text(json.dumps(found | {"best": {"learning_rate": 5e-4, "validation_nll": 0.5}}))
     assert results.add(folder) == store / "search" / "search-fast_weights.json"
     made = paper.make()
-    assert "| --layer fast_weights | learning_rate 0.0005: 0.5000, learning_rate 0.001: 1.0000 | 0.0005 |" in made
+    assert "| --layer fast_weights | learning_rate | 0.0005: 0.5000, 0.001: 1.0000 | **0.0005** |" in made
     assert "missing: capacity, Fast weights" not in made
     assert "missing: the search of Fast weights" not in made
 
