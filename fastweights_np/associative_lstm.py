@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy
 
 from . import checks, ops
-from .backend import Array, array_module
+from .backend import Array, array_module, take
 from .recurrent import (
     BaseCache,
     Params,
@@ -137,7 +137,7 @@ class Cell:
 
     def _in_copies(self, key: Array) -> Array:
         """P_s key (S, D, B) for all s, from key (D, B)."""
-        return self._xp.take(key, self._order, axis=0, out=self._key, mode="wrap")
+        return take(key, self._order, axis=0, out=self._key)
 
     def _complex_gates(self, at: Moment) -> Array:
         self._gates[...] = at.gates  # NumPy multiplies complex numbers by complex ones several times faster
@@ -208,7 +208,7 @@ class Cell:
     def _gather(self, dkey: Array, out: Array) -> None:
         """The gradient of a key (D, B), filled, from those of its copies (S, D, B)."""
         # P_s key, for all s                                                                                     (A5)
-        moved = self._xp.take(dkey.reshape(-1, dkey.shape[-1]), self._back, axis=0, out=self._moved, mode="wrap")
+        moved = take(dkey.reshape(-1, dkey.shape[-1]), self._back, axis=0, out=self._moved)
         moved.sum(axis=0, out=out)
 
 
@@ -375,7 +375,7 @@ def _from_input(x: Array | ops.Embedded, params: Params, out: Array) -> None:
     xp, C = array_module(C=params["C"]), params["C"].reshape(-1, params["C"].shape[-1])
     inputs, b = x.table if isinstance(x, ops.Embedded) else x.reshape(-1, x.shape[-1]), params["b"].reshape(-1, 1)
     if isinstance(x, ops.Embedded):
-        xp.take(C @ inputs.T + b, x.tokens, axis=1, out=out.reshape(len(C), *x.tokens.shape), mode="wrap")
+        take(C @ inputs.T + b, x.tokens, axis=1, out=out.reshape(len(C), *x.tokens.shape))
     else:
         z = xp.matmul(C, inputs.T, out=out.reshape(len(C), -1))
         z += b

@@ -70,6 +70,13 @@ def to_host(tree: Any) -> Any:
     return map_leaves(lambda leaf: leaf.get() if is_device_array(leaf) else leaf, tree)
 
 
+def take(array: Array, index: Array, axis: int, out: Array) -> Array:
+    """array.take(index, axis) into out. The index has been checked: on the host, one out of range would wrap."""
+    if is_device_array(array):
+        return sys.modules["cupy"].take(array, index, axis, out)
+    return numpy.take(array, index, axis, out, mode="wrap")  # "raise" would fill a buffer first, and then copy it
+
+
 def scatter_add(target: Array, index: Array, values: Array) -> None:
     """target[..., index[n], :] += values[..., n, :] for every n, duplicates added up.
 

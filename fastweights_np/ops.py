@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from . import checks
-from .backend import Array, array_module, scatter_add
+from .backend import Array, array_module, scatter_add, take
 
 LAYER_NORM_EPSILON = 1e-5  # added to the variance, so that a constant row is not 0/0
 
@@ -81,7 +81,7 @@ def linear(x: Array | Embedded, weight: Array, bias: Array | None = None, out: A
     if not y.flags.c_contiguous:
         raise ValueError(f"out: expected a contiguous array, got one of shape {y.shape} with strides {y.strides}")
     if isinstance(x, Embedded):
-        return xp.take(linear(x.table, weight, bias), x.tokens, axis=len(blocks), out=y)
+        return take(linear(x.table, weight, bias), x.tokens, axis=len(blocks), out=y)
     rows = x.reshape(-1, inputs)  # one product for all leading axes
     xp.matmul(rows, weight.swapaxes(-2, -1), out=y.reshape(*blocks, len(rows), features))
     if bias is not None:
