@@ -27,7 +27,6 @@ def main(arguments: list[str]) -> int:
         print(f"tasks: unknown task {name!r}; expected one of {', '.join(TASKS)}", file=sys.stderr)
         return 2
     try:
-        import tyro
         from threadpoolctl import threadpool_limits
 
         from . import training
@@ -39,13 +38,7 @@ def main(arguments: list[str]) -> int:
 
     program = f"python -m tasks {name}"
     try:
-        settings = tyro.cli(task.Settings, args=options, prog=program)
-        if settings.resume is not None:
-            stored = training.settings_of(settings.resume, task.Settings)
-            settings = tyro.cli(task.Settings, args=options, prog=program, default=stored)
-        elif settings.settings is not None:
-            stored = training.settings_from(settings.settings, task.Settings, settings=settings.settings)
-            settings = tyro.cli(task.Settings, args=options, prog=program, default=stored)
+        settings = training.settings_asked_for(task.Settings, options, program)
         to_device({}, settings.device)  # complains now rather than after the folder is made
         folder = training.open_folder(settings)
     except (ValueError, TypeError, OSError, RuntimeError) as error:

@@ -17,6 +17,7 @@ import math
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -24,16 +25,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
-from threading import Lock
+from threading import Lock, current_thread, main_thread
 from typing import Any, NamedTuple
 
 import optuna
-import tyro
 from optuna.trial import FrozenTrial, TrialState
 
 from . import figures
 from .provenance import provenance
-from .training import TrainingSettings, write_json
+from .training import TrainingSettings, settings_asked_for, write_json
 
 INTERRUPTED = 130  # the exit code of a task that was told to stop
 POLL = 0.3  # seconds between two looks at a trial's metrics
@@ -66,7 +66,7 @@ class Search:
 
     def settings(self, chosen: dict[str, Any]) -> TrainingSettings:
         """The task's settings with the chosen ones in their places. Exits with a message for bad ones, as tasks do."""
-        return tyro.cli(self.kind, args=self.arguments(chosen), prog=f"python -m tasks {self.task}")
+        return settings_asked_for(self.kind, self.arguments(chosen), f"python -m tasks {self.task}")
 
     def arguments(self, chosen: dict[str, Any]) -> list[str]:
         """The task's command line."""
@@ -109,6 +109,8 @@ def main(arguments: list[str], tasks: dict[str, Any]) -> int:
         print(f"tasks: {error}", file=sys.stderr)
         return 2
     print(f"search: writing to {search.folder}", flush=True)
+    if current_thread() is main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a request to end is taken as Ctrl-C is
     try:
         _Trials(search, study).run(chosen.jobs)
     except (KeyboardInterrupt, InterruptedError):
@@ -136,6 +138,8 @@ def _search(chosen: argparse.Namespace, options: list[str], kind: type[TrainingS
             raise ValueError(f"{name}: expected at least 1, got {value}")
     folder = chosen.out or Path("runs") / time.strftime(f"search-{kind.task}-%Y%m%d-%H%M%S")
     search = Search(chosen.task, kind, options, {}, chosen.random, folder, chosen.prune)
+    if search.settings({}).resume is not None:
+        raise ValueError("resume: expected none, for each trial is a run of its own; --out goes on with a search")
     known = [field.name for field in fields(kind)]
     for word in [*chosen.grid, *chosen.over]:
         name, equals, values = word.partition("=")
@@ -273,7 +277,10 @@ class _Trials:
             command += again or [*search.arguments(chosen), "--out", str(folder)]
             log = folder.with_name(folder.name + ".log")
             with open(log, "a") as file:
-                process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+                # Ctrl-C is for the search alone, which tells its trials: a run told twice ends without a checkpoint
+                process = subprocess.Popen(
+                    command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+                )
             self._running.add(process)
             code = self._watch(process, trial, folder)
             self._running.discard(process)
@@ -296,7 +303,7 @@ class _Trials:
         metrics, seen = folder / "metrics.jsonl", 0
         while True:
             code = process.poll()
-            lines = metrics.read_text().splitlines() if metrics.exists() else []
+            lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []  # whole ones
             for line in lines[seen:]:
                 epoch = json.loads(line)
                 trial.report(epoch["validation_nll"], epoch["epoch"])
@@ -319,13 +326,11 @@ def _store(search: Search, study: optuna.Study) -> None:
         for trial in trials
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
     ]
-    complete = [
-        trial for trial in trials if trial.state == TrialState.COMPLETE and math.isfinite(trial.value or math.inf)
-    ]
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and math.isfinite(_value(trial))]
     finished = {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     found: dict[str, Any] = provenance() | finished | search.description() | {"trials": rows}
     if complete:
-        best = min(complete, key=lambda trial: trial.value or math.inf)
+        best = min(complete, key=_value)
         settings = search.settings(best.params)
         write_json(search.folder / "best.json", {"task": search.kind.task} | settings.as_json())
         found["best"] = best.params | {"validation_nll": best.value}
@@ -333,6 +338,10 @@ def _store(search: Search, study: optuna.Study) -> None:
         print(f"\nthe best of {len(complete)}: {best.params}, validation {best.value:.5f} nats")
         print(f"train with it: python -m tasks {search.task} --settings {search.folder / 'best.json'}")
     write_json(search.folder / "search.json", found)
+
+
+def _value(trial: FrozenTrial) -> float:
+    return math.inf if trial.value is None else trial.value
 
 
 def _without(arguments: list[str], option: str) -> list[str]:

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy
+import tyro
 from tqdm import tqdm
 
 from fastweights_np import Workspace, checkpoint, checks, ops, optim
@@ -98,6 +99,20 @@ class TrainingSettings:
     def rate_at(self, update: int, updates: int) -> float:
         """The learning rate of this update, counted from 0."""
         return self.learning_rate * optim.SCHEDULES[self.schedule](update, updates, self.hold)
+
+
+def settings_asked_for(kind: type[TrainingSettings], arguments: list[str], program: str) -> TrainingSettings:
+    """The settings that a command line means, with those that --resume or --settings point to for its defaults.
+
+    Exits with a message for what is not in the command line's form; raises OSError or ValueError for a bad file.
+    """
+    asked = tyro.cli(kind, args=arguments, prog=program)
+    if asked.resume is not None:
+        return tyro.cli(kind, args=arguments, prog=program, default=settings_of(asked.resume, kind))
+    if asked.settings is not None:
+        stored = settings_from(asked.settings, kind, settings=asked.settings)
+        return tyro.cli(kind, args=arguments, prog=program, default=stored)
+    return asked
 
 
 def settings_from(path: Path, kind: type[TrainingSettings], **places: Any) -> TrainingSettings:

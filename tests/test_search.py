@@ -95,7 +95,8 @@ def test_random_settings_lie_in_their_ranges(tmp_path):
     assert len({trial.params["learning_rate"] for trial in trials}) == 3
 
 
-def test_an_interrupted_search_goes_on_from_the_checkpoints(tmp_path):
+@pytest.mark.parametrize("told", ["Ctrl-C", "to end"])
+def test_an_interrupted_search_goes_on_from_the_checkpoints(told, tmp_path):
     folder = tmp_path / "s"
     command = [sys.executable, "-m", "tasks", "search", "retrieval", "--grid", "learning_rate=1e-3,2e-3"]
     command += [*SMALL[:-1], "40", "--out", str(folder)]
@@ -106,7 +107,7 @@ def test_an_interrupted_search_goes_on_from_the_checkpoints(tmp_path):
     deadline = time.monotonic() + 60
     while not (first / "checkpoint.npz").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal does, to the search and to its trial
+    os.killpg(process.pid, signal.SIGTERM if told == "to end" else signal.SIGINT)
     printed = process.communicate(timeout=60)[0].decode()
     assert process.returncode == 130, printed
     assert "go on with: python -m tasks search" in printed
