@@ -31,13 +31,13 @@ def main(arguments: list[str]) -> int:
         each.add_argument("--layer", choices=LAYERS, default="fast_weights")
         several = command in ("speed", "long", "loop")
         each.add_argument(
-            "--threads", type=int, nargs="+" if several else None, default=[1, cores] if several else cores,
+            "--threads", type=_positive, nargs="+" if several else None, default=[1, cores] if several else cores,
             help="cores that each contestant is given",
         )  # fmt: skip
         if command in ("speed", "long"):
             each.add_argument("--sizes", type=_size, nargs="+", metavar="B,T,H", help="measure these sizes instead")
         if command == "profile":
-            each.add_argument("--size", type=_size, metavar="B,T,H", help="the size (128,11,50)")
+            each.add_argument("--size", type=_size, metavar="B,T,H", help="the size (128,11,20)")
     add = commands.add_parser("add", help="store the results of finished task runs and searches in bench/results")
     add.add_argument("folders", type=Path, nargs="+", help="output folders of python -m tasks")
     add.add_argument("--replace", action="store_true", help="put a run in the place of one that is stored already")
@@ -49,10 +49,18 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     try:
         _do(chosen)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _positive(text: str) -> int:
+    """A whole number of at least 1. Raises ValueError."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def _size(text: str) -> tuple[int, int, int]:
@@ -74,7 +82,7 @@ def _do(chosen: argparse.Namespace) -> None:
     elif chosen.command in ("speed", "long"):
         from . import speed
 
-        speed.run(chosen.layer, sorted(set(chosen.threads)), chosen.command == "long", chosen.sizes)
+        speed.run(chosen.layer, sorted(set(chosen.threads)), chosen.command == "long", chosen.sizes or ())
     elif chosen.command == "loop":
         from . import loop
 

@@ -29,8 +29,9 @@ TABLE_1 = {
     "fast_weights": {20: 1.81, 50: 0.0, 100: 0.0},
 }
 SEEDS = 3
-CAPACITY = "retrieval-capacity"  # the group of runs with more and more pairs, at R = 50
+CAPACITY = "retrieval-capacity"  # the group of runs with more and more pairs
 PAIRS = (4, 8, 12, 16)
+CAPACITY_SIZE = 50
 FIGURE_2_SIZE = 50
 
 
@@ -72,9 +73,11 @@ def table_1(runs: list[Run], missing: list[str]) -> str:
 
 def searches(found: list[Run], missing: list[str]) -> str:
     """The settings tried in each search, and the validation loss of each trial."""
-    lines = []
+    lines, searched = [], set()
     for search in sorted(found, key=lambda search: search["options"]):
         names = list(search["space"])
+
+        searched |= _searched_layers(search)
 
         def text(chosen: dict[str, Any], names: list[str] = names) -> str:
             return " ".join(
@@ -82,11 +85,22 @@ def searches(found: list[Run], missing: list[str]) -> str:
             )
 
         trials = sorted(search["trials"], key=lambda trial: [trial[name] for name in names])
-        tried = ", ".join(f"{text(trial)}: {trial['validation_nll']:.4f}" for trial in trials)
+        tried = ", ".join(f"{text(trial)}: {_loss(trial['validation_nll'])}" for trial in trials)
         lines.append([" ".join(search["options"]), " ".join(names), tried, f"**{text(search['best'])}**"])
-    searched = {word for search in found for word in search["options"]}
     missing += [f"the search of {NAMES[layer]}" for layer in TABLE_1 if layer not in searched]
     return markdown(["options, beside the task's defaults", "searched", "validation loss (nats)", "chosen"], lines)
+
+
+def _searched_layers(search: Run) -> set[str]:
+    """The layers that a search tried: those it varied, or the one that its options name."""
+    if "layer" in search["space"]:
+        return set(search["space"]["layer"])
+    words = " ".join(search["options"]).replace("=", " ").split()
+    return {words[words.index("--layer") + 1] if "--layer" in words else "fast_weights"}
+
+
+def _loss(nats: float | None) -> str:
+    return "∞" if nats is None else f"{nats:.4f}"
 
 
 def learning_curves(runs: list[Run]) -> None:
@@ -125,7 +139,7 @@ def figure_2(runs: list[Run], missing: list[str]) -> None:
     axes.axhline(key_blind_floor(4)[1], linestyle=":", color="tab:red", label="key-blind floor")
     axes.set(
         xlabel="updates", ylabel="test negative log likelihood (nats)", ylim=(-0.02, 2),
-        title=f"Associative retrieval, R = {FIGURE_2_SIZE}: mean and range of {SEEDS} seeds",
+        title=f"Associative retrieval, R = {FIGURE_2_SIZE}: mean and range over the seeds",
     )  # fmt: skip
     axes.legend()
     axes.grid(alpha=0.3)
@@ -140,9 +154,7 @@ def capacity(runs: list[Run], missing: list[str]) -> None:
         points = {}
         for pairs in PAIRS:
             errors = [
-                100 * run["test_error"]
-                for run in runs
-                if (run["settings"]["layer"], run["settings"]["pairs"]) == (layer, pairs)
+                100 * run["test_error"] for run in _of(runs, layer, CAPACITY_SIZE) if run["settings"]["pairs"] == pairs
             ]
             if errors:
                 points[pairs] = errors
@@ -158,7 +170,10 @@ def capacity(runs: list[Run], missing: list[str]) -> None:
     )
     error_axis(axes)
     axes.set(
-        xlabel="K, pairs in a sequence", ylabel="test error (%)", xticks=PAIRS, title="Associative retrieval, R = 50"
+        xlabel="K, pairs in a sequence",
+        ylabel="test error (%)",
+        xticks=PAIRS,
+        title=f"Associative retrieval, R = {CAPACITY_SIZE}",
     )
     axes.legend()
     figure.savefig(STORE / "capacity.png", dpi=130)

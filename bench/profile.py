@@ -13,9 +13,9 @@ from fastweights_np.network import LAYERS
 
 from .peers import in_numpy
 from .peers.problem import Layer
-from .report import markdown, store
+from .report import markdown, sized, store
 
-SIZE = (128, 11, 50)
+SIZE = (128, 11, 20)
 RUNS = 200
 LEAST = 0.01  # of the whole: lines below this are left out
 
@@ -26,8 +26,8 @@ def run(layer: str, threads: int, size: tuple[int, int, int] | None) -> None:
 
     batch_size, steps, hidden_size = size or SIZE
     contestant = in_numpy.layer(Layer(layer, batch_size, steps, hidden_size))
-    profiler = LineProfiler()
-    for function in _functions(LAYERS[layer], recurrent, memory, ops):
+    profiler, module = LineProfiler(), LAYERS[layer]
+    for function in _functions(module, recurrent, memory, ops):
         profiler.add_function(function)
     with threadpool_limits(threads):
         for _ in range(20):
@@ -37,13 +37,15 @@ def run(layer: str, threads: int, size: tuple[int, int, int] | None) -> None:
             contestant.run()
         profiler.disable_by_count()
     rows = _rows(profiler.get_stats())
-    whole = sum(row["us"] for row in rows if (row["file"], row["function"]) in _entries(layer))
+    whole = sum(
+        row["us"] for row in rows if row["function"] in ("forward", "backward") and row["file"] == f"{layer}.py"
+    )
     rows = sorted((row for row in rows if row["us"] > LEAST * whole), key=lambda row: -row["us"])
     lines = [[f"{row['file']}, {row['function']}", f"`{row['line']}`", row["calls"], row["us"]] for row in rows]
     table = f"B {batch_size}, T {steps}, H {hidden_size}, {threads} threads: {whole / 1e3:.2f} ms, being watched.\n\n"
     table += markdown(["where", "line", "times in a run", "µs in a run"], lines)
     sizes = {"B": batch_size, "T": steps, "H": hidden_size, "threads": threads, "runs": RUNS}
-    store("profile", {"us": round(whole, 1), "lines": rows}, table, layer, **sizes)
+    store("profile" + sized([size] if size else []), {"us": round(whole, 1), "lines": rows}, table, layer, **sizes)
 
 
 def _functions(*modules: Any) -> list[Any]:
@@ -56,18 +58,13 @@ def _functions(*modules: Any) -> list[Any]:
     return found
 
 
-def _entries(layer: str) -> list[tuple[str, str]]:
-    """The two functions that all others are called from."""
-    return [(f"{layer}.py", "forward"), (f"{layer}.py", "backward")]
-
-
 def _rows(stats: Any) -> list[dict[str, Any]]:
     """Each line's text, how often a run comes by, and its microseconds in a run."""
     rows = []
-    for (path, _, function), timings in stats.timings.items():
+    for (path, first, function), timings in stats.timings.items():
         source = Path(path).read_text().splitlines()
         for number, calls, time in timings:
             line = source[number - 1].strip().split("  #")[0]
             times = {"calls": round(calls / RUNS, 1), "us": round(time * stats.unit * 1e6 / RUNS, 1)}
-            rows.append({"file": Path(path).name, "function": function, "line": line} | times)
+            rows.append({"file": Path(path).name, "first": first, "function": function, "line": line} | times)
     return rows

@@ -18,6 +18,11 @@ def named(name: str, layer: str) -> str:
     return name if layer == "fast_weights" else f"{name}-{layer}"
 
 
+def sized(sizes: Sequence[tuple[int, int, int]]) -> str:
+    """What follows the name of a measurement of chosen sizes (B, T, H), so that it does not replace the full one."""
+    return "".join("-" + "x".join(map(str, size)) for size in sizes)
+
+
 def store(name: str, figures: Any, table: str, layer: str, **settings: Any) -> None:
     """Writes both files, under the name of the measurement and of the layer."""
     name, settings = named(name, layer), {"layer": layer} | settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -19,7 +20,11 @@ def add(folder: Path, group: str = "", replace: bool = False) -> Path:
     ValueError if its settings, but for the seed, are not those of its fellow seeds.
     """
     if (folder / "search.json").exists():
-        return _store(folder / "search.json", folder / "search.png", STORE / "search" / f"{folder.name}.json", replace)
+        found = json.loads((folder / "search.json").read_text())
+        if "best" not in found or found.get("left"):
+            raise FileNotFoundError(f"folders: expected a search that is complete, found trials left in {folder}")
+        target = STORE / (f"search-{group}" if group else "search") / f"{folder.name}.json"
+        return _store(folder / "search.json", folder / "search.png", target, replace)
     source = folder / "result.json"
     if not source.exists():
         raise FileNotFoundError(
@@ -31,7 +36,8 @@ def add(folder: Path, group: str = "", replace: bool = False) -> Path:
     name = f"{settings['layer']}-K{settings['pairs']}-R{settings['hidden_size']}-seed"
     target = store / f"{name}{settings['seed']}.json"
     for fellow in sorted(set(store.glob(f"{name}*.json")) - {target}):
-        theirs = json.loads(fellow.read_text())["settings"]
+        # settings that are younger than a stored run had what is now their default
+        theirs = _defaults(result["task"]) | json.loads(fellow.read_text())["settings"]
         odd = [key for key in settings if key != "seed" and theirs.get(key) != settings[key]]
         if odd:
             raise ValueError(
@@ -39,6 +45,10 @@ def add(folder: Path, group: str = "", replace: bool = False) -> Path:
                 f"{', '.join(odd)}; keep it apart with --group NAME"
             )
     return _store(source, folder / "attention.png", target, replace)
+
+
+def _defaults(task: str) -> dict[str, Any]:
+    return importlib.import_module(f"tasks.{task}").Settings().as_json()
 
 
 def _store(source: Path, picture: Path, target: Path, replace: bool) -> Path:

@@ -81,6 +81,8 @@ def roofline(layer: str, threads: int) -> None:
     for batch_size, steps, hidden_size in ((128, 11, 20), (128, 11, 50), (128, 24, 100), (128, 24, 200), (64, 24, 128)):
         problem = Layer(layer, batch_size, steps, hidden_size)
         with at_work(problem, ["ours"], threads) as processes:
+            if not processes:
+                raise RuntimeError(f"{layer}: no right answer at B {batch_size}, T {steps}, H {hidden_size}")
             seconds = take_turns(processes)["ours"]["median_ms"] / 1e3
         multiplications, numbers = _needed(problem)
         least = max(2 * multiplications / rate, 4 * numbers / bandwidth)

@@ -4,7 +4,8 @@ Danihelka, Wayne, Uria, Kalchbrenner, Graves 2016, arXiv 1602.03032, "Associativ
 
 H units are D = H/2 complex numbers, the real parts first: h = [Re; Im]. N heads, S copies, n = 1 .. N, s = 1 .. S:
 
-    z(t+1)   = W h(t) + C x(t) + b         in blocks of D rows: three of gates, then Re and Im of keys and values
+    z(t+1)   = W h(t) + C x(t) + b         3 + 6 N blocks of D rows: z_f, z_i, z_o, then the real parts of all z_k,n,
+                                           all z_q,n and all z_u,n, and then their imaginary parts
     f, i, o  = σ(z_f), σ(z_i), σ(z_o)      gates, D real numbers each
     k_n, q_n, u_n = bound(z_k,n), bound(z_q,n), bound(z_u,n)    input key, output key, value: D complex ones each
     c_s(t+1) = f ⊙ c_s(t) + Σ_n P_s k_n ⊙ (i ⊙ u_n)    write: the copies differ by their permutations
@@ -252,7 +253,7 @@ def init(
     """
     check_init(rng, input_size, hidden_size, dtype)
     checks.count("heads", heads, least=1)
-    checks.number("forget_bias", forget_bias)
+    checks.finite("forget_bias", forget_bias)
     if hidden_size % 2:
         raise ValueError(f"hidden_size: expected an even number, two for a complex one, got {hidden_size}")
     blocks = 3 + 6 * heads, hidden_size // 2
@@ -353,6 +354,7 @@ def step(params: Params, x: Array, state: State) -> tuple[Array, State]:
     The state given is not changed. Raises ValueError or TypeError that names the argument at fault.
     """
     checks.instance("state", state, State, "make it with initial_state")
+    array_module(**{"state.h": state.h, "state.c": state.c})
     checks.shape("state.c", state.c, ("B", "copies", "H"), "make it with initial_state")
     batch_size, copies, hidden_size = state.c.shape
     xp, heads = _check(params, copies, x=x, **{"state.h": state.h, "state.c": state.c})
@@ -397,6 +399,7 @@ def _check(params: Params, copies: int, **arrays: Array | None) -> tuple[ModuleT
     checks.count("copies", copies, least=1)
     checks.instance("params", params, dict, "make it with init()")
     checks.keys("params", params, ("W", "C", "b"))
+    array_module(**params)
     blocks = params["W"].shape[:1]
     if params["W"].ndim != 3 or blocks[0] < 9 or blocks[0] % 6 != 3:
         wanted = "(3 + 6 heads, H/2, H)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 
 import numpy
 
@@ -68,6 +69,13 @@ def not_negative(name: str, value: float) -> None:
         raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
 
 
+def finite(name: str, value: float) -> None:
+    """Raises unless value is a finite number."""
+    number(name, value)
+    if not isfinite(value):
+        raise ValueError(f"{name}: expected a finite number, got {value}")
+
+
 def number(name: str, value: float) -> None:
     """Raises TypeError unless value is a real number (a Python or NumPy scalar, not an array, not a bool)."""
     if isinstance(value, bool) or not isinstance(value, int | float | numpy.integer | numpy.floating):
@@ -85,7 +93,10 @@ def count(name: str, value: int, least: int) -> None:
 def instance(name: str, value: object, kind: type, remedy: str) -> None:
     """Raises TypeError unless value is of this kind."""
     if not isinstance(value, kind):
-        raise TypeError(f"{name}: expected a {kind.__name__}, got {type(value).__name__}; {remedy}")
+        expected, got = kind.__name__, type(value).__name__
+        if expected == got:  # the caches, or states, of two layers
+            expected, got = (f"{each.__module__.rpartition('.')[2]}.{got}" for each in (kind, type(value)))
+        raise TypeError(f"{name}: expected a {expected}, got {got}; {remedy}")
 
 
 def generator(name: str, value: object) -> None:

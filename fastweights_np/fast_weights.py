@@ -158,7 +158,7 @@ class Tape:
         chunk: int | None,
     ) -> None:  # fmt: skip
         steps, batch_size, hidden_size = shape
-        self.h = xp.empty((steps + 1, batch_size, hidden_size), dtype)  # h[0] is h0; the only ones that forward returns
+        self.h = xp.empty((steps + 1, batch_size, hidden_size), dtype)  # h[0] is h0; forward returns a copy of the rest
         self.states = self.h[1:]
         self.boundaries = xp.empty(shape, dtype)
         self.A = Memory(self.states, options.inner_steps, chunk)
@@ -199,7 +199,7 @@ def init(
     has no layer norm. Drawn on the host: the same seed gives the same weights for any device.
     """
     check_init(rng, input_size, hidden_size, dtype)
-    checks.number("recurrent_scale", recurrent_scale)
+    checks.finite("recurrent_scale", recurrent_scale)
     params = {
         "W": recurrent_scale * numpy.eye(hidden_size),
         "C": uniform(rng, hidden_size, input_size),

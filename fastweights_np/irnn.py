@@ -1,6 +1,6 @@
 """The IRNN: a plain recurrent layer whose W starts as a multiple of the identity (Le, Jaitly, Hinton 2015, 1504.00941).
 
-    h(t+1) = f(W h(t) + C x(t) + b), or f(LN[W h(t) + C x(t) + b]) as an option;   f is ReLU
+    h(t+1) = f(W h(t) + C x(t) + b), or f(LN[W h(t) + C x(t) + b]) as an option;   f is ReLU, or tanh
 
 It is the fast-weight layer without fast weights, and its baseline in section 4.1 of Ba et al. 2016. In code, which
 counts from 0, x[t] is x(t) and the returned h[t] is h(t+1). T steps, B sequences, I inputs, H units. Numbers such as
@@ -9,6 +9,7 @@ counts from 0, x[t] is x(t) and the returned h[t] is h(t+1). T steps, B sequence
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import NamedTuple
@@ -47,7 +48,7 @@ class Tape:
         self, xp: ModuleType, shape: tuple[int, int, int], dtype: object, activation: str, layer_norm: bool
     ) -> None:  # fmt: skip
         steps, batch_size, hidden_size = shape
-        self.h = xp.empty((steps + 1, batch_size, hidden_size), dtype)  # h[0] is h0; the only ones that forward returns
+        self.h = xp.empty((steps + 1, batch_size, hidden_size), dtype)  # h[0] is h0; forward returns a copy of the rest
         self.z = xp.empty(shape, dtype)  # W h + C x + b; backward puts its gradient here
         like = self.h[0]
         self.response = Response(like, ops.ACTIVATIONS[activation](like), ops.LayerNorm(like) if layer_norm else None)
@@ -71,7 +72,7 @@ def init(
     The scale is 1 in Le et al. and 0.5 in Ba et al. With layer norm also gain = 1 and bias = 0 (H,).
     """
     check_init(rng, input_size, hidden_size, dtype)
-    checks.number("recurrent_scale", recurrent_scale)
+    checks.finite("recurrent_scale", recurrent_scale)
     params = {
         "W": recurrent_scale * numpy.eye(hidden_size),
         "C": uniform(rng, hidden_size, input_size),
@@ -115,7 +116,7 @@ def forward(
     return tape.h[1:].copy(), Cache(params, x, workspace, ticket, tape)
 
 
-def backward(dh: Array, cache: Cache, also: tuple[str, ...] = ()) -> tuple[Params, Array, Array]:
+def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params, Array, Array]:
     """The gradients of `forward`: (grads, dx, dh0) from dh, the gradient of the loss with respect to h.
 
     dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H). `also` is

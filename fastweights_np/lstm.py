@@ -61,7 +61,6 @@ class Gates:
         # σ(z) = (1 + tanh(z/2)) / 2: one tanh serves all four, and does not overflow as exp does
         self._scale = xp.asarray([0.5, 0.5, 1.0, 0.5], like.dtype)[:, None, None]
         self._shift = 1 - self._scale
-        self._scratch = xp.empty_like(like)
 
     def load(self, params: Params) -> None:
         """Takes gain and bias, if the layer has them, as they are now."""
@@ -160,7 +159,7 @@ def init(
     With layer norm also gain = 1 and bias (4, H), and the forget gate's bias stands there.
     """
     check_init(rng, input_size, hidden_size, dtype)
-    checks.number("forget_bias", forget_bias)
+    checks.finite("forget_bias", forget_bias)
     zero, bias = numpy.zeros((2, 4, hidden_size))
     bias[F] = forget_bias
     params = {

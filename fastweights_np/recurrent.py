@@ -87,6 +87,8 @@ def requested(also: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     """The names in `also`, of the gradients asked for besides. Raises ValueError for one that is not known."""
     names = (also,) if isinstance(also, str) else tuple(also)
     for name in names:
+        if not known:
+            raise ValueError(f"also: expected none, for this layer has no other gradients, got {name!r}")
         checks.choice("also", name, known)
     return names
 

@@ -13,7 +13,7 @@ MISSING = 'tasks: {} is not installed; pip install -e ".[tasks]"'
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit code: 0 done, 2 bad settings, 130 interrupted, 1 the training failed."""
+    """Returns the exit code: 0 done, 2 bad settings, 3 the loss was not finite, 130 interrupted."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m tasks NAME [options]     python -m tasks NAME --help explains the options\n")
         for name, what in TASKS.items():
@@ -51,10 +51,10 @@ def main(arguments: list[str]) -> int:
     except (training.Interruption, KeyboardInterrupt):
         again = shlex.join([*program.split(), "--resume", str(folder)])
         print(f"\ninterrupted; the checkpoint is in {folder}; go on with: {again}", file=sys.stderr)
-        return 130
+        return training.INTERRUPTED
     except FloatingPointError as error:
         print(f"tasks: {error}", file=sys.stderr)
-        return 1
+        return training.DIVERGED
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"tasks: {error}", file=sys.stderr)
         return 2

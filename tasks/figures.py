@@ -51,9 +51,8 @@ def search(path: Path, trials: list[dict[str, Any]], space: dict[str, Any]) -> N
         places = [trial[name] if numeric else str(trial[name]) for trial in tried]
         losses = [trial["validation_nll"] for trial in tried]
         axes.plot(places, losses, "o", color="tab:blue", fillstyle="none")
-        axes.plot(
-            [place for place, loss in zip(places, losses, strict=True) if loss == best], [best], "o", color="tab:red"
-        )
+        of_the_best = [place for place, loss in zip(places, losses, strict=True) if loss == best]
+        axes.plot(of_the_best, [best] * len(of_the_best), "o", color="tab:red")
         ends = values if isinstance(values, list) else values[:2]
         if numeric and min(ends) > 0 and max(ends) > 5 * min(ends):
             axes.set_xscale("log")

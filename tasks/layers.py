@@ -51,7 +51,7 @@ class LayerSettings:
         checks.count("hidden_size", self.hidden_size, least=1)
         checks.count("copies", self.copies, least=1)
         checks.count("heads", self.heads, least=1)
-        checks.number("forget_bias", self.forget_bias)
+        checks.finite("forget_bias", self.forget_bias)
         fast_weights.Options(self.decay, self.rate, self.inner_steps)  # raises on a bad one
         for name in ("layer_norm", "recurrent_scale"):
             if getattr(self, name) is not None and name not in TAKES[self.layer][0]:

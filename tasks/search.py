@@ -21,8 +21,8 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from threading import Lock, current_thread, main_thread
@@ -30,12 +30,12 @@ from typing import Any, NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from . import figures
 from .provenance import provenance
-from .training import TrainingSettings, settings_asked_for, write_json
+from .training import DIVERGED, INTERRUPTED, PLACES, TrainingSettings, settings_asked_for, write_json
 
-INTERRUPTED = 130  # the exit code of a task that was told to stop
 POLL = 0.3  # seconds between two looks at a trial's metrics
 
 
@@ -56,26 +56,23 @@ class Range(NamedTuple):
 class Search:
     """What is searched: the task, its fixed options, and the values or the range of each setting that varies."""
 
-    task: str
-    kind: type[TrainingSettings]
-    options: list[str]
+    base: TrainingSettings  # of every trial, but for what varies
+    options: list[str]  # as they were given
     space: dict[str, Any]  # name to a list of values (grid) or a Range (random)
     random: int | None  # the number of trials; None: the whole grid
     folder: Path
     prune: bool
 
-    def settings(self, chosen: dict[str, Any]) -> TrainingSettings:
-        """The task's settings with the chosen ones in their places. Exits with a message for bad ones, as tasks do."""
-        return settings_asked_for(self.kind, self.arguments(chosen), f"python -m tasks {self.task}")
-
-    def arguments(self, chosen: dict[str, Any]) -> list[str]:
-        """The task's command line."""
-        varied = [word for name, value in chosen.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-        return [*self.options, *varied]
+    def grid(self) -> list[dict[str, Any]]:
+        """All combinations, if it is a grid."""
+        if self.random is not None:
+            return []
+        return [dict(zip(self.space, values, strict=True)) for values in product(*self.space.values())]
 
     def description(self) -> dict[str, Any]:
         """What has to be the same when a study is gone on with."""
-        return {"task": self.task, "options": self.options, "space": json.loads(json.dumps(self.space))}
+        space = json.loads(json.dumps(self.space))
+        return {"task": self.base.task, "options": self.options, "space": space, "settings": self.base.as_json()}
 
 
 def main(arguments: list[str], tasks: dict[str, Any]) -> int:
@@ -103,10 +100,14 @@ def main(arguments: list[str], tasks: dict[str, Any]) -> int:
     chosen, options = parser.parse_known_args(arguments)
     try:
         search = _search(chosen, options, tasks[chosen.task])
+        url = chosen.storage or f"sqlite:///{search.folder.resolve()}/study.db"
         search.folder.mkdir(parents=True, exist_ok=True)
-        study = _study(search, chosen.storage or f"sqlite:///{search.folder.resolve()}/study.db", chosen.study)
+        study = _study(search, url, chosen.study)
     except (ValueError, OSError) as error:
         print(f"tasks: {error}", file=sys.stderr)
+        return 2
+    except SQLAlchemyError as error:
+        print(f"tasks: storage: expected a database that Optuna can use, got {url}: {error}", file=sys.stderr)
         return 2
     print(f"search: writing to {search.folder}", flush=True)
     if current_thread() is main_thread():
@@ -137,24 +138,36 @@ def _search(chosen: argparse.Namespace, options: list[str], kind: type[TrainingS
         if value is not None and value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
     folder = chosen.out or Path("runs") / time.strftime(f"search-{kind.task}-%Y%m%d-%H%M%S")
-    search = Search(chosen.task, kind, options, {}, chosen.random, folder, chosen.prune)
-    if search.settings({}).resume is not None:
+    base = settings_asked_for(kind, options, f"python -m tasks {kind.task}")
+    if base.resume is not None:
         raise ValueError("resume: expected none, for each trial is a run of its own; --out goes on with a search")
-    known = [field.name for field in fields(kind)]
+    search = Search(base, options, {}, chosen.random, folder, chosen.prune)
+    known = [field.name for field in fields(kind) if field.name not in PLACES]
     for word in [*chosen.grid, *chosen.over]:
         name, equals, values = word.partition("=")
         name = name.replace("-", "_")
-        if not equals or not values or name not in known:
-            raise ValueError(f"search: expected NAME=VALUES with one of {', '.join(known)}; got {word!r}")
-        search.space[name] = _values(search, name, values, ranges=chosen.random is not None)
+        if not equals or not values or name not in known or name in search.space:
+            raise ValueError(f"search: expected NAME=VALUES, once each, with one of {', '.join(known)}; got {word!r}")
+        search.space[name] = _values(kind, options, name, values, ranges=chosen.random is not None)
+    for combination in search.grid():
+        replace(base, **combination)  # raises for one that cannot be run, before any is
     return search
 
 
-def _values(search: Search, name: str, text: str, ranges: bool) -> Any:
+def _words(kind: type[TrainingSettings], name: str, value: Any) -> list[str]:
+    """A setting on the task's command line."""
+    option = name.replace("_", "-")
+    if any(field.name == name and field.type == "bool" for field in fields(kind)):
+        return [f"--{option}" if str(value) == "True" else f"--no-{option}"]
+    return [f"--{option}", str(value)]
+
+
+def _values(kind: type[TrainingSettings], options: list[str], name: str, text: str, ranges: bool) -> Any:
     """The values of one setting, each parsed and checked as the task itself would."""
 
     def parsed(value: str) -> Any:
-        return getattr(search.settings({name: value}), name)
+        asked = settings_asked_for(kind, [*options, *_words(kind, name, value)], f"python -m tasks {kind.task}")
+        return getattr(asked, name)
 
     if ".." not in text:
         return [parsed(value) for value in text.split(",")]
@@ -171,11 +184,10 @@ def _study(search: Search, url: str, name: str | None) -> optuna.Study:
     """The study, new or gone on with, with what is still to be tried waiting in it."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        storage=url, study_name=name or f"search-{search.task}", load_if_exists=True, direction="minimize",
+        storage=url, study_name=name or f"search-{search.base.task}", load_if_exists=True, direction="minimize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4) if search.prune else optuna.pruners.NopPruner(),
     )  # fmt: skip
-    # a study gone on with must not draw again what it drew before
-    study.sampler = optuna.samplers.RandomSampler(seed=len(study.trials))
+    study.sampler = optuna.samplers.RandomSampler()  # no seed: each machine, and each start, draws numbers of its own
     before = study.user_attrs.get("search")
     if before is not None and before != search.description():
         raise ValueError(
@@ -190,21 +202,27 @@ def _study(search: Search, url: str, name: str | None) -> optuna.Study:
             study.tell(trial.number, state=TrialState.FAIL)
         if not any(_params(later) == _params(trial) for later in trials[trial.number + 1 :]):
             _enqueue(study, _params(trial))
-    if search.random is None:
-        names = list(search.space)
-        for values in product(*search.space.values()):  # each machine takes the next that waits
-            chosen = dict(zip(names, values, strict=True))
-            if not any(_params(trial) == chosen for trial in study.get_trials(deepcopy=False)):
-                _enqueue(study, chosen)
+    for chosen in search.grid():  # each machine takes the next that waits
+        if not any(_params(trial) == chosen for trial in study.get_trials(deepcopy=False)):
+            _enqueue(study, chosen)
     return study
 
 
 def _was_cut_off(trial: FrozenTrial) -> bool:
-    """Whether a trial was stopped before its end, or its process on this machine is no more."""
-    if trial.state == TrialState.FAIL:
-        return trial.user_attrs.get("interrupted", False)
-    host, process = trial.user_attrs.get("process", ("", 0))
-    return trial.state == TrialState.RUNNING and host == platform.node() and not Path(f"/proc/{process}").exists()
+    """Whether a trial failed or was stopped before its end, or its processes on this machine are no more."""
+    host, *processes = trial.user_attrs.get("processes", ("",))
+    ended = trial.state == TrialState.RUNNING and host == platform.node() and not any(map(_lives, processes))
+    return trial.state == TrialState.FAIL or ended
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # does nothing to it
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _params(trial: FrozenTrial) -> dict[str, Any]:
@@ -228,10 +246,12 @@ class _Trials:
         """All that is left to do. Raises ValueError if a trial cannot be run, InterruptedError if one is stopped."""
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                for work in [pool.submit(self._work) for _ in range(jobs)]:
-                    work.result()
+                finished, _ = wait([pool.submit(self._work) for _ in range(jobs)])
             finally:
                 self.end()
+        errors = [error for work in finished if (error := work.exception()) is not None]
+        for error in sorted(errors, key=lambda error: isinstance(error, InterruptedError)):
+            raise error  # what went wrong, rather than what was stopped for it
 
     def end(self) -> None:
         """Begins no more trials and stops those that run, which then write their checkpoints."""
@@ -263,7 +283,7 @@ class _Trials:
         search = self._search
         if search.random is None and "waited" not in trial.user_attrs:
             raise optuna.TrialPruned("another machine took the last of the grid")
-        trial.set_user_attr("process", (platform.node(), os.getpid()))
+        trial.set_user_attr("processes", (platform.node(), os.getpid()))
         chosen = {
             name: trial.suggest_categorical(name, values) if isinstance(values, list) else values.suggest(trial, name)
             for name, values in search.space.items()
@@ -273,8 +293,9 @@ class _Trials:
         result = folder / "result.json"
         if not result.exists():
             again = ["--resume", str(folder)] if (folder / "settings.json").exists() else None
-            command = [sys.executable, "-m", "tasks", search.task]
-            command += again or [*search.arguments(chosen), "--out", str(folder)]
+            command = [sys.executable, "-m", "tasks", search.base.task]
+            varied = [word for name, value in chosen.items() for word in _words(type(search.base), name, value)]
+            command += again or [*search.options, *varied, "--out", str(folder)]
             log = folder.with_name(folder.name + ".log")
             with open(log, "a") as file:
                 # Ctrl-C is for the search alone, which tells its trials: a run told twice ends without a checkpoint
@@ -282,12 +303,15 @@ class _Trials:
                     command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
                 )
             self._running.add(process)
+            if self._stopped:  # while it was being started
+                process.terminate()
+            trial.set_user_attr("processes", (platform.node(), os.getpid(), process.pid))
             code = self._watch(process, trial, folder)
             self._running.discard(process)
-            if code in (INTERRUPTED, -2, -15):
-                trial.set_user_attr("interrupted", True)
+            if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
                 raise InterruptedError
-            if code == 1:  # not finite: as bad as can be
+            if code == DIVERGED:
+                print(f"{folder.name}: the loss was not finite: as bad as can be", flush=True)
                 return math.inf
             if code:
                 raise ValueError(f"{folder.name}: its run ended with code {code}: {log.read_text()[-500:]}")
@@ -321,23 +345,30 @@ def _store(search: Search, study: optuna.Study) -> None:
     """Writes search.json, and, once a trial is complete, best.json and search.png; prints the best."""
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.params]
     rows = [
-        {"state": trial.state.name, **trial.params, "validation_nll": trial.value}
+        {"state": trial.state.name, **trial.params, "validation_nll": _value(trial) if _ended_well(trial) else None}
         | {"epoch": trial.user_attrs.get("best_on_validation", {}).get("epoch")}
         for trial in trials
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
     ]
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and math.isfinite(_value(trial))]
     finished = {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    found: dict[str, Any] = provenance() | finished | search.description() | {"trials": rows}
+    wanted = len(search.grid()) if search.random is None else search.random
+    left = {"left": max(wanted - len(rows), 0)}  # trials that are still to be made, or were stopped
+    found: dict[str, Any] = provenance() | finished | search.description() | left | {"trials": rows}
+    complete = [trial for trial in trials if _ended_well(trial)]
     if complete:
         best = min(complete, key=_value)
-        settings = search.settings(best.params)
-        write_json(search.folder / "best.json", {"task": search.kind.task} | settings.as_json())
         found["best"] = best.params | {"validation_nll": best.value}
+        settings = replace(search.base, **best.params)
+        write_json(search.folder / "best.json", {"task": settings.task} | settings.as_json())
+    write_json(search.folder / "search.json", found)
+    if complete:
         figures.search(search.folder / "search.png", rows, search.space)
         print(f"\nthe best of {len(complete)}: {best.params}, validation {best.value:.5f} nats")
-        print(f"train with it: python -m tasks {search.task} --settings {search.folder / 'best.json'}")
-    write_json(search.folder / "search.json", found)
+        print(f"train with it: python -m tasks {search.base.task} --settings {search.folder / 'best.json'}")
+
+
+def _ended_well(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.COMPLETE and math.isfinite(_value(trial))
 
 
 def _value(trial: FrozenTrial) -> float:

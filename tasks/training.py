@@ -34,6 +34,7 @@ PLACES = ("out", "resume", "settings", "device", "processes")
 CHECKPOINT = (
     "params", "best_params", "optimizer", "settings", "update", "random_state", "epoch_loss", "best", "curve", "seconds"
 )  # fmt: skip
+INTERRUPTED, DIVERGED = 130, 3  # exit codes: told to stop; the loss was not finite
 REPORT_EVERY = 50  # updates between two looks at the loss; each look makes a GPU wait
 
 
@@ -110,6 +111,10 @@ def settings_asked_for(kind: type[TrainingSettings], arguments: list[str], progr
     if asked.resume is not None:
         return tyro.cli(kind, args=arguments, prog=program, default=settings_of(asked.resume, kind))
     if asked.settings is not None:
+        if not asked.settings.is_file():
+            raise FileNotFoundError(
+                f"settings: expected a file of settings, such as best.json; none at {asked.settings}"
+            )
         stored = settings_from(asked.settings, kind, settings=asked.settings)
         return tyro.cli(kind, args=arguments, prog=program, default=stored)
     return asked
@@ -126,7 +131,7 @@ def settings_from(path: Path, kind: type[TrainingSettings], **places: Any) -> Tr
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{next(iter(places))}: expected {path} to hold the settings of a {kind.task} run of this version: "
-            f"{error}; leave the option away, and start anew with another --out"
+            f"{error}; start anew without that option"
         ) from error
 
 
@@ -286,7 +291,7 @@ class _Run:
         kept = f"; the checkpoint of epoch {self.curve[-1]['epoch']} is kept" if self.curve else ""
         return FloatingPointError(
             f"{what}: expected a finite number, got {value} at update {update}; "
-            f"lower --learning-rate, --clip-norm or --rate{kept}"
+            f"lower --learning-rate or --clip-norm, or --rate if the layer is fast_weights{kept}"
         )
 
     def latest_error(self) -> str:

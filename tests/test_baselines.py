@@ -226,8 +226,15 @@ def test_more_bad_arguments_are_named(layer):
     _, cache = layer.forward(params, x)
     with pytest.raises(ValueError, match=r"dh: expected shape \(5, 3, 6\), got \(4, 3, 6\); dh has the shape of h"):
         layer.backward(dh[1:], cache)
-    with pytest.raises(TypeError, match="cache: expected a Cache"):
+    with pytest.raises(TypeError, match="cache: expected a Cache, got ndarray"):
         layer.backward(cache, dh)
+    name = layer.__name__.rpartition(".")[2]
+    with pytest.raises(TypeError, match=rf"cache: expected a {name}.Cache, got fast_weights.Cache"):
+        layer.backward(
+            dh, fw.fast_weights.forward(fw.fast_weights.init(numpy.random.default_rng(0), I, H), x.astype("f"))[1]
+        )
+    with pytest.raises(TypeError, match=r"W: expected a NumPy or CuPy array, got list"):
+        layer.forward({key: value.tolist() for key, value in params.items()}, x)
     with pytest.raises(ValueError, match="also: expected"):
         layer.backward(dh, cache, also="decay")
     with pytest.raises(TypeError, match="state: expected a State, got ndarray; make it with initial_state"):

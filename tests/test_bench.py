@@ -8,7 +8,7 @@ import json
 import numpy
 import pytest
 
-from bench import paper, results, speed
+from bench import paper, report, results, speed
 from bench.__main__ import main
 from bench.peers import contest
 from bench.peers.problem import Layer, Training
@@ -74,6 +74,9 @@ def test_capacity_and_searches_are_drawn_and_told(store, tmp_path):
     found = {"options": ["--layer", "fast_weights"], "space": {"learning_rate": [1e-3, 5e-4]}, "trials": trials}
     (folder / "search.json").write_text(json.dumps(found | {"best": {"learning_rate": 5e-4, "validation_nll": 0.5}}))
     assert results.add(folder) == store / "search" / "search-fast_weights.json"
+    (folder / "search.json").write_text(json.dumps(found | {"best": {}, "left": 2}))
+    with pytest.raises(FileNotFoundError, match="expected a search that is complete"):
+        results.add(folder, "more")
     made = paper.make()
     assert "| --layer fast_weights | learning_rate | 0.0005: 0.5000, 0.001: 1.0000 | **0.0005** |" in made
     assert "missing: capacity, Fast weights" not in made
@@ -94,6 +97,42 @@ def test_a_run_does_not_replace_or_join_another_unasked(store, tmp_path, capsys)
     assert results.load("retrieval-ablation")[0]["test_error"] == 0.2
     assert main(["add", "--replace", str(second)]) == 0
     assert results.load("retrieval")[0]["test_error"] == 0.2
+
+
+def test_a_new_seed_joins_runs_that_are_older_than_a_setting(store, tmp_path):
+    results.add(finished_run(tmp_path / "old", 0.1))
+    results.add(finished_run(tmp_path / "new", 0.2, seed=1, copies=4))  # 4 is what it was before it could be set
+    with pytest.raises(ValueError, match="differs in copies"):
+        results.add(finished_run(tmp_path / "other", 0.2, seed=2, copies=5))
+
+
+def test_a_search_over_layers_counts_for_each():
+    found = {"options": ["--layer=lstm"], "space": {"rate": [1]}}
+    assert paper._searched_layers(found) == {"lstm"}
+    assert paper._searched_layers(found | {"options": []}) == {"fast_weights"}
+    assert paper._searched_layers(found | {"space": {"layer": ["irnn", "lstm"]}}) == {"irnn", "lstm"}
+
+
+def test_chosen_sizes_are_told_in_the_name():
+    assert report.named("speed", "fast_weights") + report.sized(()) == "speed"
+    assert report.named("speed" + report.sized([(128, 24, 200), (1, 2, 3)]), "lstm") == "speed-128x24x200-1x2x3-lstm"
+
+
+def test_a_size_without_a_contest_is_left_out(monkeypatch, capsys):
+    monkeypatch.setattr(speed, "available", lambda names: (["ours", "a peer"], []))
+    monkeypatch.setitem(contest.ENTRIES, "a peer", contest.Entry("no_such_module", "numpy", {}))
+    with pytest.raises(ValueError, match="no size had both"):
+        speed.run("fast_weights", [1], False, [(2, 3, 4)])
+    assert "there is no contest at this size" in capsys.readouterr().out
+
+
+def test_the_profile_tells_a_layers_lines(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("line_profiler", reason="line_profiler comes with the bench extra")
+    monkeypatch.setattr(report, "STORE", tmp_path)
+    assert main(["profile", "--layer", "lstm", "--threads", "1", "--size", "2,3,4"]) == 0
+    table = (tmp_path / "profile-2x3x4-lstm.md").read_text()
+    assert "lstm.py, forward" in table
+    assert "lstm.py, Gates.forward" in table or "lstm.py, Tape.factors" in table
 
 
 def test_without_a_command_there_is_help(capsys):

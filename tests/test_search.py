@@ -125,12 +125,68 @@ def test_a_trial_that_diverges_is_as_bad_as_can_be(tmp_path):
     assert main([*command, "--out", str(tmp_path / "s")]) == 0
     values = sorted(trial.value for trial in study(tmp_path / "s").trials)
     assert values[1] == float("inf")
-    assert json.loads((tmp_path / "s" / "search.json").read_text())["best"]["learning_rate"] == 1e-3
+    found = json.loads((tmp_path / "s" / "search.json").read_text())
+    assert found["best"]["learning_rate"] == 1e-3
+    assert [trial["validation_nll"] for trial in found["trials"] if trial["learning_rate"] > 1] == [None]
+
+
+def test_equal_losses_are_no_trouble_and_settings_of_a_file_count(tmp_path):
+    """η does not matter to an IRNN."""
+    base = {"task": "retrieval"} | retrieval.Settings(layer="irnn", hidden_size=6).as_json()
+    (tmp_path / "base.json").write_text(json.dumps(base))
+    command = ["search", "retrieval", "--grid", "rate=0.1,0.2", *SMALL[:-6], *SMALL[-4:]]
+    command += ["--settings", str(tmp_path / "base.json"), "--hidden-size", "7"]
+    assert main([*command, "--out", str(tmp_path / "s")]) == 0
+    best = json.loads((tmp_path / "s" / "best.json").read_text())
+    assert (best["layer"], best["hidden_size"], best["training_size"]) == ("irnn", 7, 640)
+    assert (tmp_path / "s" / "search.png").exists()
+
+
+def test_what_cannot_be_run_is_found_before_anything_is(tmp_path, capsys):
+    grid = ["layer=irnn,associative_lstm", "layer_norm=False,True"]
+    assert main(["search", "retrieval", "--grid", *grid, *SMALL, "--out", str(tmp_path / "s")]) == 2
+    assert "layer_norm: expected None, for the layer associative_lstm" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_trial_that_was_killed_is_made_again(tmp_path, monkeypatch, capsys):
+    """And while it cannot be made, the search says why, and ends with 1."""
+    command = ["search", "retrieval", "--grid", "learning_rate=1e-3,2e-3", *SMALL, "--jobs", "2"]
+    command += ["--layer", "irnn", "--out", str(tmp_path / "s")]
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "executable", "/bin/false")
+        assert main(command) == 1
+    assert "its run ended with code 1" in capsys.readouterr().err
+    assert json.loads((tmp_path / "s" / "search.json").read_text())["left"] == 2
+    assert main(command) == 0
+    found = json.loads((tmp_path / "s" / "search.json").read_text())
+    assert (found["left"], len(found["trials"])) == (0, 2)
+
+
+def test_switches_are_searched_too(tmp_path):
+    grid = ["normalize_preliminary=True,False", "layer_norm=True,False"]
+    assert main(["search", "retrieval", "--grid", *grid, *SMALL, "--out", str(tmp_path / "s")]) == 0
+    tried = {
+        (trial.params["normalize_preliminary"], trial.params["layer_norm"]) for trial in study(tmp_path / "s").trials
+    }
+    assert len(tried) == 4
+
+
+def test_two_searches_of_one_storage_share_the_work(tmp_path):
+    command = ["search", "retrieval", "--random", "3", "--over", "learning_rate=1e-3..1e-2", *SMALL, "--layer", "irnn"]
+    command += ["--storage", f"sqlite:///{tmp_path}/shared.db"]
+    for name in ("one", "other"):
+        assert main([*command, "--out", str(tmp_path / name)]) == 0
+    made = optuna.load_study(storage=f"sqlite:///{tmp_path}/shared.db", study_name="search-retrieval").trials
+    assert len(made) == 3
+    assert len({trial.params["learning_rate"] for trial in made}) == 3
+    best = [json.loads((tmp_path / name / "best.json").read_text()) for name in ("one", "other")]
+    assert best[0] == best[1]
 
 
 def test_pruning_is_off_unless_asked_for(tmp_path):
     def pruner(prune):
-        made = search.Search("retrieval", retrieval.Settings, SMALL, {"seed": [1, 2]}, None, tmp_path, prune)
+        made = search.Search(retrieval.Settings(), SMALL, {"seed": [1, 2]}, None, tmp_path, prune)
         return search._study(made, f"sqlite:///{tmp_path}/{prune}.db", None).pruner
 
     assert isinstance(pruner(False), optuna.pruners.NopPruner)
@@ -144,11 +200,15 @@ def test_pruning_is_off_unless_asked_for(tmp_path):
         (["--grid", "learning_rate=1", "--random", "3"], "expected either --grid"),
         (["--random", "3"], "over: expected with --random N"),
         (["--random", "0", "--over", "rate=0.1..0.2"], "random: expected at least 1, got 0"),
-        (["--grid", "speed=1,2"], "expected NAME=VALUES with one of "),
+        (["--grid", "speed=1,2"], "expected NAME=VALUES, once each, with one of "),
         (["--grid", "rate"], "expected NAME=VALUES"),
         (["--grid", "rate=0.1..0.2"], "grid: expected rate=V,V"),
         (["--random", "2", "--over", "rate=0.2..0.1"], "over: expected rate=LOW..HIGH"),
         (["--random", "2", "--over", "rate=0.0..0.1:log"], "over: expected rate=LOW..HIGH"),
+        (["--grid", "rate=0.1", "rate=0.2"], "once each"),
+        (["--grid", "out=a,b"], "expected NAME=VALUES"),
+        (["--grid", "rate=0.1", "--resume", "somewhere"], "resume: expected a folder"),
+        (["--grid", "rate=0.1", "--settings", "nowhere.json"], "settings: expected a file of settings"),
     ],
 )
 def test_bad_searches_are_named(arguments, message, tmp_path, capsys):
@@ -158,6 +218,10 @@ def test_bad_searches_are_named(arguments, message, tmp_path, capsys):
 
 
 def test_values_are_checked_before_anything_is_run(tmp_path, capsys):
+    assert (
+        main(["search", "retrieval", "--grid", "seed=1,2", "--storage", "nonsense", "--out", str(tmp_path / "n")]) == 2
+    )
+    assert "storage: expected a database that Optuna can use, got nonsense" in capsys.readouterr().err
     for grid, message in (("layer=lstm,gru", "gru"), ("learning_rate=1,-1", "expected a finite number of at least 0")):
         with pytest.raises(SystemExit):  # as the task itself ends for them
             main(["search", "retrieval", "--grid", grid, "--out", str(tmp_path / "s")])

@@ -335,7 +335,7 @@ def test_wherever_it_is_stopped_the_run_is_the_same(stop_at, tmp_path, monkeypat
 def test_parameters_that_break_in_the_last_update_are_not_kept(tmp_path, capsys):
     folder = tmp_path / "run"
     options = ["--training-size", "64", "--epochs", "1", "--learning-rate", "1e38", "--clip-norm", "1e30"]
-    assert main(["retrieval", *SMALL, *options, "--out", str(folder)]) == 1
+    assert main(["retrieval", *SMALL, *options, "--out", str(folder)]) == training.DIVERGED
     assert "validation loss: expected a finite number, got nan at update 1" in capsys.readouterr().err
     assert not (folder / "checkpoint.npz").exists()
     assert not (folder / "metrics.jsonl").exists()
@@ -345,7 +345,7 @@ def test_parameters_that_break_in_the_last_update_are_not_kept(tmp_path, capsys)
 def test_a_loss_that_is_not_finite_stops_and_names_the_update(tmp_path, capsys):
     folder = tmp_path / "run"
     options = ["--epochs", "3", "--learning-rate", "1e38", "--clip-norm", "1e30"]
-    assert main(["retrieval", *SMALL, *options, "--out", str(folder)]) == 1
+    assert main(["retrieval", *SMALL, *options, "--out", str(folder)]) == training.DIVERGED
     assert "loss: expected a finite number, got" in (message := capsys.readouterr().err)
     assert "at update 2" in message
     assert "lower --learning-rate" in message
