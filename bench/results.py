@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 STORE = Path(__file__).parent / "results"
+MAY_DIFFER = ("seed", "test_curve")  # between runs that count as one: test_curve changes no number of a run
 
 
 def add(folder: Path, group: str = "", replace: bool = False) -> Path:
@@ -38,7 +39,7 @@ def add(folder: Path, group: str = "", replace: bool = False) -> Path:
     for fellow in sorted(set(store.glob(f"{name}*.json")) - {target}):
         # settings that are younger than a stored run had what is now their default
         theirs = _defaults(result["task"]) | json.loads(fellow.read_text())["settings"]
-        odd = [key for key in settings if key != "seed" and theirs.get(key) != settings[key]]
+        odd = [key for key in settings if key not in MAY_DIFFER and theirs.get(key) != settings[key]]
         if odd:
             raise ValueError(
                 f"folders: expected the settings of {fellow.relative_to(STORE)}, but for the seed; {folder} differs in "
