@@ -17,7 +17,7 @@ import numpy
 def error_axis(axes: Any, floor: float | None = None) -> None:
     """Makes y an axis of errors in %, logarithmic down to 0.01 and then linear to 0; marks the key-blind floor."""
     if floor is not None:
-        axes.axhline(floor, linestyle=":", color="tab:red", label="key-blind floor")
+        axes.axhline(floor, linestyle=":", color="black", label="key-blind floor")
     axes.set_ylim(0, 100)
     axes.set_yscale("symlog", linthresh=0.01)
     axes.grid(alpha=0.3)
@@ -29,7 +29,7 @@ def learning_curve(path: Path, curve: list[dict[str, float]], floor_nll: float, 
     figure, (loss, error) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     loss.plot(updates, [line["train_loss"] for line in curve], label="training", color="tab:gray")
     loss.plot(updates, [line["validation_nll"] for line in curve], label="validation", color="tab:blue")
-    loss.axhline(floor_nll, linestyle=":", color="tab:red", label="key-blind floor")
+    loss.axhline(floor_nll, linestyle=":", color="black", label="key-blind floor")
     loss.set(xlabel="updates", ylabel="negative log likelihood (nats)", yscale="log")
     loss.legend()
     error.plot(updates, [100 * line["validation_error"] for line in curve], color="tab:blue")
