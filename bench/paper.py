@@ -67,7 +67,9 @@ def table_1(runs: list[Run], missing: list[str]) -> str:
                 details.append([NAMES[layer], size, seeds, f"{updates:,}", seconds, _settings(settings)])
         cells.append(line)
     header = ["layer", *(f"R = {size}, {whose}" for size in SIZES for whose in ("paper", "here"))]
-    every = markdown(["layer", "R", "test error of every seed", "updates", "time of a run, two at a time", "settings"], details)
+    every = markdown(
+        ["layer", "R", "test error of every seed", "updates", "time of a run, two at a time", "settings"], details
+    )
     return f"{markdown(header, cells)}\n{every}"
 
 
@@ -165,9 +167,7 @@ def capacity(runs: list[Run], missing: list[str]) -> None:
         )
         for pairs, errors in points.items():
             axes.plot([pairs] * len(errors), errors, ".", color=f"C{colour}")
-    axes.plot(
-        PAIRS, [100 * key_blind_floor(pairs)[0] for pairs in PAIRS], ":", color="tab:red", label="key-blind floor"
-    )
+    axes.plot(PAIRS, [100 * key_blind_floor(pairs)[0] for pairs in PAIRS], ":", color="black", label="key-blind floor")
     error_axis(axes)
     axes.set(
         xlabel="K, pairs in a sequence",

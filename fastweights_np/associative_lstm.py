@@ -64,7 +64,9 @@ class State(NamedTuple):
 def permutations(copies: int, size: int) -> numpy.ndarray:
     """P_s for each copy: (copies, size) indices. Always the same ones, for parameters are learned for them."""
     rng = numpy.random.RandomState(0)  # whose numbers NumPy promises never to change
-    return numpy.stack([rng.permutation(size) for _ in range(copies)])
+    order = numpy.stack([rng.permutation(size) for _ in range(copies)])
+    order.flags.writeable = False  # all callers share it
+    return order
 
 
 # --------------------------------------------------------------------------------------------------------------- bound
@@ -125,16 +127,16 @@ class Cell:
 
     def tape(self, steps: int) -> list[Moment]:
         """Room for what `steps` steps leave."""
-        d_b, real, both = (self._size, self._batch_size), self._real, self._complex
-        n, s = self._heads, self._copies
-        c = self._xp.empty((steps + 1, s, *d_b), both)
-        shapes = [
-            ((3,), real), ((3, n), both), ((2, 3, n), real), ((3, n), real), None, None,
-            ((2, n), real), ((n,), real), ((2,), real),
-        ]  # fmt: skip
-        arrays = [self._xp.empty((steps, *of[0], *d_b), of[1]) if of else c for of in shapes]
-        arrays[4], arrays[5] = c[:-1], c[1:]
-        return [Moment(*(array[t] for array in arrays)) for t in range(steps)]
+
+        def empty(*shape: int, dtype: Any = self._real) -> Array:
+            return self._xp.empty((*shape, self._size, self._batch_size), dtype)
+
+        n = self._heads
+        c = empty(steps + 1, self._copies, dtype=self._complex)
+        gates, pairs, parts = empty(steps, 3), empty(steps, 3, n, dtype=self._complex), empty(steps, 2, 3, n)
+        inverse, read, read_inverse, total = empty(steps, 3, n), empty(steps, 2, n), empty(steps, n), empty(steps, 2)
+        arrays = gates, pairs, parts, inverse, c[:-1], c[1:], read, read_inverse, total
+        return [Moment(*of_step) for of_step in zip(*arrays, strict=True)]
 
     def _in_copies(self, key: Array) -> Array:
         """P_s key (S, D, B) for all s, from key (D, B)."""
