@@ -113,7 +113,7 @@ def _nn(module: torch.nn.RNNBase, params: Params, x: Tensor, state: Any) -> Tens
 def associative_lstm(params: Params, x: Tensor, h: Tensor, copies: int = 4) -> Tensor:
     """With complex numbers."""
     blocks, size, _ = params["W"].shape
-    heads, order = (blocks - 3) // 6, torch.from_numpy(permutations(copies, size))
+    heads, order = (blocks - 3) // 6, torch.tensor(permutations(copies, size))
     W, C, b = (params[name].flatten(0, 1) for name in ("W", "C", "b"))
     c, states = torch.zeros(len(h), copies, size, dtype=torch.complex64), []
     for a in functional.linear(x, C, b):
