@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -161,7 +161,7 @@ QUICK = (
     Case("irnn", seed=40, init={"layer_norm": True}),
     Case("lstm", seed=41),
     Case("lstm", seed=42, init={"layer_norm": True}),
-    Case("associative_lstm", seed=43, hidden_size=6, init={"heads": 2}, options={"copies": 3}),
+    Case("associative_lstm", 3, 1, 1, 6, seed=43, init={"heads": 2}, options={"copies": 3}),
 )
 FULL = (
     *QUICK,
@@ -188,17 +188,18 @@ FULL = (
     Case("associative_lstm", seed=55, hidden_size=4),
     Case("associative_lstm", seed=56, steps=1, batch_size=1, hidden_size=2, initial=False, init={"heads": 1}),
     Case("associative_lstm", seed=57, steps=7, hidden_size=6, init={"heads": 1}, options={"copies": 1}),
+    Case("associative_lstm", seed=58, hidden_size=6, init={"heads": 2}, options={"copies": 3}),
 )  # fmt: skip
 
 
-def run(device: str = "cpu", quick: bool = False) -> list[Link]:
+def run(device: str = "cpu", quick: bool = False, layers: Sequence[str] = tuple(network.LAYERS)) -> list[Link]:
     """Runs the chain and returns its rows. Raises ImportError if autograd or SciPy is absent."""
     move = (lambda tree: tree) if device == "cpu" else (lambda tree: to_device(tree, device))
-    cases = QUICK if quick else FULL
+    cases = tuple(case for case in (QUICK if quick else FULL) if case.layer in layers)
     links = [
-        *(link for layer in network.LAYERS for link in _layer_links([c for c in cases if c.layer == layer], move)),
+        *(link for layer in layers for link in _layer_links([c for c in cases if c.layer == layer], move)),
         *_operation_links(move),
-        _network_link(move),
+        _network_link(layers, move),
     ]
     if device != "cpu":
         links.append(_device_link(cases, move))
@@ -392,12 +393,12 @@ def _operation_links(move: Callable[[Any], Any]) -> Iterator[Link]:
     yield link
 
 
-def _network_link(move: Callable[[Any], Any]) -> Link:
+def _network_link(layers: Sequence[str], move: Callable[[Any], Any]) -> Link:
     import autograd
     import autograd.numpy
 
     link = Link(3, "backward = autograd", "network", 1e-12)
-    for layer in network.LAYERS:
+    for layer in layers:
         options = {"decay": 0.9, "rate": 0.5, "inner_steps": 1} if layer == "fast_weights" else {}
         case = Case(layer, steps=7, batch_size=3, hidden_size=4, options=options, initial=False)
         rng = numpy.random.default_rng(21)
