@@ -39,10 +39,10 @@ from .recurrent import (
     BaseCache,
     Params,
     affine_backward,
-    check_gradient,
     check_init,
     check_params,
     check_sequences,
+    gradients_of_steps,
     initial,
     requested,
     uniform,
@@ -309,16 +309,14 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     also = requested(also, ("c0",))
     params, tape = cache.params, cache.tape
     h = tape.h.swapaxes(1, 2)
-    xp, last_only = array_module(h=h), check_gradient(dh, h[1:])
+    xp, dhs = array_module(h=h), gradients_of_steps(dh, h[1:])
     W, steps = params["W"], len(tape.moments)
     W_transposed, dz_now = W.reshape(-1, W.shape[-1]).T, tape.z_now.reshape(-1, h.shape[1])
     dh_next, dc = xp.zeros_like(tape.h[0]), xp.zeros_like(tape.moments[0].c)  # from the steps after t
 
     for t in reversed(range(steps)):
-        if not last_only:
-            dh_next += dh[t].T
-        elif t == steps - 1:
-            dh_next += dh.T
+        if (dh_t := dhs[t]) is not None:
+            dh_next += dh_t.T
         tape.cell.backward(dh_next, dc, tape.moments[t], tape.z_now)
         tape.z[:, :, t] = tape.z_now
         # z(t+1) = W h(t) + C x(t) + b                                                                            (F7)

@@ -37,13 +37,12 @@ from .recurrent import (
     Record,
     Response,
     affine_backward,
-    check_gradient,
-    check_init,
     check_params,
     check_sequences,
+    gradients_of_steps,
+    identity_params,
     initial,
     requested,
-    uniform,
 )  # fmt: skip
 from .workspace import Workspace
 
@@ -198,16 +197,7 @@ def init(
     With layer norm also gain = 1 and bias = 0 (H,), shared by all inner steps; a layer whose parameters have neither
     has no layer norm. Drawn on the host: the same seed gives the same weights for any device.
     """
-    check_init(rng, input_size, hidden_size, dtype)
-    checks.finite("recurrent_scale", recurrent_scale)
-    params = {
-        "W": recurrent_scale * numpy.eye(hidden_size),
-        "C": uniform(rng, hidden_size, input_size),
-        "b": numpy.zeros(hidden_size),
-    }
-    if layer_norm:
-        params |= {"gain": numpy.ones(hidden_size), "bias": numpy.zeros(hidden_size)}
-    return {name: value.astype(dtype) for name, value in params.items()}
+    return identity_params(rng, input_size, hidden_size, recurrent_scale, layer_norm, dtype)
 
 
 def forward(
@@ -280,7 +270,7 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     params, x, options, tape = cache.params, cache.x, cache.options, cache.tape
     h0, states, A, G = tape.h[0], tape.states, tape.A, tape.G
     cache.workspace.check(cache.ticket)
-    xp, last_only = array_module(h=h0), check_gradient(dh, states)
+    xp, dhs = array_module(h=h0), gradients_of_steps(dh, states)
     also = requested(also, ("decay", "rate", "A0"))
     for name, value in (("decay", options.decay), ("rate", options.rate)):
         if name in also and value == 0:
@@ -305,10 +295,8 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
             G_dot_A -= h_G_h  # dλ = Σ <G(t+1), A(t)>, from <G(t+1), A(t+1)> carried along                       (F10)
             ddecay += G_dot_A / options.decay
         dh_t += dh_next
-        if not last_only:
-            dh_t += dh[t]
-        elif t == steps - 1:
-            dh_t += dh
+        if dhs[t] is not None:
+            dh_t += dhs[t]
         tape.settling.backward(dh_t, moment.read_transposed, moment.records, moment.errors, dnorm, moment.boundary)
         if "decay" in also:
             for s, (query, error) in enumerate(zip(A.queries[t], A.errors[t], strict=True)):

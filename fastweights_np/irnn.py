@@ -24,13 +24,12 @@ from .recurrent import (
     Record,
     Response,
     affine_backward,
-    check_gradient,
-    check_init,
     check_params,
     check_sequences,
+    gradients_of_steps,
+    identity_params,
     initial,
     requested,
-    uniform,
 )  # fmt: skip
 from .workspace import Workspace
 
@@ -71,16 +70,7 @@ def init(
 
     The scale is 1 in Le et al. and 0.5 in Ba et al. With layer norm also gain = 1 and bias = 0 (H,).
     """
-    check_init(rng, input_size, hidden_size, dtype)
-    checks.finite("recurrent_scale", recurrent_scale)
-    params = {
-        "W": recurrent_scale * numpy.eye(hidden_size),
-        "C": uniform(rng, hidden_size, input_size),
-        "b": numpy.zeros(hidden_size),
-    }
-    if layer_norm:
-        params |= {"gain": numpy.ones(hidden_size), "bias": numpy.zeros(hidden_size)}
-    return {name: value.astype(dtype) for name, value in params.items()}
+    return identity_params(rng, input_size, hidden_size, recurrent_scale, layer_norm, dtype)
 
 
 def forward(
@@ -127,7 +117,7 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     cache.workspace.check(cache.ticket)
     requested(also, ())
     params, tape = cache.params, cache.tape
-    xp, last_only = array_module(h=tape.h), check_gradient(dh, tape.h[1:])
+    xp, dhs = array_module(h=tape.h), gradients_of_steps(dh, tape.h[1:])
     W, steps = params["W"], len(tape.moments)
     dnorm = xp.zeros((2, 1, len(W)), dh.dtype)  # of gain and bias
     dh_next = xp.zeros(tape.h.shape[1:], dh.dtype)  # from the steps after t, through W
@@ -135,10 +125,8 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     tape.response.f.slope(tape.h[1:], out=tape.z)  # f'(.) of all steps                                           (I1)
     for t in reversed(range(steps)):
         dz, record = tape.moments[t]
-        if not last_only:
-            dh_next += dh[t]
-        elif t == steps - 1:
-            dh_next += dh
+        if dhs[t] is not None:
+            dh_next += dhs[t]
         # h(t+1) = f(LN[z])                                                                                       (I1)
         tape.response.backward(dh_next, record, dz, dnorm)
         # z = W h(t) + C x(t) + b                                                                                 (I2)

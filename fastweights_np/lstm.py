@@ -30,10 +30,10 @@ from .recurrent import (
     Params,
     Record,
     affine_backward,
-    check_gradient,
     check_init,
     check_params,
     check_sequences,
+    gradients_of_steps,
     initial,
     requested,
     uniform,
@@ -218,7 +218,7 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     cache.workspace.check(cache.ticket)
     also = requested(also, ("c0",))
     params, tape, gates = cache.params, cache.tape, cache.tape.gates
-    xp, last_only = array_module(h=tape.h), check_gradient(dh, tape.h[1:])
+    xp, dhs = array_module(h=tape.h), gradients_of_steps(dh, tape.h[1:])
     W, steps = params["W"], len(tape.moments)
     dnorm = xp.zeros((len(gates.norms), 2, 1, W.shape[-1]), dh.dtype)  # of gain and bias, for each gate
     dh_next, dc, scratch = (xp.zeros(tape.h.shape[1:], dh.dtype) for _ in range(3))  # from the steps after t
@@ -229,10 +229,8 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
         tape.factors(slice(start, stop))
         for t in reversed(range(start, stop)):
             at = tape.moments[t]
-            if not last_only:
-                dh_next += dh[t]
-            elif t == steps - 1:
-                dh_next += dh
+            if dhs[t] is not None:
+                dh_next += dhs[t]
             # h(t+1) = o ⊙ tanh(c(t+1))                                                                           (M1)
             xp.multiply(at.dz_o, dh_next, out=at.dz_o)
             dc += xp.multiply(at.dh_dc, dh_next, out=scratch)

@@ -9,23 +9,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import sqrt
 from typing import Any
 
 import numpy
 
 from . import associative_lstm, checks, fast_weights, irnn, lstm, ops
 from .backend import Array
+from .recurrent import uniform
 from .workspace import Workspace
 
 LAYERS = {"fast_weights": fast_weights, "irnn": irnn, "lstm": lstm, "associative_lstm": associative_lstm}
 
 Tree = dict[str, Any]
-
-
-def uniform(rng: numpy.random.Generator, shape: tuple[int, ...], bound: float, dtype: str) -> Array:
-    """Weights uniform in ±bound, drawn on the host."""
-    return rng.uniform(-bound, bound, shape).astype(dtype)
 
 
 @dataclass(frozen=True)
@@ -46,8 +41,8 @@ class TokenEncoder:
         be meant.) A table in ±1/√E learns associative retrieval far later, for its inputs drown in A h at first.
         """
         return {
-            "table": uniform(rng, (self.vocabulary, self.embedding_size), 1.0, dtype),
-            "weight": uniform(rng, (self.size, self.embedding_size), 1 / sqrt(self.embedding_size), dtype),
+            "table": rng.uniform(-1.0, 1.0, (self.vocabulary, self.embedding_size)).astype(dtype),
+            "weight": uniform(rng, self.size, self.embedding_size).astype(dtype),
             "bias": numpy.zeros(self.size, dtype),
         }
 
@@ -74,9 +69,9 @@ class Classifier:
     def init(self, rng: numpy.random.Generator, input_size: int, dtype: str = "float32") -> Tree:
         """hidden (size, H) and output (classes, size), uniform in ±1/√fan, and their biases; H is input_size."""
         return {
-            "hidden": uniform(rng, (self.size, input_size), 1 / sqrt(input_size), dtype),
+            "hidden": uniform(rng, self.size, input_size).astype(dtype),
             "hidden_bias": numpy.zeros(self.size, dtype),
-            "output": uniform(rng, (self.classes, self.size), 1 / sqrt(self.size), dtype),
+            "output": uniform(rng, self.classes, self.size).astype(dtype),
             "output_bias": numpy.zeros(self.classes, dtype),
         }
 

@@ -38,6 +38,22 @@ def uniform(rng: numpy.random.Generator, *shape: int) -> Array:
     return rng.uniform(-bound, bound, shape)
 
 
+def identity_params(
+    rng: numpy.random.Generator, input_size: int, hidden_size: int, recurrent_scale: float, layer_norm: bool, dtype: str
+) -> Params:  # fmt: skip
+    """W = recurrent_scale · identity, C uniform in ±1/√I, b = 0, and with layer norm gain = 1 and bias = 0."""
+    check_init(rng, input_size, hidden_size, dtype)
+    checks.finite("recurrent_scale", recurrent_scale)
+    params = {
+        "W": recurrent_scale * numpy.eye(hidden_size),
+        "C": uniform(rng, hidden_size, input_size),
+        "b": numpy.zeros(hidden_size),
+    }
+    if layer_norm:
+        params |= {"gain": numpy.ones(hidden_size), "bias": numpy.zeros(hidden_size)}
+    return {name: value.astype(dtype) for name, value in params.items()}
+
+
 def check_params(
     params: Params, blocks: tuple[int, ...], *, parts: int = 1, **arrays: Array | None
 ) -> ModuleType:  # fmt: skip
@@ -74,13 +90,13 @@ def initial(name: str, given: Array | None, shape: tuple[int, ...], like: Array)
     return given
 
 
-def check_gradient(dh: Array, like: Array) -> bool:
-    """Checks dh, the gradient of h (T, B, H) or of h[-1]; returns whether it is that of the last step alone."""
+def gradients_of_steps(dh: Array, like: Array) -> list[Array | None]:
+    """Checks dh, the gradient of h (T, B, H) or of h[-1], and returns that of each step's h, None where it is 0."""
     array_module(h=like, dh=dh)
     checks.floating(h=like, dh=dh)
     last_only = dh.ndim == 2
     checks.shape("dh", dh, like.shape[1:] if last_only else like.shape, "dh has the shape of h, or of h[-1]")
-    return last_only
+    return [*[None] * (len(like) - 1), dh] if last_only else list(dh)
 
 
 def requested(also: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ def learning_curve(path: Path, curve: list[dict[str, float]], floor_nll: float, 
 
 def search(path: Path, trials: list[dict[str, Any]], space: dict[str, Any]) -> None:
     """Validation loss against each setting that was varied; the best trial is filled."""
-    tried = [trial for trial in trials if trial["validation_nll"] is not None and isfinite(trial["validation_nll"])]
+    tried = [trial for trial in trials if trial["validation_nll"] is not None]
     best = min(trial["validation_nll"] for trial in tried)
     size = (3.2 * len(space) + 0.6, 3.2)
     figure, panels = plt.subplots(1, len(space), figsize=size, layout="constrained", squeeze=False, sharey=True)

@@ -85,7 +85,7 @@ MUTANTS = {
     "decay: what is read not added": ("fast_weights.py", "                G_dot_A += (error * A.read(query, s, t)).sum()\n", "                pass\n"),
     "irnn: slope dropped": ("irnn.py", "tape.response.f.slope(tape.h[1:], out=tape.z)", "tape.z[...] = 1"),
     "irnn: slope of the state before": ("irnn.py", "slope(tape.h[1:], out=tape.z)", "slope(tape.h[:-1], out=tape.z)"),
-    "irnn: gradient of h dropped before the last step": ("irnn.py", "            dh_next += dh[t]\n", "            pass\n"),
+    "irnn: gradient of h dropped before the last step": ("irnn.py", "            dh_next += dhs[t]\n", "            pass\n"),
     "irnn: W not transposed": ("irnn.py", "xp.matmul(dz, W, out=dh_next)", "xp.matmul(dz, W.T, out=dh_next)"),
     "irnn: W's gradient from the states after": ("irnn.py", "cache.x, tape.h[:-1])", "cache.x, tape.h[1:])"),
     "irnn: gradient of the gain dropped": ("irnn.py", '        grads["gain"], grads["bias"] = dnorm[:, 0]\n', '        grads["gain"], grads["bias"] = 0 * dnorm[:, 0]\n'),
