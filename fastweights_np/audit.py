@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy
 
-from . import associative_lstm, fast_weights, network, ops, reference
+from . import associative_lstm, fast_weights, multilevel, network, ops, reference
 from .backend import to_device, to_host
 from .trees import flatten
 
@@ -93,11 +93,17 @@ class Case:
         """The layer's module."""
         return network.LAYERS[self.layer]
 
+    @property
+    def has_memory(self) -> bool:
+        """Whether the layer has fast weights."""
+        return self.layer in ("fast_weights", "multilevel")
+
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """The initial states that the layer takes, by name."""
         batch_size, hidden_size = self.batch_size, self.hidden_size
         beside_h0: dict[str, dict[str, tuple[int, ...]]] = {
             "fast_weights": {"A0": (batch_size, hidden_size, hidden_size)},
+            "multilevel": {"A0": (batch_size, hidden_size, hidden_size)},
             "irnn": {},
             "lstm": {"c0": (batch_size, hidden_size)},
             "associative_lstm": {"c0": (batch_size, self.options.get("copies", 4), hidden_size)},
@@ -118,18 +124,17 @@ class Case:
     def ways(self) -> list[dict[str, Any]]:
         """All ways to compute the same.
 
-        Of fast weights, every way to keep the memory: matrix, blends that divide T and that do not, attention, default.
+        With fast weights, every way to keep them: matrix, blends that divide T and that do not, attention, default.
         """
-        if self.layer != "fast_weights":
+        if not self.has_memory:
             return [{}]
         return [{"chunk": chunk} for chunk in [*sorted({1, 2, 3, self.steps}), None]]
 
     def scalars(self) -> dict[str, Any]:
         """The options that are numbers and have gradients."""
-        if self.layer != "fast_weights":
+        if not self.has_memory:
             return {}
-        options = fast_weights.Options(**self.options)
-        return {"decay": options.decay, "rate": options.rate}
+        return {name: self.options.get(name, getattr(fast_weights.Options, name)) for name in ("decay", "rate")}
 
     def also(self) -> tuple[str, ...]:
         """The gradients to ask for besides those of params, x and h0."""
@@ -145,6 +150,12 @@ class Case:
                 sustained_boundary=options.sustained_boundary, normalize_preliminary=options.normalize_preliminary,
                 np=np, **how,
             )  # fmt: skip
+        if self.layer == "multilevel":
+            return reference.multilevel(
+                params, **given, inner_steps=self.options.get("inner_steps", 1), controls=self.options["controls"],
+                activation_name=self.options.get("activation", "relu"),
+                normalize_preliminary=self.options.get("normalize_preliminary", False), np=np,
+            )  # fmt: skip
         if self.layer == "irnn":
             return reference.irnn(params, **given, activation_name=self.options.get("activation", "relu"), np=np)
         if self.layer == "lstm":
@@ -153,11 +164,19 @@ class Case:
         return reference.associative_lstm(params, **given, permutations=order, np=np)
 
 
+def controls(*steps: str) -> multilevel.Controls:
+    """The control signals of each step by their first letters: store, wipe, read, integrate."""
+    return multilevel.Controls(*([letter in step for step in steps] for letter in "swri"))
+
+
+ALL_SIGNALS = controls("s", "sw", "r", "", "sri", "rw", "i", "sr", "r")
+QUADRANTS = controls(*(["sw", "", "", "", "", "ri"] * 2))  # as the paper uses them
 QUICK = (
     Case(seed=1, options={"inner_steps": 2, "normalize_preliminary": True, "decay": 0.8, "rate": 0.6}),
     Case(seed=2, options={"inner_steps": 1, "sustained_boundary": False, "activation": "tanh"}),
     Case(seed=3, init={"layer_norm": False}, options={"inner_steps": 2, "decay": 0.7, "rate": 0.1}),
     Case(seed=4, options={"inner_steps": 2, "decay": 0.9}),
+    Case("multilevel", 9, seed=44, options={"inner_steps": 2, "decay": 0.8, "rate": 0.6, "controls": ALL_SIGNALS}),
     Case("irnn", seed=40, init={"layer_norm": True}),
     Case("lstm", seed=41),
     Case("lstm", seed=42, init={"layer_norm": True}),
@@ -180,6 +199,13 @@ FULL = (
     ),
     Case(seed=15, steps=3, batch_size=3, input_size=1, hidden_size=3, options={"inner_steps": 4, "decay": 0.6}),
     Case(seed=16, options={"inner_steps": 0, "normalize_preliminary": True, "activation": "tanh"}),
+    Case("multilevel", 12, seed=59, options={"controls": QUADRANTS}),
+    Case("multilevel", 9, seed=60, init={"layer_norm": False}, options={"rate": 0.1, "controls": ALL_SIGNALS}),
+    Case(
+        "multilevel", 9, 1, 1, 3, seed=61, initial=False,
+        options={"activation": "tanh", "normalize_preliminary": True, "decay": 1.0, "controls": ALL_SIGNALS},
+    ),
+    Case("multilevel", 4, seed=62, options={"controls": controls("", "r", "rwi", "")}),  # nothing is stored
     Case("irnn", seed=50),
     Case("irnn", seed=51, steps=1, batch_size=1, hidden_size=1, initial=False),
     Case("irnn", seed=52, init={"layer_norm": True}, options={"activation": "tanh"}),
@@ -324,11 +350,13 @@ def _stepped_and_whole(case: Case, params: Arrays, given: Arrays, move: Callable
     h, cache = case.module.forward(params, **given, **case.options)
     states = {name: given[name] for name in case.state_shapes()}
     of_state = {name: value for name, value in case.options.items() if name == "copies"}
-    of_step = {name: value for name, value in case.options.items() if name != "copies"}
+    of_step = {name: value for name, value in case.options.items() if name not in ("copies", "controls")}
     state = case.module.initial_state(params, case.batch_size, **states, **of_state)
+    signals = vars(case.options["controls"]) if "controls" in case.options else {}
     steps = []
-    for x_t in given["x"]:
-        h_t, state = case.module.step(params, x_t, state, **of_step)
+    for t, x_t in enumerate(given["x"]):
+        at_t = {name: signal[t] for name, signal in signals.items()}
+        h_t, state = case.module.step(params, x_t, state, **of_step, **at_t)
         steps.append(to_host(h_t))
     last, whole = to_host(state)._asdict(), to_host(case.module.final_state(cache))._asdict()
     return {"all h": numpy.stack(steps)} | last, {"all h": to_host(h)} | whole
@@ -399,12 +427,13 @@ def _network_link(layers: Sequence[str], move: Callable[[Any], Any]) -> Link:
 
     link = Link(3, "backward = autograd", "network", 1e-12)
     for layer in layers:
-        options = {"decay": 0.9, "rate": 0.5, "inner_steps": 1} if layer == "fast_weights" else {}
-        case = Case(layer, steps=7, batch_size=3, hidden_size=4, options=options, initial=False)
+        options: dict[str, Any] = {"controls": QUADRANTS} if layer == "multilevel" else {}
+        steps = len(QUADRANTS)
+        case = Case(layer, steps, batch_size=3, hidden_size=4, options=options, initial=False)
         rng = numpy.random.default_rng(21)
         net = network.Network(network.TokenEncoder(6, 4, 5), network.Classifier(3, 5), 4, layer, options=options)
         params = net.init(rng, "float64")
-        tokens, labels = rng.integers(0, 6, (7, 3)), rng.integers(0, 3, 3)
+        tokens, labels = rng.integers(0, 6, (steps, 3)), rng.integers(0, 3, 3)
         loss, grads = net.loss_and_gradients(move(params), move(tokens), move(labels))
 
         def recurrent(weights: Arrays, x: Any, case: Case = case) -> Any:

@@ -9,7 +9,7 @@ W h + C x + b, which acts on every inner step, is the paper's sustained boundary
 
 Comments have the paper's t, in round brackets; code counts from 0, in square ones. Step t of code goes from t to t+1:
 
-    x[t] is x(t)     states[t] is h(t+1)     A.read(v, s, t) is A(t) v     G.read(t+1) is η (G(t+1) + G(t+1)ᵀ) h(t+1)
+    x[t] is x(t)     states[t] is h(t+1)     A.read(v, ..) is A(t) v       G.read(t+1) is η (G(t+1) + G(t+1)ᵀ) h(t+1)
 
 G(t) is the gradient of the loss with respect to A(t).
 
@@ -107,11 +107,12 @@ class Settling:
             h = self.responses[s + 1].forward(z, records[s + 1])  # (5)
         return h
 
-    def slopes(self, records: Sequence[Record], errors: Array, dboundaries: Array) -> None:
-        """Puts the slopes f'(.) of all steps where `backward` wants them: those of h_1 .. h_S in errors[:, s-1]."""
-        self.responses[0].f.slope(records[0].state, out=dboundaries)
+    def slopes(self, records: Sequence[Record], errors: Array, dboundary: Array) -> None:
+        """Puts the slopes f'(.) of one step, or of all at once, where `backward` wants them: those of h_1 .. h_S in
+        errors (S, ...), that of h_0 in dboundary."""
+        self.responses[0].f.slope(records[0].state, out=dboundary)
         for s in range(self.inner_steps):
-            self.responses[s + 1].f.slope(records[s + 1].state, out=errors[:, s])
+            self.responses[s + 1].f.slope(records[s + 1].state, out=errors[s])
 
     def backward(
         self, dh: Array, read_transposed: Callable[[Array, int], Array], records: Sequence[Record],
@@ -134,6 +135,45 @@ class Settling:
         if self.sustained_boundary:
             for r in errors:
                 dboundary += r
+
+
+class ScalarGradients:
+    """dλ and dη, added up while a backward pass goes back through the steps. Does nothing unless they are asked for.
+
+    Raises ValueError for λ or η of zero.
+    """
+
+    def __init__(self, options: Options, also: Sequence[str], like: Array) -> None:
+        for name, value in (("decay", options.decay), ("rate", options.rate)):
+            if name in also and value == 0:
+                raise ValueError(
+                    f"also: the gradient of {name} needs {name} > 0; pass a small positive {name} to forward"
+                )
+        self._options, self._of_rate, self._of_decay = options, "rate" in also, "decay" in also
+        xp = array_module(like=like)
+        self._rate, self._decay, self._G_dot_A = (xp.zeros((), like.dtype) for _ in range(3))
+
+    def written(self, h: Array, dh: Array) -> None:
+        """At A(t+1) = λ A(t) + η h hᵀ, h = h(t+1): dh = η (G(t+1) + G(t+1)ᵀ) h is what h receives by way of A."""
+        if not (self._of_rate or self._of_decay):
+            return
+        h_G_h = (h * dh).sum() / 2  # η h(t+1)ᵀ G(t+1) h(t+1)
+        if self._of_rate:
+            self._rate += h_G_h / self._options.rate  # dη = Σ hᵀ G h                                             (F9)
+        if self._of_decay:
+            self._G_dot_A -= h_G_h  # dλ = Σ <G(t+1), A(t)>, from <G(t+1), A(t+1)> carried along                 (F10)
+            self._decay += self._G_dot_A / self._options.decay
+
+    def read(self, queries: Sequence[Array], errors: Sequence[Array], read: Callable[[Array, int], Array]) -> None:
+        """At the reads of A(t) by a step: queries h_s, errors r_s, s = 0 .. S-1, and read(h_s, s) is A(t) h_s."""
+        if self._of_decay:
+            for s, (query, error) in enumerate(zip(queries, errors, strict=True)):
+                self._G_dot_A += (error * read(query, s)).sum()
+
+    def asked_for(self) -> Params:
+        """The gradients asked for, 0-d arrays by name."""
+        found = (("decay", self._of_decay, self._decay), ("rate", self._of_rate, self._rate))
+        return {name: value for name, wanted, value in found if wanted}
 
 
 # ------------------------------------------------------------------------------------------------------ whole sequences
@@ -160,10 +200,12 @@ class Tape:
         self.h = xp.empty((steps + 1, batch_size, hidden_size), dtype)  # h[0] is h0; forward returns a copy of the rest
         self.states = self.h[1:]
         self.boundaries = xp.empty(shape, dtype)
-        self.A = Memory(self.states, options.inner_steps, chunk)
+        self.A = Memory(self.states, [options.inner_steps] * steps, chunk)
         self.G = MemoryGradient(self.A)
+        in_steps = (steps, options.inner_steps, batch_size, hidden_size)
+        self.queries, self.errors = self.A.queries.reshape(in_steps), self.A.errors.reshape(in_steps)
         self.settling = Settling(self.h[0], options, layer_norm)
-        states = [*self.A.queries.swapaxes(0, 1), self.states]  # h_s, s = 0 .. S
+        states = [*self.queries.swapaxes(0, 1), self.states]  # h_s, s = 0 .. S
         self.records = [
             Record.of_all_steps(state, response.norm is not None)
             for state, response in zip(states, self.settling.responses, strict=True)
@@ -171,10 +213,10 @@ class Tape:
         self.moments = [
             Moment(
                 self.boundaries[t],
-                partial(self.A.read, n=t),
-                partial(self.A.read_transposed, n=t),
+                partial(self.A.read, first=self.A.first[t]),
+                partial(self.A.read_transposed, first=self.A.first[t]),
                 [record.at(t) for record in self.records],
-                list(self.A.errors[t]),
+                list(self.errors[t]),
             )
             for t in range(steps)
         ]
@@ -268,49 +310,39 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     """
     checks.instance("cache", cache, Cache, "forward returns it: h, cache = forward(...)")
     params, x, options, tape = cache.params, cache.x, cache.options, cache.tape
-    h0, states, A, G = tape.h[0], tape.states, tape.A, tape.G
+    h0, states, G = tape.h[0], tape.states, tape.G
     cache.workspace.check(cache.ticket)
     xp, dhs = array_module(h=h0), gradients_of_steps(dh, states)
     also = requested(also, ("decay", "rate", "A0"))
-    for name, value in (("decay", options.decay), ("rate", options.rate)):
-        if name in also and value == 0:
-            raise ValueError(f"also: the gradient of {name} needs {name} > 0; pass a small positive {name} to forward")
+    scalars = ScalarGradients(options, also, h0)
     steps, batch_size, hidden_size = states.shape
 
     G.start()  # G(t) = dL/dA(t)                                                                                  (F5)
     dboundaries = tape.boundaries  # forward's are not needed again
-    tape.settling.slopes(tape.records, A.errors, dboundaries)
+    tape.settling.slopes(tape.records, tape.errors.swapaxes(0, 1), dboundaries)
     dnorm = xp.zeros((2, 1, hidden_size), dh.dtype)  # of gain and bias
-    ddecay, drate, G_dot_A = (xp.zeros((), dh.dtype) for _ in range(3))
     dh_next = xp.zeros((batch_size, hidden_size), dh.dtype)  # from the steps after t, through W
 
     for t in reversed(range(steps)):
         moment = tape.moments[t]
         # A(t+1) = λ A(t) + η h(t+1) h(t+1)ᵀ                                                                      (F6)
         dh_t = G.read(t + 1)
-        h_G_h = (states[t] * dh_t).sum() / 2 if also else 0.0  # η h(t+1)ᵀ G(t+1) h(t+1)
-        if "rate" in also:
-            drate += h_G_h / options.rate  # dη = Σ hᵀ G h                                                        (F9)
-        if "decay" in also:
-            G_dot_A -= h_G_h  # dλ = Σ <G(t+1), A(t)>, from <G(t+1), A(t+1)> carried along                       (F10)
-            ddecay += G_dot_A / options.decay
+        scalars.written(states[t], dh_t)
         dh_t += dh_next
         if dhs[t] is not None:
             dh_t += dhs[t]
         tape.settling.backward(dh_t, moment.read_transposed, moment.records, moment.errors, dnorm, moment.boundary)
-        if "decay" in also:
-            for s, (query, error) in enumerate(zip(A.queries[t], A.errors[t], strict=True)):
-                G_dot_A += (error * A.read(query, s, t)).sum()
+        scalars.read(tape.queries[t], moment.errors, moment.read)
         # boundary = W h(t) + C x(t) + b                                                                          (F7)
         xp.matmul(moment.boundary, params["W"], out=dh_next)  # at last that of h0                                  (F8)
 
     grads, dx = affine_backward(dboundaries, params, x, tape.h[:-1])  # the rest of (F7), for all steps at once
     if "gain" in params:
         grads["gain"], grads["bias"] = dnorm[:, 0]
-    extras = {"decay": ddecay, "rate": drate}
+    grads |= scalars.asked_for()
     if "A0" in also:
-        extras["A0"] = G.initial()  # dL/dA(0)                                                                    (F8)
-    return grads | {name: extras[name] for name in also}, dx, dh_next
+        grads["A0"] = G.initial()  # dL/dA(0)                                                                     (F8)
+    return grads, dx, dh_next
 
 
 def attention(cache: Cache, t: int = -1) -> Array:
@@ -355,16 +387,31 @@ def step(
     not changed. Raises ValueError or TypeError that names the argument at fault.
     """
     options = Options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
+    check_step(params, x, state)
+    h = settle(params, x, state, options)  # (2), (5)
+    return h, State(h.copy(), write(state.A, h, options))
+
+
+def check_step(params: Params, x: Array, state: State, maps: tuple[str, ...] = ("W",)) -> None:
+    """Raises ValueError or TypeError unless x (B, I), state and params, with these maps from state to state, fit."""
     checks.instance("state", state, State, "make it with initial_state")
-    check_params(params, (), x=x, **{"state.h": state.h, "state.A": state.A})
-    batch_size, hidden_size = state.h.shape[0], params["W"].shape[0]
+    check_params(params, (), maps=maps, x=x, **{"state.h": state.h, "state.A": state.A})
+    batch_size, hidden_size = len(state.h), len(params["W"])
     checks.shape("x", x, (batch_size, params["C"].shape[1]), "x is (sequences, inputs) for the sequences of state")
     checks.shape("state.h", state.h, ("B", hidden_size), "make it with initial_state")
     checks.shape("state.A", state.A, (batch_size, hidden_size, hidden_size), "make it with initial_state")
+
+
+def settle(params: Params, x: Array, state: State, options: Options) -> Array:
+    """h(t+1) (B, H), a new array, from x (B, I) and the state before it, by (2) and (5)."""
     boundary = state.h @ params["W"].T
     boundary += ops.linear(x, params["C"], params["b"])
     settling = Settling(boundary, options, "gain" in params)
     settling.load(params)
-    h = settling.forward(boundary, lambda v, s: read_matrix(state.A, v), [Record()] * (inner_steps + 1))  # (2), (5)
-    weight = array_module(h=h).full((1, 1), rate, h.dtype)
-    return h, State(h.copy(), fold(state.A, decay, h[None], h[None], weight))  # (1)
+    return settling.forward(boundary, lambda v, s: read_matrix(state.A, v), [Record()] * (options.inner_steps + 1))
+
+
+def write(A: Array, h: Array, options: Options) -> Array:
+    """λ A + η h hᵀ (B, H, H), a new array: equation (1)."""
+    weight = array_module(h=h).full((1, 1), options.rate, h.dtype)
+    return fold(A, options.decay, h[None], h[None], weight)

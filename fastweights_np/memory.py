@@ -23,6 +23,8 @@ Vectors have their axes in the order (steps, B, H), scores (steps, B): B sequenc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from .backend import Array, array_module
@@ -73,24 +75,26 @@ class Attention(NamedTuple):
 class Memory:
     """A(n) for n = 0 .. N, of B sequences side by side.
 
-    It reads where the caller writes: states[n-1] is h(n), put there before A(n) is read. A(n) is read `reads` times
-    for each n < N: its s-th query has to stand in queries[n, s]; the error at the s-th sum, r_s, in errors[n, s]. What
-    `read` returns is good until the next read. Made once for sequences of one shape, and begun anew by `start`.
+    It reads where the caller writes: states[n-1] is h(n), put there before A(n) is read. A(n) is read reads[n] times,
+    n = 0, 1 .. len(reads) - 1, and all reads are numbered in this order: the k-th query has to stand in queries[k], the
+    error at its sum in errors[k]. What `read` returns is good until the next read. Made once for sequences of one
+    shape, and begun anew by `start`.
     """
 
-    def __init__(self, states: Array, reads: int, chunk: int | None = None) -> None:
+    def __init__(self, states: Array, reads: Sequence[int], chunk: int | None = None) -> None:
         xp = self._xp = array_module(states=states)
-        steps, batch_size, hidden_size = states.shape
-        self.states, self.reads = states, reads
-        self.chunk = min(chunk or choose_chunk(steps, hidden_size), max(steps, 1))
-        # Third axis: 0 for the query and 1 for the error of a read; in scores the other way round, because in (F6) each
-        # of the two is weighted by its partner's scores, which are those of the chunk's states.
-        self.terms = xp.empty((steps, reads, 2, batch_size, hidden_size), states.dtype)
-        self.scores = xp.empty((steps, reads, 2, self.chunk, batch_size), states.dtype)
-        self.queries, self.errors = self.terms[:, :, 0], self.terms[:, :, 1]
+        _, batch_size, hidden_size = states.shape
+        self.states, self.reads = states, list(reads)
+        self.first = [0, *accumulate(self.reads)]  # the number of the first read of A(n)
+        self.chunk = min(chunk or choose_chunk(len(reads), hidden_size), max(len(reads), 1))
+        # Second axis: 0 for the query and 1 for the error of a read; in scores the other way round, because in (F6)
+        # each of the two is weighted by its partner's scores, which are those of the chunk's states.
+        self.terms = xp.empty((self.first[-1], 2, batch_size, hidden_size), states.dtype)
+        self.scores = xp.empty((self.first[-1], 2, self.chunk, batch_size), states.dtype)
+        self.queries, self.errors = self.terms[:, 0], self.terms[:, 1]
+        self._when = [n for n, count in enumerate(self.reads) for _ in range(count)]  # the n of the k-th read
         self._of_errors, self._of_queries = (
-            [[self._attention(n, self.scores[n, s, side]) for s in range(reads)] for n in range(steps)]
-            for side in (0, 1)
+            [self._attention(n, self.scores[k, side]) for k, n in enumerate(self._when)] for side in (0, 1)
         )
         self._weights = xp.empty((self.chunk, batch_size), states.dtype)
         self._recent_weights = [self._weights[self.chunk - recent :] for recent in range(self.chunk)]
@@ -106,13 +110,13 @@ class Memory:
             self._weighs = decay, rate
         self._matrices: dict[int, Array] = {0: initial}  # chunk's number -> A at its start
 
-    def read(self, v: Array, s: int, n: int) -> Array:
-        """A(n) v, equation (4), for the query v = queries[n, s]; (B, H)."""
-        return self._read(v, n, self._of_queries[n][s], transposed=False)
+    def read(self, v: Array, s: int, first: int = 0) -> Array:
+        """A(n) v, equation (4), for the query v = queries[k], k = first + s; (B, H)."""
+        return self._read(v, self._when[first + s], self._of_queries[first + s], transposed=False)
 
-    def read_transposed(self, r: Array, s: int, n: int) -> Array:
-        """A(n)ᵀ r for the error r = errors[n, s]; (B, H)."""
-        return self._read(r, n, self._of_errors[n][s], transposed=True)
+    def read_transposed(self, r: Array, s: int, first: int = 0) -> Array:
+        """A(n)ᵀ r for the error r = errors[k], k = first + s; (B, H)."""
+        return self._read(r, self._when[first + s], self._of_errors[first + s], transposed=True)
 
     def _read(self, v: Array, n: int, past: Attention, transposed: bool) -> Array:
         recent = n % self.chunk
@@ -169,31 +173,31 @@ class Memory:
 
 
 class MemoryGradient:
-    """G(n) = dL/dA(n) from the errors at a memory's reads, for n = N down to 0: (F5)
+    """G(n) = dL/dA(n) from the errors at a memory's reads, backwards from the last A that is read: (F5)
 
-    G(n) = λ G(n+1) + Σ_s r_s(n) query_s(n)ᵀ, over the reads of A(n); G(N) = 0.
+    G(n) = λ G(n+1) + Σ_k r_k query_kᵀ, over the reads of A(n); 0 after them all.
 
     Made once for its memory, and begun anew by `start`.
     """
 
     def __init__(self, memory: Memory) -> None:
-        self._memory, steps = memory, len(memory.states)
+        self._memory, steps, end = memory, len(memory.states), len(memory.reads)
         # h(n) was read within its chunk alone as a vector, by A(n) .. A(end-1)
-        self._ends = [min(memory.chunk_start(n - 1) + memory.chunk, steps) for n in range(1, steps + 1)]
+        self._ends = [min(memory.chunk_start(n - 1) + memory.chunk, end) for n in range(1, steps + 1)]
         self._later = [self._attention(n, end) for n, end in enumerate(self._ends, 1)]
-        self._result = memory._xp.empty_like(memory.states[0])
+        self._result = memory._xp.empty(memory.states.shape[1:], memory.states.dtype)
         self._result_row = self._result[:, None]
 
     def start(self) -> None:
-        """Begins with G(N) = 0."""
-        self._end = len(self._memory.states)  # the matrix is G(end)
+        """Begins with 0."""
+        self._end = len(self._memory.reads)  # the matrix is G(end)
         self._matrix: Array = None  # None is zero
         self._symmetric: Array = None  # the matrix and its transpose, added
 
     def read(self, n: int) -> Array:
         """η (G(n) + G(n)ᵀ) h(n), (B, H): the gradient of h(n) by way of A(n), (F6). Good until the next read.
 
-        n = N, N-1, .. 1, and the errors at the reads of A(n) be known.
+        n = N, N-1, .. 1, and the errors at the reads of A(n) and later ones be known.
         """
         memory, end, later = self._memory, self._ends[n - 1], self._later[n - 1]
         while end < self._end:
@@ -218,17 +222,17 @@ class MemoryGradient:
     def _attention(self, n: int, end: int) -> Attention:
         """A read of the queries and errors at A(n) .. A(end-1), each weighted by its partner's score of h(n)."""
         memory = self._memory
-        scores = memory.scores[n:end, :, :, (n - 1) % memory.chunk]
-        terms = memory.terms[n:end]
+        reads = slice(memory.first[n], memory.first[max(n, end)])
+        scores, terms = memory.scores[reads, :, (n - 1) % memory.chunk], memory.terms[reads]
         return Attention.over(scores.reshape(-1, scores.shape[-1]), terms.reshape(-1, *terms.shape[-2:]))
 
     def _fold(self) -> None:
         """Goes one chunk back: (F5) for all its steps at once."""
-        # G(n) = λ G(n+1) + Σ_s r_s query_sᵀ                                                                     (F5)
+        # G(n) = λ G(n+1) + Σ_k r_k query_kᵀ                                                                     (F5)
         memory, end = self._memory, self._end
         start = memory.chunk_start(end - 1)
-        errors, queries = (side[start:end].reshape(-1, *self._result.shape) for side in (memory.errors, memory.queries))
-        weights = memory._xp.repeat(memory.powers(range(end - start)), memory.reads, axis=0)
+        errors, queries = (side[memory.first[start] : memory.first[end]] for side in (memory.errors, memory.queries))
+        weights = memory._xp.repeat(memory.powers(range(end - start)), memory.reads[start:end], axis=0)
         self._matrix = fold(self._matrix, memory.decay ** (end - start), errors, queries, weights)
         self._symmetric = self._matrix + self._matrix.swapaxes(1, 2)
         self._end = start

@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy
 
-from . import associative_lstm, checks, fast_weights, irnn, lstm, ops
+from . import associative_lstm, checks, fast_weights, irnn, lstm, multilevel, ops
 from .backend import Array
 from .recurrent import uniform
 from .workspace import Workspace
 
-LAYERS = {"fast_weights": fast_weights, "irnn": irnn, "lstm": lstm, "associative_lstm": associative_lstm}
+LAYERS = {
+    "fast_weights": fast_weights, "multilevel": multilevel, "irnn": irnn, "lstm": lstm,
+    "associative_lstm": associative_lstm,
+}  # fmt: skip
 
 Tree = dict[str, Any]
 

@@ -55,20 +55,23 @@ def identity_params(
 
 
 def check_params(
-    params: Params, blocks: tuple[int, ...], *, parts: int = 1, **arrays: Array | None
+    params: Params, blocks: tuple[int, ...], *, parts: int = 1, maps: tuple[str, ...] = ("W",), **arrays: Array | None
 ) -> ModuleType:  # fmt: skip
     """Checks a layer's parameters, and that all arrays share module and dtype; returns the module.
 
     blocks stands before the axes of each parameter: () for one map, (4,) for an LSTM's gates. A map has a row for each
-    of the H units, or with several parts for each H / parts: two parts are the real and the imaginary ones.
+    of the H units, or with several parts for each H / parts: two parts are the real and the imaginary ones. `maps` are
+    the names of those from state to state.
     """
     checks.instance("params", params, dict, "make it with init()")
-    checks.keys("params", params, ("W", "C", "b"), ("gain", "bias"))
+    checks.keys("params", params, (*maps, "C", "b"), ("gain", "bias"))
     xp = array_module(**params, **arrays)
     checks.floating(**params, **arrays)
     checks.shape("C", params["C"], (*blocks, "H" if parts == 1 else f"H/{parts}", "I"))
     rows = params["C"].shape[-2]
-    checks.shape("W", params["W"], (*blocks, rows, parts * rows), "" if blocks else "W is (H, H) for C (H, I)")
+    for name in maps:
+        remedy = "" if blocks else f"{name} is (H, H) for C (H, I)"
+        checks.shape(name, params[name], (*blocks, rows, parts * rows), remedy)
     for name in ("b", "gain", "bias"):
         if name in params:
             checks.shape(name, params[name], (*blocks, rows))
@@ -131,9 +134,13 @@ def affine_backward(
     """
     # z(t+1) = W h(t) + C x(t) + b                                                                          (F7), (L1)
     dx, dC, db = ops.linear_backward(dz, x, params["C"])
+    return {"W": transition_backward(dz, h_before), "C": dC, "b": db}, dx
+
+
+def transition_backward(dz: Array, h_before: Array) -> Array:
+    """dW from dz(t+1) (..., T, B, H) and h(t) (T, B, H)."""
     rows = dz.reshape(*dz.shape[:-3], -1, dz.shape[-1])
-    dW = rows.swapaxes(-2, -1) @ h_before.reshape(-1, h_before.shape[-1])
-    return {"W": dW, "C": dC, "b": db}, dx
+    return rows.swapaxes(-2, -1) @ h_before.reshape(-1, h_before.shape[-1])
 
 
 # --------------------------------------------------------------------------------------------------------- h = f(LN[z])

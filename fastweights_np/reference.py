@@ -73,6 +73,36 @@ def fast_weights(
     return np.stack(sequences, axis=1)
 
 
+def multilevel(
+    params: dict[str, Any], x: Any, h0: Any, A0: Any, decay: Any, rate: Any, inner_steps: int, *, controls: Any,
+    activation_name: str = "relu", normalize_preliminary: bool = False, np: Any = numpy,
+) -> Any:  # fmt: skip
+    """h (T, B, H), by (1), (2a) and (2) or (5) with V for W where a step integrates, 0 for A where it does not read,
+    A left alone where it does not store, and 0 for h(t) where the step before wiped. controls has the four signals.
+    """
+    sequences = []
+    for b in range(x.shape[1]):
+        h, A, states = h0[b], A0[b], []
+        for t in range(x.shape[0]):
+            U = params["V"] if controls.integrate[t] else params["W"]
+            boundary = np.dot(U, h) + np.dot(params["C"], x[t, b]) + params["b"]
+            normalized = boundary
+            if "gain" in params and normalize_preliminary:
+                normalized = layer_norm(boundary, params["gain"], params["bias"], np)
+            h_s = activation(normalized, activation_name, np)  # (2a)
+            for _ in range(inner_steps):
+                z = (np.dot(A, h_s) if controls.read[t] else 0.0) + boundary  # (2)
+                if "gain" in params:
+                    z = layer_norm(z, params["gain"], params["bias"], np)  # (5)
+                h_s = activation(z, activation_name, np)
+            states.append(h_s)
+            if controls.store[t]:
+                A = decay * A + rate * np.outer(h_s, h_s)  # (1)
+            h = 0.0 * h_s if controls.wipe[t] else h_s
+        sequences.append(np.stack(states))
+    return np.stack(sequences, axis=1)
+
+
 def matrix_from_states(h: Any, A0: Any, decay: float, rate: float, np: Any = numpy) -> Any:
     """A(t) of one sequence by equation (3), from its states h (t, H) and A(0) (H, H)."""
     steps = len(h)

@@ -9,9 +9,10 @@ from fastweights_np.memory import Memory, MemoryGradient, choose_chunk
 
 B, T, H, DECAY, RATE = 2, 7, 3, 0.8, 0.3
 CHUNKS = (1, 2, 3, 4, T, None)
+READS = ([1] * T, [2] * T, [0, 2, 1, 0, 0, 3, 1, 2])  # of A(0), A(1) ..; the last reads A(T) too
 
 
-def filled(chunk, reads=1, initial=None):
+def filled(chunk, reads=READS[0], initial=None):
     """A memory whose T states, queries and errors are random, and the matrices A(0) .. A(T) that it should hold."""
     rng = numpy.random.default_rng(0)
     memory = Memory(rng.standard_normal((T, B, H)), reads, chunk)
@@ -28,35 +29,38 @@ def times(matrix, v):
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
-@pytest.mark.parametrize("reads", [1, 2])
+@pytest.mark.parametrize("reads", READS)
 def test_reads_what_was_written_at_every_time(chunk, reads):
     memory, matrices = filled(chunk, reads, initial=numpy.random.default_rng(1).standard_normal((B, H, H)))
-    for n in [*range(T), 0, T - 1, 3]:  # and back again
-        for s in range(reads):
-            query, error = memory.queries[n, s], memory.errors[n, s]
-            numpy.testing.assert_allclose(memory.read(query, s, n), times(matrices[n], query), atol=1e-13)
+    for n in [*range(len(reads)), 0, T - 1, 3]:  # and back again
+        for s in range(reads[n]):
+            first = sum(reads[:n])
+            query, error = memory.queries[first + s], memory.errors[first + s]
+            numpy.testing.assert_allclose(memory.read(query, s, first), times(matrices[n], query), atol=1e-13)
             expected = times(matrices[n].swapaxes(1, 2), error)
-            numpy.testing.assert_allclose(memory.read_transposed(error, s, n), expected, atol=1e-13)
+            numpy.testing.assert_allclose(memory.read_transposed(error, s, first), expected, atol=1e-13)
     for n in [*range(T + 1), 0]:
         numpy.testing.assert_allclose(memory.matrix(n), matrices[n], atol=1e-13)
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
-@pytest.mark.parametrize("reads", [0, 1, 2])
+@pytest.mark.parametrize("reads", [[0] * T, *READS])
 def test_the_gradient_reads_the_later_errors(chunk, reads):
     memory, _ = filled(chunk, reads)
     gradient = MemoryGradient(memory)
     for _ in range(2):  # begun anew, it forgets
         gradient.start()
         G = numpy.zeros((B, H, H))
-        for n in range(T, 0, -1):
-            h = memory.states[n - 1]
-            numpy.testing.assert_allclose(gradient.read(n), RATE * times(G + G.swapaxes(1, 2), h), atol=1e-13)
-            G = DECAY * G  # to A(n-1), then what is read there
-            for s in range(reads):
-                memory.read(memory.queries[n - 1, s], s, n - 1)
-                memory.read_transposed(memory.errors[n - 1, s], s, n - 1)
-                G += numpy.einsum("bi,bj->bij", memory.errors[n - 1, s], memory.queries[n - 1, s])
+        for n in range(T, -1, -1):
+            if n < T:
+                G = DECAY * G  # from A(n+1)
+            for k in range(sum(reads[:n]), sum(reads[: n + 1])):  # and what is read here
+                memory.read(memory.queries[k], k)
+                memory.read_transposed(memory.errors[k], k)
+                G += numpy.einsum("bi,bj->bij", memory.errors[k], memory.queries[k])
+            if n > 0:
+                h = memory.states[n - 1]
+                numpy.testing.assert_allclose(gradient.read(n), RATE * times(G + G.swapaxes(1, 2), h), atol=1e-13)
         numpy.testing.assert_allclose(gradient.initial(), G, atol=1e-13)
 
 
@@ -71,13 +75,13 @@ def test_attention_adds_up_to_the_read(chunk):
 
 def test_an_empty_memory_reads_zero():
     memory, _ = filled(2)
-    assert not memory.read(memory.queries[0, 0], 0, 0).any()
+    assert not memory.read(memory.queries[0], 0).any()
     assert not memory.matrix(0).any()
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0])
 def test_forgets_all_or_nothing(decay):
-    memory = Memory(numpy.full((3, 1, 2), [[[1.0]], [[2.0]], [[3.0]]]), 1, chunk=2)
+    memory = Memory(numpy.full((3, 1, 2), [[[1.0]], [[2.0]], [[3.0]]]), [1] * 3, chunk=2)
     memory.start(decay, 1.0)
     expected = 9.0 if decay == 0 else 1.0 + 4.0 + 9.0
     numpy.testing.assert_array_equal(memory.matrix(3), numpy.full((1, 2, 2), expected))
@@ -86,7 +90,7 @@ def test_forgets_all_or_nothing(decay):
 def test_float32_stays_accurate_over_a_thousand_steps():
     """Folding forwards keeps its digits, where running equation (1) backwards loses them all within some hundred."""
     states = numpy.random.default_rng(3).standard_normal((1000, 1, 8)).astype("float32")
-    memory = Memory(states, 1, chunk=16)
+    memory = Memory(states, [1] * 1000, chunk=16)
     memory.start(0.95, 1.0)
     exact = numpy.zeros((8, 8))
     for h in states[:, 0].astype("float64"):

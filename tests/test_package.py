@@ -24,6 +24,7 @@ ORDER = [
     {"ops", "memory"},
     {"recurrent"},
     {"fast_weights", "irnn", "lstm", "associative_lstm"},
+    {"multilevel"},
     {"parallel"},
     {"network"},
     {"optim", "checkpoint"},
@@ -128,7 +129,7 @@ def test_flatten_and_unflatten_invert_each_other():
 
 def test_unknown_layer_is_refused():
     with pytest.raises(
-        ValueError, match="layer: expected one of associative_lstm, fast_weights, irnn, lstm; got 'gru'"
+        ValueError, match="layer: expected one of associative_lstm, fast_weights, irnn, lstm, multilevel; got 'gru'"
     ):
         network.Network(network.TokenEncoder(3), network.Classifier(2), 4, layer="gru")
 

@@ -247,8 +247,8 @@ def test_unknown_names_are_refused(capsys):
     assert "fast_weights" in capsys.readouterr().err
 
 
-def test_the_command_offers_every_layer():
-    assert set(get_args(get_type_hints(retrieval.Settings)["layer"])) == set(LAYERS)
+def test_the_command_offers_every_layer_that_needs_no_control_signals():
+    assert set(get_args(get_type_hints(retrieval.Settings)["layer"])) == set(LAYERS) - {"multilevel"}
 
 
 def test_a_folder_in_use_is_not_overwritten(tmp_path, capsys):
