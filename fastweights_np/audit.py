@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy
 
-from . import associative_lstm, fast_weights, multilevel, network, ops, reference
+from . import associative_lstm, convnet, fast_weights, multilevel, network, ops, reference
 from .backend import to_device, to_host
+from .convnet import Convolution
 from .trees import flatten
 
 Arrays = dict[str, Any]
@@ -224,6 +225,7 @@ def run(device: str = "cpu", quick: bool = False, layers: Sequence[str] = tuple(
     cases = tuple(case for case in (QUICK if quick else FULL) if case.layer in layers)
     links = [
         *(link for layer in layers for link in _layer_links([c for c in cases if c.layer == layer], move)),
+        *_convnet_links(move),
         *_operation_links(move),
         _network_link(layers, move),
     ]
@@ -360,6 +362,51 @@ def _stepped_and_whole(case: Case, params: Arrays, given: Arrays, move: Callable
         steps.append(to_host(h_t))
     last, whole = to_host(state)._asdict(), to_host(case.module.final_state(cache))._asdict()
     return {"all h": numpy.stack(steps)} | last, {"all h": to_host(h)} | whole
+
+
+# -------------------------------------------------------------------------------------------------------------- convnet
+
+
+CONVNETS = (  # channels, rows and columns of the images; layers
+    ((1, 9, 9), (Convolution(3, 4, pool=2), Convolution(4, 3))),
+    ((2, 8, 7), (Convolution(2, 3, stride=2),)),
+    ((1, 12, 11), (Convolution(2, 2, stride=2, pool=2), Convolution(3, 2, pool=1))),
+    ((1, 10, 10), (Convolution(2, 3), Convolution(2, 2, stride=3, pool=2))),
+)
+
+
+def _convnet_links(move: Callable[[Any], Any]) -> Iterator[Link]:
+    import autograd
+    import autograd.numpy
+
+    fast = Link(2, "forward = reference", "convnet", 1e-12)
+    by_autograd = Link(3, "backward = autograd", "convnet", 1e-12)
+    by_differences = Link(4, "backward = finite differences", "convnet", 1e-7)
+    rng = numpy.random.default_rng(22)
+    for shape, layers in CONVNETS:
+        case = f"{shape}, {'; '.join(str(layer) for layer in layers)}"
+        params = convnet.init(rng, layers, shape[0], dtype="float64")
+        params = {name: value + 0.2 * rng.standard_normal(value.shape) for name, value in params.items()}
+        everything = params | {"images": rng.standard_normal((2, *shape))}
+        expected = reference.convnet(params, everything["images"], layers)
+        cotangent = rng.standard_normal(expected.shape)
+
+        def by_reference(at: Arrays, layers: Any = layers, cotangent: Any = cotangent) -> Any:
+            return autograd.numpy.sum(reference.convnet(at, at["images"], layers, autograd.numpy) * cotangent)
+
+        def fast_loss(at: Arrays, layers: Any = layers, cotangent: Any = cotangent) -> float:
+            weights = {name: value for name, value in at.items() if name != "images"}
+            return float((convnet.forward(weights, at["images"], layers)[0] * cotangent).sum())
+
+        from_autograd = autograd.grad(by_reference)(everything)
+        for block in (1, convnet.BLOCK):
+            features, cache = convnet.forward(move(params), move(everything["images"]), layers, block=block)
+            fast.compare(f"{case} block={block}", {"features": features}, {"features": expected})
+            grads, dimages = convnet.backward(move(cotangent), cache)
+            by_autograd.compare(f"{case} block={block}", grads | {"images": dimages}, from_autograd)
+        differences = {name: _differentiate(fast_loss, everything, name) for name in everything}
+        by_differences.compare(case, grads | {"images": dimages}, differences)
+    yield from (fast, by_autograd, by_differences)
 
 
 # ----------------------------------------------------------------------------------------------- operations and network

@@ -201,6 +201,31 @@ def associative_lstm(params: dict[str, Any], x: Any, h0: Any, c0: Any, permutati
     return np.stack(sequences, axis=1)
 
 
+def convnet(params: dict[str, Any], images: Any, layers: Any, np: Any = numpy) -> Any:
+    """Features (B, F) from images (B, channels, Y, X): for each layer y = relu(b + max over windows of z), where
+    z[f, i, j] is the sum of w[f] times the patch of x at (s i, s j). Each layer has size K, stride s and pool p.
+    """
+    features = []
+    for x in images:
+        for n, layer in enumerate(layers):
+            weight, bias = params[f"weight{n}"], params[f"bias{n}"]
+            K, s, p = layer.size, layer.stride, layer.pool
+            rows, columns = ((size - K) // s + 1 for size in x.shape[1:])
+            z = [
+                [np.sum(weight * x[:, s * i : s * i + K, s * j : s * j + K], axis=(1, 2, 3)) for j in range(columns)]
+                for i in range(rows)
+            ]
+            maps = np.stack([np.stack(row, axis=1) for row in z], axis=1)  # (F, rows, columns)
+            pooled = [
+                [np.max(maps[:, p * i : p * i + p, p * j : p * j + p], axis=(1, 2)) for j in range(columns // p)]
+                for i in range(rows // p)
+            ]
+            x = np.stack([np.stack(row, axis=1) for row in pooled], axis=1)
+            x = np.maximum(x + bias[:, None, None], 0.0)
+        features.append(np.reshape(x, (-1,)))
+    return np.stack(features)
+
+
 def softmax_cross_entropy(logits: Any, labels: Any, np: Any = numpy) -> Any:
     """-log softmax(logits[n])[labels[n]] for each row."""
     return np.stack([np.log(np.sum(np.exp(row))) - row[label] for row, label in zip(logits, labels, strict=True)])

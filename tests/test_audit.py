@@ -122,6 +122,13 @@ MUTANTS = {
     "multilevel: W's gradient from wiped states too": ("multilevel.py", "if moment.transition == name]", "if moment.transition in (name, None)]"),
     "multilevel: slope of an unread step that of the state before": ("multilevel.py", "slope(tape.states, out=dboundaries)", "slope(tape.h[:-1], out=dboundaries)"),
     "multilevel: errors read by the wrong A": ("multilevel.py", "partial(A.read_transposed, first=first)", "partial(A.read_transposed, first=0)"),
+    "convnet: kernels' gradient of the last rows alone": ("convnet.py", "dkernels += dz_rows @ patches.T", "dkernels[...] = dz_rows @ patches.T"),
+    "convnet: overlapping patches overwrite one another": ("convnet.py", "seen += dpatches[:, k, l]", "seen[...] = dpatches[:, k, l]"),
+    "convnet: rows and columns of a kernel exchanged": ("convnet.py", "seen += dpatches[:, k, l]", "seen += dpatches[:, l, k]"),
+    "convnet: stride forgotten": ("convnet.py", "dx[:, stride * rows.start + k :: stride, l::stride]", "dx[:, rows.start + k :, l:]"),
+    "convnet: the whole window gets the gradient": ("convnet.py", "dy * (winners == n)", "dy"),
+    "convnet: slope of relu dropped": ("convnet.py", "        dy *= ops.Relu(y).slope(y)\n", ""),
+    "convnet: bias's gradient of one place": ("convnet.py", "dy.reshape(len(dy), -1).sum(axis=1)", "dy[:, 0, 0].sum(axis=1)"),
     "network: readout's relu ignored": ("network.py", "dz = dhidden * relu.slope(hidden)", "dz = dhidden"),
 }  # fmt: skip
 

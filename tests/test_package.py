@@ -24,7 +24,7 @@ ORDER = [
     {"ops", "memory"},
     {"recurrent"},
     {"fast_weights", "irnn", "lstm", "associative_lstm"},
-    {"multilevel"},
+    {"multilevel", "convnet"},
     {"parallel"},
     {"network"},
     {"optim", "checkpoint"},

@@ -1,0 +1,238 @@
+"""A convolutional network, the baseline of sections 4.2 and 4.3 of Ba et al. 2016: convolution, max pooling, ReLU.
+
+    y[f, i, j] = relu(b[f] + max over the p x p window at (p i, p j) of z[f])
+    z[f, i, j] = Σ_c Σ_k Σ_l w[f, c, k, l] x[c, s i + k, s j + l]
+
+with stride s, kernels of size K, so k, l = 0 .. K-1, and without padding; rows and columns of z that fill no window are
+left out. The features are those y of the last layer, all positions of one feature side by side. The network is
+feedforward, so it has no states, and no step: init, forward, backward.
+
+Arrays between the layers have their axes in the order (features, rows, columns, B): a patch of all B images is then a
+row of long runs, so that to gather patches is to copy such runs, and a product of the kernels with them makes z.
+Patches are gathered for some rows of z at a time, which stay in the cache, and again in the backward pass: to keep
+them would take K² times the memory of x. Numbers such as (N1) point into DERIVATION.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy
+
+from . import checks, ops
+from .backend import Array, array_module
+from .recurrent import Params, uniform
+
+BLOCK = 2**18  # numbers in the patches that are gathered at a time: 1 MiB of float32
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """One layer: its number of features, kernel size K, stride s, and p, the side of the pooled windows (1: none)."""
+
+    features: int
+    size: int
+    stride: int = 1
+    pool: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            checks.count(f"layers.{name}", value, least=1)
+
+    def side(self, side: int) -> int:
+        """Rows (or columns) of y for those of x. Raises ValueError if there is none."""
+        pooled = ((side - self.size) // self.stride + 1) // self.pool if side >= self.size else 0
+        if pooled < 1:
+            raise ValueError(
+                f"layers: expected kernels and windows within what they look at, got {self} for {side} rows "
+                "or columns; take smaller ones, or fewer layers"
+            )
+        return pooled
+
+
+class Trace(NamedTuple):
+    """What one layer leaves for its gradient."""
+
+    x: Array  # (C, Y, X, B)
+    z_shape: tuple[int, ...]
+    winners: Array  # which of its p² places gave the maximum, of each window; None without pooling
+    y: Array
+
+
+@dataclass
+class Cache:
+    """What `backward` depends on, and nothing else."""
+
+    params: Params
+    layers: tuple[Convolution, ...]
+    traces: list[Trace]
+    block: int
+
+
+def feature_count(layers: Sequence[Convolution], side: int) -> int:
+    """How many features an image of side x side pixels has after these layers."""
+    for layer in layers:
+        side = layer.side(side)
+    return layers[-1].features * side**2
+
+
+def init(
+    rng: numpy.random.Generator, layers: Sequence[Convolution], channels: int = 1, *, dtype: str = "float32"
+) -> Params:  # fmt: skip
+    """New parameters: weight0 (features, channels, K, K) uniform in ±√(6/fan), as suits ReLU (He et al. 2015,
+    1502.01852), bias0 (features,) zero, and so on for each layer.
+    """
+    checks.generator("rng", rng)
+    checks.count("channels", channels, least=1)
+    checks.choice("dtype", dtype, checks.FLOATS)
+    params: Params = {}
+    for n, layer in enumerate(layers):
+        fan = channels * layer.size**2
+        weight = 6**0.5 * uniform(rng, layer.features, fan)
+        params[f"weight{n}"] = weight.reshape(layer.features, channels, layer.size, layer.size).astype(dtype)
+        params[f"bias{n}"] = numpy.zeros(layer.features, dtype)
+        channels = layer.features
+    return params
+
+
+def forward(
+    params: Params, images: Array, layers: Sequence[Convolution], *, block: int = BLOCK
+) -> tuple[Array, Cache]:  # fmt: skip
+    """images (B, Y, X), grey, or (B, channels, Y, X), to features (B, features), and the cache that `backward` needs.
+
+    block is how many numbers of the patches are gathered at a time; but for rounding, all results are alike.
+
+    Raises ValueError or TypeError that names the argument at fault.
+    """
+    checks.count("block", block, least=1)
+    layers = tuple(layers)
+    names = [f"{kind}{n}" for n in range(len(layers)) for kind in ("weight", "bias")]
+    checks.instance("params", params, dict, "make it with init()")
+    checks.keys("params", params, names)
+    xp = array_module(**params, images=images)
+    checks.floating(**params, images=images)
+    if images.ndim == 3:
+        images = images[:, None]
+    checks.shape("images", images, ("B", "channels", "Y", "X"), "or (B, Y, X) for grey ones")
+    y = xp.ascontiguousarray(images.transpose(1, 2, 3, 0))
+    traces = []
+    for n, layer in enumerate(layers):
+        x, weight, bias = y, params[f"weight{n}"], params[f"bias{n}"]
+        checks.shape(f"weight{n}", weight, (layer.features, len(x), layer.size, layer.size), "as layers has it")
+        checks.shape(f"bias{n}", bias, (layer.features,))
+        layer.side(min(x.shape[1:3]))  # raises if too small
+        z = convolve(x, weight, layer.stride, block)
+        y, winners = max_pool(z, layer.pool)
+        y += bias[:, None, None, None]
+        xp.maximum(y, 0, out=y)
+        traces.append(Trace(x, z.shape, winners, y))
+    return xp.ascontiguousarray(y.reshape(-1, y.shape[-1]).T), Cache(params, layers, traces, block)
+
+
+def backward(dfeatures: Array, cache: Cache, *, input_gradient: bool = True) -> tuple[Params, Array]:
+    """(grads, dimages) of `forward` from dfeatures (B, features); dimages (B, channels, Y, X), None if not wanted."""
+    checks.instance("cache", cache, Cache, "forward returns it: features, cache = forward(...)")
+    y = cache.traces[-1].y
+    xp = array_module(dfeatures=dfeatures, y=y)
+    checks.floating(y=y, dfeatures=dfeatures)
+    checks.shape("dfeatures", dfeatures, (y.shape[-1], y[..., 0].size), "it has the shape of the features")
+    grads: Params = {}
+    dy = xp.ascontiguousarray(dfeatures.T).reshape(y.shape)
+    for n in reversed(range(len(cache.layers))):
+        layer, (x, z_shape, winners, y) = cache.layers[n], cache.traces[n]
+        # y = relu(pooled + b)                                                                                    (L3)
+        dy *= ops.Relu(y).slope(y)
+        grads[f"bias{n}"] = dy.reshape(len(dy), -1).sum(axis=1)
+        dz = max_pool_backward(dy, winners, layer.pool, z_shape)
+        wanted = n > 0 or input_gradient
+        weight = cache.params[f"weight{n}"]
+        dy, grads[f"weight{n}"] = convolve_backward(dz, x, weight, layer.stride, cache.block, wanted)
+    return {name: grads[name] for name in cache.params}, dy.transpose(3, 0, 1, 2) if input_gradient else None
+
+
+# ---------------------------------------------------------------------------------------------------------- convolution
+
+
+def convolve(x: Array, weight: Array, stride: int, block: int) -> Array:
+    """z (F, rows, columns, B) from x (C, Y, X, B) and weight (F, C, K, K)."""
+    kernels, windows = weight.reshape(len(weight), -1), _windows(x, weight.shape[-1], stride)
+    z = array_module(x=x).empty((len(weight), *windows.shape[3:]), x.dtype)
+    for rows, patches in _patches(windows, block):
+        z[:, rows] = (kernels @ patches).reshape(z[:, rows].shape)
+    return z
+
+
+def convolve_backward(
+    dz: Array, x: Array, weight: Array, stride: int, block: int, input_gradient: bool
+) -> tuple[Array, Array]:
+    """(dx, dweight) of `convolve`; dx is None if it is not wanted."""
+    xp, size = array_module(x=x), weight.shape[-1]
+    kernels, windows = weight.reshape(len(weight), -1), _windows(x, size, stride)
+    dkernels = xp.zeros(kernels.shape, x.dtype)
+    dx = xp.zeros(x.shape, x.dtype) if input_gradient else None
+    columns = windows.shape[4]
+    for rows, patches in _patches(windows, block):
+        dz_rows = xp.ascontiguousarray(dz[:, rows]).reshape(len(dz), -1)
+        # z = kernels patches                                                                                     (N1)
+        dkernels += dz_rows @ patches.T
+        if dx is not None:
+            dpatches = (kernels.T @ dz_rows).reshape(windows[:, :, :, rows].shape)
+            # patches[c, k, l, i, j] = x[c, s i + k, s j + l]                                                     (N2)
+            for k in range(size):
+                for l in range(size):  # noqa: E741
+                    seen = dx[:, stride * rows.start + k :: stride, l::stride][:, : rows.stop - rows.start, :columns]
+                    seen += dpatches[:, k, l]
+    return dx, dkernels.reshape(weight.shape)
+
+
+def _windows(x: Array, size: int, stride: int) -> Array:
+    """The view [c, k, l, i, j] = x[c, s i + k, s j + l], (C, K, K, rows, columns, B)."""
+    view = array_module(x=x).lib.stride_tricks.sliding_window_view(x, (size, size), (1, 2))
+    return view[:, ::stride, ::stride].transpose(0, 4, 5, 1, 2, 3)
+
+
+def _patches(windows: Array, block: int) -> Iterator[tuple[slice, Array]]:
+    """The patches of some rows of z at a time, (C K K, rows columns B), and which rows they are of."""
+    *kernel, count, columns, batch_size = windows.shape
+    at_once = max(1, block // (columns * batch_size * kernel[0] * kernel[1] * kernel[2]))
+    for start in range(0, count, at_once):
+        rows = slice(start, min(start + at_once, count))
+        yield rows, windows[:, :, :, rows].reshape(kernel[0] * kernel[1] * kernel[2], -1)
+
+
+# -------------------------------------------------------------------------------------------------------------- pooling
+
+
+def max_pool(z: Array, pool: int) -> tuple[Array, Array]:
+    """The maximum over windows of pool x pool, (F, rows, columns, B), and which place of its window it is from.
+
+    Of equal ones the first is taken. Without pooling z itself, and None.
+    """
+    if pool == 1:
+        return z, None
+    xp, places = array_module(z=z), _places(z, pool)
+    y = places[0].copy()
+    winners = xp.zeros(y.shape, "int8" if pool < 12 else "int32")
+    for n, place in enumerate(places[1:], 1):
+        xp.copyto(winners, n, where=place > y)
+        xp.maximum(y, place, out=y)
+    return y, winners
+
+
+def max_pool_backward(dy: Array, winners: Array, pool: int, shape: tuple[int, ...]) -> Array:
+    """dz, of this shape, from dy."""
+    if pool == 1:
+        return dy
+    dz = array_module(dy=dy).zeros(shape, dy.dtype)
+    # y = max over the places of a window                                                                         (N3)
+    for n, place in enumerate(_places(dz, pool)):
+        place[...] = dy * (winners == n)
+    return dz
+
+
+def _places(z: Array, pool: int) -> list[Array]:
+    """The views [f, i, j] = z[f, p i + k, p j + l] for each place (k, l) of a window."""
+    rows, columns = (size // pool * pool for size in z.shape[1:3])
+    return [z[:, k:rows:pool, l:columns:pool] for k in range(pool) for l in range(pool)]  # noqa: E741

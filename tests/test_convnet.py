@@ -1,0 +1,82 @@
+"""The ConvNet as its users meet it. Its gradients are the audit's business."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+
+from fastweights_np import convnet
+from fastweights_np.convnet import Convolution
+
+LAYERS = (Convolution(3, 3, pool=2), Convolution(5, 2))
+
+
+def made(dtype="float64"):
+    rng = numpy.random.default_rng(0)
+    return convnet.init(rng, LAYERS, dtype=dtype), rng.standard_normal((4, 9, 8)).astype(dtype)
+
+
+def test_a_kernel_finds_its_own_pattern():
+    """A cross, at (1, 2) of an empty image: the feature is largest there, and the maximum finds it wherever it is."""
+    cross = numpy.array([[0.0, 1, 0], [1, 1, 1], [0, 1, 0]])
+    image = numpy.zeros((1, 6, 6))
+    image[0, 1:4, 2:5] = cross
+    params = {"weight0": cross[None, None], "bias0": numpy.array([-4.0])}
+    maps, _ = convnet.forward(params, image, [Convolution(1, 3)])
+    assert numpy.argmax(maps) == 1 * 4 + 2
+    assert maps.max() == 1.0, "5 of 5, and the bias"
+    anywhere, _ = convnet.forward(params, image, [Convolution(1, 3, pool=4)])
+    numpy.testing.assert_array_equal(anywhere, [[1.0]])
+
+
+def test_of_equal_maxima_one_gets_the_gradient():
+    params = {"weight0": numpy.ones((1, 1, 1, 1)), "bias0": numpy.ones(1)}
+    _, cache = convnet.forward(params, numpy.zeros((1, 2, 2)), [Convolution(1, 1, pool=2)])
+    grads, dimages = convnet.backward(numpy.ones((1, 1)), cache)
+    numpy.testing.assert_array_equal(dimages[0, 0], [[1, 0], [0, 0]])
+    assert grads["bias0"] == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dtype_and_shapes_are_kept_everywhere(dtype):
+    params, images = made(dtype)
+    features, cache = convnet.forward(params, images, LAYERS)
+    assert features.shape == (4, 5 * 2 * 2)
+    grads, dimages = convnet.backward(features, cache)
+    for array in (features, dimages, *grads.values()):
+        assert array.dtype == dtype
+    assert dimages.shape == (4, 1, 9, 8)
+    assert {name: grad.shape for name, grad in grads.items()} == {name: value.shape for name, value in params.items()}
+    assert convnet.backward(features, cache, input_gradient=False)[1] is None
+
+
+def test_it_is_known_beforehand_how_many_features_there_are():
+    params, _ = made()
+    features, _ = convnet.forward(params, numpy.zeros((1, 11, 11)), LAYERS)
+    assert convnet.feature_count(LAYERS, 11) == features.shape[1] == 45
+
+
+def test_images_of_a_batch_do_not_see_one_another():
+    params, images = made()
+    whole, _ = convnet.forward(params, images, LAYERS)
+    alone, _ = convnet.forward(params, images[2:3], LAYERS)
+    numpy.testing.assert_allclose(alone[0], whole[2], atol=1e-14)
+
+
+def test_bad_arguments_are_named():
+    params, images = made()
+    with pytest.raises(ValueError, match=r"layers: expected kernels and windows within what they look at, got Conv"):
+        convnet.forward(params, images[:, :4], LAYERS)
+    with pytest.raises(ValueError, match=r"images: expected shape \(B, channels, Y, X\) with every size at least 1"):
+        convnet.forward(params, images[0], LAYERS)
+    with pytest.raises(ValueError, match=r"weight1: expected shape \(5, 3, 2, 2\), got \(5, 3, 3, 3\); as layers has"):
+        convnet.forward(params | {"weight1": numpy.zeros((5, 3, 3, 3))}, images, LAYERS)
+    with pytest.raises(ValueError, match="params: expected weight0, bias0, weight1, bias1; missing bias1"):
+        convnet.forward({name: value for name, value in params.items() if name != "bias1"}, images, LAYERS)
+    with pytest.raises(TypeError, match=r"images: expected float64, the dtype of weight0, got float32"):
+        convnet.forward(params, images.astype("float32"), LAYERS)
+    with pytest.raises(ValueError, match=r"layers\.pool: expected at least 1, got 0"):
+        Convolution(3, 3, pool=0)
+    _, cache = convnet.forward(params, images, LAYERS)
+    with pytest.raises(ValueError, match=r"dfeatures: expected shape \(4, 20\), got \(4, 7\)"):
+        convnet.backward(numpy.zeros((4, 7)), cache)
