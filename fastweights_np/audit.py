@@ -492,7 +492,39 @@ def _network_link(layers: Sequence[str], move: Callable[[Any], Any]) -> Link:
 
         expected_loss, expected = autograd.value_and_grad(mean_loss)(params)
         link.compare(layer, flatten(grads) | {"loss": loss}, flatten(expected) | {"loss": expected_loss})
+    _compare_networks_of_images(link, move)
     return link
+
+
+def _compare_networks_of_images(link: Link, move: Callable[[Any], Any]) -> None:
+    """Patches to a recurrent layer, and images to a ConvNet."""
+    import autograd
+    import autograd.numpy
+
+    rng = numpy.random.default_rng(23)
+    case = Case("irnn", 3, 2, 5, 4, initial=False)
+    layers = CONVNETS[0][1]
+    patches, images, labels = rng.random((3, 2, 6)), rng.random((2, 9, 9)), rng.integers(0, 3, 2)
+
+    def recurrent(tree: Arrays) -> Any:
+        x = reference.relu_layer(tree["encoder"], patches, "weight", "bias", autograd.numpy)
+        h = case.reference(tree["layer"], {"x": x, "h0": numpy.zeros((2, 4))}, np=autograd.numpy)[-1]
+        return reference.readout_loss(tree["readout"], h, labels, autograd.numpy)
+
+    def convolutional(tree: Arrays) -> Any:
+        features = reference.convnet(tree["layer"], images[:, None], layers, autograd.numpy)
+        return reference.readout_loss(tree["readout"], features, labels, autograd.numpy)
+
+    readout = network.Classifier(3, 5)
+    models: tuple[tuple[str, network.Model, Any, Any], ...] = (
+        ("patches", network.Network(network.PatchEncoder(6, 5), readout, 4, "irnn"), patches, recurrent),
+        ("convnet", network.ConvolutionalNetwork(layers, readout, 9), images, convolutional),
+    )
+    for name, model, inputs, mean_loss in models:
+        params = model.init(rng, "float64")
+        loss, grads = model.loss_and_gradients(move(params), move(inputs), move(labels))
+        expected_loss, expected = autograd.value_and_grad(mean_loss)(params)
+        link.compare(name, flatten(grads) | {"loss": loss}, flatten(expected) | {"loss": expected_loss})
 
 
 def _device_link(cases: tuple[Case, ...], move: Callable[[Any], Any]) -> Link:

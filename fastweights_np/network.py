@@ -1,4 +1,4 @@
-"""Encoder, recurrent layer, readout: the plain composition that the tasks train.
+"""Encoder, recurrent layer, readout, the plain composition that the tasks train; and the ConvNet's, features, readout.
 
 Each part has `init`, `forward` and `backward`, and a network is three of them in a row; parameters and gradients are
 nested dicts, {"encoder": ..., "layer": ..., "readout": ...}. A recurrent layer is picked by name and is given its
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy
 
-from . import associative_lstm, checks, fast_weights, irnn, lstm, multilevel, ops
+from . import associative_lstm, checks, convnet, fast_weights, irnn, lstm, multilevel, ops
 from .backend import Array
 from .recurrent import uniform
 from .workspace import Workspace
@@ -63,6 +63,35 @@ class TokenEncoder:
 
 
 @dataclass(frozen=True)
+class PatchEncoder:
+    """x = relu(weight patch + bias): sections 4.2 and 4.3, patch to a 100-d embedding."""
+
+    inputs: int
+    size: int = 100
+
+    def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
+        """weight (size, inputs) uniform in ±1/√inputs, bias (size,) zero."""
+        return {
+            "weight": uniform(rng, self.size, self.inputs).astype(dtype),
+            "bias": numpy.zeros(self.size, dtype),
+        }
+
+    def forward(self, params: Tree, patches: Array) -> tuple[Array, Any]:
+        """patches (T, B, inputs) to x (T, B, size)."""
+        x = ops.linear(patches, params["weight"], params["bias"])
+        relu = ops.Relu(x)
+        return relu.forward(x, out=x), (params, patches, relu, x)
+
+    def backward(self, dx: Array, cache: Any) -> Tree:
+        """The gradients of the parameters from dx (T, B, size)."""
+        params, patches, relu, x = cache
+        # x = relu(patches weightᵀ + bias)
+        dz = dx * relu.slope(x)
+        _, dweight, dbias = ops.linear_backward(dz, patches, params["weight"])
+        return {"weight": dweight, "bias": dbias}
+
+
+@dataclass(frozen=True)
 class Classifier:
     """logits = output relu(hidden h + bias) + bias: section 4.1, last state to 100 ReLU units to softmax."""
 
@@ -96,8 +125,36 @@ class Classifier:
         return {"hidden": dweight, "hidden_bias": dbias, "output": doutput, "output_bias": doutput_bias}, dh
 
 
+class Model:
+    """What can be trained: init, forward to logits, backward."""
+
+    def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
+        """New parameters, on the host."""
+        raise NotImplementedError
+
+    def forward(self, params: Tree, inputs: Array, workspace: Workspace | None = None) -> tuple[Array, Any]:
+        """inputs to logits (B, classes), and the cache."""
+        raise NotImplementedError
+
+    def backward(self, dlogits: Array, cache: Any) -> Tree:
+        """The gradients, shaped as the parameters, from dlogits (B, classes)."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Ends the helper processes, if there are any."""
+
+    def loss_and_gradients(
+        self, params: Tree, inputs: Array, labels: Array, workspace: Workspace | None = None
+    ) -> tuple[Array, Tree]:
+        """The mean negative log likelihood of labels (B,) in nats (0-d, on the arrays' device) and its gradients."""
+        logits, cache = self.forward(params, inputs, workspace)
+        nll, probabilities = ops.softmax_cross_entropy(logits, labels)
+        dnll = 0 * nll + 1 / len(labels)
+        return nll.mean(), self.backward(ops.softmax_cross_entropy_backward(dnll, probabilities, labels), cache)
+
+
 @dataclass(frozen=True)
-class Network:
+class Network(Model):
     """logits = readout(h[-1]) with h = layer(encoder(inputs)).
 
     `layer` is a name in LAYERS; `init_options` and `options` go to that layer's init and forward as they are. With
@@ -105,7 +162,7 @@ class Network:
     Raises ValueError for an unknown layer.
     """
 
-    encoder: TokenEncoder
+    encoder: TokenEncoder | PatchEncoder
     readout: Classifier
     hidden_size: int
     layer: str = "fast_weights"
@@ -154,11 +211,33 @@ class Network:
         layer, dx, _ = self._recurrent.backward(dh, layer_cache)
         return {"encoder": self.encoder.backward(dx, encoder_cache), "layer": layer, "readout": readout}
 
-    def loss_and_gradients(
-        self, params: Tree, inputs: Array, labels: Array, workspace: Workspace | None = None
-    ) -> tuple[Array, Tree]:
-        """The mean negative log likelihood of labels (B,) in nats (0-d, on the arrays' device) and its gradients."""
-        logits, cache = self.forward(params, inputs, workspace)
-        nll, probabilities = ops.softmax_cross_entropy(logits, labels)
-        dnll = 0 * nll + 1 / len(labels)
-        return nll.mean(), self.backward(ops.softmax_cross_entropy_backward(dnll, probabilities, labels), cache)
+
+@dataclass(frozen=True)
+class ConvolutionalNetwork(Model):
+    """logits = readout(convnet(images)), for square grey images of side x side pixels."""
+
+    layers: tuple[convnet.Convolution, ...]
+    readout: Classifier
+    side: int
+
+    def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
+        """New parameters, on the host."""
+        features = convnet.feature_count(self.layers, self.side)
+        return {
+            "layer": convnet.init(rng, self.layers, dtype=dtype),
+            "readout": self.readout.init(rng, features, dtype),
+        }
+
+    def forward(self, params: Tree, inputs: Array, workspace: Workspace | None = None) -> tuple[Array, Any]:
+        """inputs (B, side, side) to logits (B, classes), and the cache."""
+        checks.keys("params", params, ("layer", "readout"))
+        features, layer_cache = convnet.forward(params["layer"], inputs, self.layers)
+        logits, readout_cache = self.readout.forward(params["readout"], features)
+        return logits, (layer_cache, readout_cache)
+
+    def backward(self, dlogits: Array, cache: Any) -> Tree:
+        """The gradients, shaped as the parameters, from dlogits (B, classes)."""
+        layer_cache, readout_cache = cache
+        readout, dfeatures = self.readout.backward(dlogits, readout_cache)
+        layer, _ = convnet.backward(dfeatures, layer_cache, input_gradient=False)
+        return {"layer": layer, "readout": readout}

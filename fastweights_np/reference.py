@@ -233,10 +233,19 @@ def softmax_cross_entropy(logits: Any, labels: Any, np: Any = numpy) -> Any:
 
 def network(params: dict[str, Any], tokens: Any, labels: Any, layer: Any, np: Any = numpy) -> Any:
     """The mean loss of section 4.1: token, two embeddings, layer(params, x) to h, ReLU, softmax."""
-    encoder, readout = params["encoder"], params["readout"]
+    encoder = params["encoder"]
     vectors = encoder["table"][tokens]
     codes = np.dot(vectors, encoder["weight"].T) + encoder["bias"]
-    h = layer(params["layer"], codes)[-1]
-    hidden = np.maximum(np.dot(h, readout["hidden"].T) + readout["hidden_bias"], 0.0)
-    logits = np.dot(hidden, readout["output"].T) + readout["output_bias"]
+    return readout_loss(params["readout"], layer(params["layer"], codes)[-1], labels, np)
+
+
+def relu_layer(params: dict[str, Any], x: Any, weight: str, bias: str, np: Any = numpy) -> Any:
+    """relu(weight x + bias) over the last axis, for the parameters of these names."""
+    return np.maximum(np.dot(x, params[weight].T) + params[bias], 0.0)
+
+
+def readout_loss(params: dict[str, Any], h: Any, labels: Any, np: Any = numpy) -> Any:
+    """The mean loss of h (B, H) to ReLU to softmax."""
+    hidden = relu_layer(params, h, "hidden", "hidden_bias", np)
+    logits = np.dot(hidden, params["output"].T) + params["output_bias"]
     return np.mean(softmax_cross_entropy(logits, labels, np))

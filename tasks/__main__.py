@@ -8,7 +8,11 @@ import sys
 
 from fastweights_np import to_device
 
-TASKS = {"retrieval": "associative retrieval: c9k8j3f1??c is answered by 9 (section 4.1, table 1)"}
+TASKS = {
+    "retrieval": "associative retrieval: c9k8j3f1??c is answered by 9 (section 4.1, table 1)",
+    "mnist": "handwritten digits by glimpses (section 4.2, table 2)",
+    "faces": "facial expressions by glimpses (section 4.3, table 3)",
+}
 MISSING = 'tasks: {} is not installed; pip install -e ".[tasks]"'
 
 
@@ -40,6 +44,7 @@ def main(arguments: list[str]) -> int:
     try:
         settings = training.settings_asked_for(task.Settings, options, program)
         to_device({}, settings.device)  # complains now rather than after the folder is made
+        data = task.load(settings)  # likewise
         folder = training.open_folder(settings)
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"tasks: {error}", file=sys.stderr)
@@ -47,7 +52,7 @@ def main(arguments: list[str]) -> int:
     print(f"{name}: writing to {folder}", flush=True)
     try:
         with threadpool_limits(settings.threads):
-            task.run(settings, folder)
+            task.run(settings, folder, data)
     except (training.Interruption, KeyboardInterrupt):
         again = shlex.join([*program.split(), "--resume", str(folder)])
         print(f"\ninterrupted; the checkpoint is in {folder}; go on with: {again}", file=sys.stderr)

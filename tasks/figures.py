@@ -22,19 +22,94 @@ def error_axis(axes: Any, floor: float | None = None) -> None:
     axes.grid(alpha=0.3)
 
 
-def learning_curve(path: Path, curve: list[dict[str, float]], floor_nll: float, floor_error: float) -> None:
+def learning_curve(
+    path: Path, curve: list[dict[str, float]], floor_nll: float | None = None, floor_error: float | None = None
+) -> None:  # fmt: skip
     """Training and validation loss, and validation error, against updates, with the floor of a key-blind model."""
     updates = [line["update"] for line in curve]
     figure, (loss, error) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     loss.plot(updates, [line["train_loss"] for line in curve], label="training", color="tab:gray")
     loss.plot(updates, [line["validation_nll"] for line in curve], label="validation", color="tab:blue")
-    loss.axhline(floor_nll, linestyle=":", color="black", label="key-blind floor")
+    if floor_nll is not None:
+        loss.axhline(floor_nll, linestyle=":", color="black", label="key-blind floor")
     loss.set(xlabel="updates", ylabel="negative log likelihood (nats)", yscale="log")
     loss.legend()
     error.plot(updates, [100 * line["validation_error"] for line in curve], color="tab:blue")
-    error_axis(error, 100 * floor_error)
+    error_axis(error, None if floor_error is None else 100 * floor_error)
     error.set(xlabel="updates", ylabel="validation error (%)")
     loss.grid(alpha=0.3)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def glimpses(path: Path, image: numpy.ndarray, seen: numpy.ndarray, places: list[tuple[int, int, int]]) -> None:
+    """The image, with every glimpse framed where it is, and the glimpses (T, patch, patch) as they are seen, in order.
+
+    places: (row, column, side) of each glimpse, in pixels.
+    """
+    columns = len(seen) // 4
+    figure = plt.figure(figsize=(3 + 0.9 * columns, 3.6), layout="constrained")
+    whole, sequence = figure.subfigures(1, 2, squeeze=False, width_ratios=(3, 0.9 * columns))[0]
+    axes = whole.subplots()
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+    for row, column, side in places:
+        axes.add_patch(
+            plt.Rectangle((column - 0.5, row - 0.5), side, side, fill=False, color="tab:orange", linewidth=1)
+        )
+    axes.axis("off")
+    names = ["coarse", *[f"fine {n}" for n in range(1, columns - 1)], "coarse"]
+    for n, (panel, patch) in enumerate(zip(sequence.subplots(4, columns).flat, seen, strict=True)):
+        panel.imshow(patch, cmap="gray", vmin=0, vmax=255)
+        panel.set_xticks([])
+        panel.set_yticks([])
+        if n < columns:
+            panel.set_title(names[n], fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def confusion(path: Path, counts: numpy.ndarray, classes: tuple[str, ...]) -> None:
+    """How often each class was answered for each; counts [label, answer]. Shaded by the share of the label's row."""
+    shares = counts / numpy.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = 1.2 + 0.55 * len(classes)
+    figure, axes = plt.subplots(figsize=(size + 0.6, size), layout="constrained")
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (label, answer), count in numpy.ndenumerate(counts):
+        if count:
+            colour = "white" if shares[label, answer] > 0.5 else "black"
+            axes.text(answer, label, str(count), ha="center", va="center", fontsize=7, color=colour)
+    axes.set_xticks(range(len(classes)), classes)
+    if max(map(len, classes)) > 2:
+        plt.setp(axes.get_xticklabels(), rotation=45, ha="right")
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel="answer", ylabel="label")
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def attention_to_places(
+    path: Path, images: numpy.ndarray, answers: list[str], strengths: list[numpy.ndarray],
+    places: list[tuple[int, int, int]],
+) -> None:  # fmt: skip
+    """What each integration step attends to: strengths[step] (images, stored states so far), drawn over the places that
+    were seen when they were stored, (row, column, side) in pixels; red is towards, blue away from.
+    """
+    colours = _colours(numpy.concatenate([step.ravel() for step in strengths]))
+    size = (1.5 * len(strengths) + 1.2, 1.5 * len(images) + 0.5)
+    figure, rows = plt.subplots(len(images), len(strengths), figsize=size, layout="constrained", squeeze=False)
+    for n, (row, image, answer) in enumerate(zip(rows, images, answers, strict=True)):
+        for k, (axes, step) in enumerate(zip(row, strengths, strict=True)):
+            overlay = numpy.full(image.shape, numpy.nan)
+            for strength, (top, left, side) in zip(step[n], places, strict=False):
+                overlay[top : top + side, left : left + side] = strength
+            axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+            drawn = axes.imshow(overlay, alpha=0.6, **colours)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if n == 0:
+                axes.set_title(f"integration {k + 1}", fontsize=9)
+        row[0].set_ylabel(answer, fontsize=9)
+    figure.colorbar(drawn, ax=rows, shrink=0.6, label="η λ^age h(τ)·h₀")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
@@ -65,12 +140,17 @@ def search(path: Path, trials: list[dict[str, Any]], space: dict[str, Any]) -> N
     plt.close(figure)
 
 
+def _colours(strengths: numpy.ndarray) -> dict[str, Any]:
+    """Red for positive strengths; if there are negative ones, too, blue for these."""
+    limit = float(numpy.abs(strengths).max()) or 1.0
+    if strengths.min() >= 0:
+        return dict(cmap="Reds", vmin=0, vmax=limit)
+    return dict(cmap="RdBu_r", vmin=-limit, vmax=limit)
+
+
 def attention(path: Path, strings: list[str], answers: list[str], strengths: numpy.ndarray) -> None:
     """How strongly the last character of each string attends to each one before it; strengths (strings, length - 1)."""
-    limit = float(numpy.abs(strengths).max()) or 1.0
-    colours = (
-        dict(cmap="Reds", vmin=0, vmax=limit) if strengths.min() >= 0 else dict(cmap="RdBu_r", vmin=-limit, vmax=limit)
-    )
+    colours = _colours(strengths)
     size = (7, 0.75 * len(strings) + 0.6)
     figure, rows = plt.subplots(len(strings), 1, figsize=size, layout="constrained", squeeze=False)
     for axes, string, answer, row in zip(rows[:, 0], strings, answers, strengths, strict=True):

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, get_args, get_type_hints
 
 from fastweights_np import checks, fast_weights
-from fastweights_np.network import LAYERS
 
 # the options of each layer's init, and of its forward
 TAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "fast_weights": (
         ("layer_norm", "recurrent_scale"), ("decay", "rate", "inner_steps", "normalize_preliminary"),
     ),
+    "multilevel": (
+        ("layer_norm", "recurrent_scale"), ("decay", "rate", "inner_steps", "normalize_preliminary"),
+    ),
     "irnn": (("layer_norm", "recurrent_scale"), ()),
     "lstm": (("layer_norm", "forget_bias"), ()),
     "associative_lstm": (("forget_bias", "heads"), ("copies",)),
+    "convnet": ((), ()),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class LayerSettings:
-    """The options of a task's recurrent layer; those of other layers than the chosen one have no effect."""
+    """The options of a task's recurrent layer; those of other layers than the chosen one have no effect.
 
-    layer: Literal["fast_weights", "irnn", "lstm", "associative_lstm"] = "fast_weights"
+    Which layers there are is for the task to say, by its own type of `layer`, a Literal.
+    """
+
+    layer: str = "fast_weights"
     """The recurrent layer."""
     hidden_size: int = 50
     """R, the units of the recurrent layer."""
@@ -36,7 +42,7 @@ class LayerSettings:
     normalize_preliminary: bool = False
     """Whether layer norm also acts on the preliminary state, which does not see the fast weights."""
     layer_norm: bool | None = None
-    """Layer norm: True or False; None is the layer's own way: fast weights with it, IRNN and LSTM without."""
+    """Layer norm: True or False; None is the layer's own way: with it if it has fast weights, else without."""
     recurrent_scale: float | None = None
     """W of fast weights and IRNN starts as this multiple of the identity; None is the layer's own, 0.05 and 0.5."""
     forget_bias: float = 1.0
@@ -47,7 +53,7 @@ class LayerSettings:
     """Keys and values that the associative LSTM writes, and keys that it reads with, in each step."""
 
     def __post_init__(self) -> None:
-        checks.choice("layer", self.layer, LAYERS)
+        checks.choice("layer", self.layer, get_args(get_type_hints(type(self))["layer"]))
         checks.count("hidden_size", self.hidden_size, least=1)
         checks.count("copies", self.copies, least=1)
         checks.count("heads", self.heads, least=1)

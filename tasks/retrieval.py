@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from math import comb, factorial, log
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy
 from numpy.polynomial.polynomial import polypow
@@ -33,6 +33,8 @@ class Settings(LayerSettings, TrainingSettings):
 
     task: ClassVar[str] = "retrieval"
 
+    layer: Literal["fast_weights", "irnn", "lstm", "associative_lstm"] = "fast_weights"
+    """The recurrent layer."""
     pairs: int = 4
     """K, the letter-digit pairs in a sequence, 1 to 26; the sequence has 2 K + 3 characters."""
     training_size: int = 100_000
@@ -80,7 +82,7 @@ def generate(rng: numpy.random.Generator, count: int, pairs: int) -> Split:
     return Split(tokens, digits[asked, everyone])
 
 
-def splits(settings: Settings) -> tuple[Split, Split, Split]:
+def load(settings: Settings) -> tuple[Split, Split, Split]:
     """Training, validation and test data, from generator streams of their own."""
     sizes = settings.training_size, settings.validation_size, settings.test_size
     streams = settings.streams(5)[2:]  # the first two draw the weights and the order
@@ -121,9 +123,9 @@ def network(settings: Settings) -> Network:
     )
 
 
-def run(settings: Settings, folder: Path) -> dict[str, Any]:
+def run(settings: Settings, folder: Path, data: tuple[Split, Split, Split]) -> dict[str, Any]:
     """Trains, tests the parameters that were best on validation, stores the result, draws the pictures."""
-    training_set, validation_set, test_set = to_device(splits(settings), settings.device)
+    training_set, validation_set, test_set = to_device(data, settings.device)
     watched = {"test": test_set} if settings.test_curve else {}
     with closing(network(settings)) as net:
         outcome = training.train(net, settings, folder, training_set, validation_set, watched)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy
 import tyro
@@ -24,13 +24,14 @@ from tqdm import tqdm
 
 from fastweights_np import Workspace, checkpoint, checks, ops, optim
 from fastweights_np.backend import Array, to_device
-from fastweights_np.network import Network
+from fastweights_np.network import Model
 from fastweights_np.trees import map_leaves
 
 from .provenance import provenance
 
 # settings that say where, not what: they may change when a run is resumed
-PLACES = ("out", "resume", "settings", "device", "processes")
+PLACES = ("out", "resume", "settings", "device", "processes", "data_dir")
+KEPT = ("data_dir",)  # of these, what resuming needs to know
 CHECKPOINT = (
     "params", "best_params", "optimizer", "settings", "update", "random_state", "epoch_loss", "best", "curve", "seconds"
 )  # fmt: skip
@@ -143,6 +144,17 @@ def settings_of(folder: Path, kind: type[TrainingSettings]) -> TrainingSettings:
     return settings_from(path, kind, resume=folder)
 
 
+class Examples(Protocol):
+    """What can be trained on: labels (N,), and batches of inputs."""
+
+    @property
+    def labels(self) -> Array:
+        """(N,)."""
+
+    def batch(self, chosen: Any) -> tuple[Array, Array]:
+        """(inputs, labels) of the chosen examples, a slice or an array of indices."""
+
+
 class Split(NamedTuple):
     """Sequences and their labels: inputs (T, N, ...), labels (N,)."""
 
@@ -150,7 +162,7 @@ class Split(NamedTuple):
     labels: Array
 
     def batch(self, chosen: Any) -> tuple[Array, Array]:
-        """The chosen sequences, a slice or an array of indices."""
+        """(inputs, labels) of the chosen sequences, a slice or an array of indices."""
         return self.inputs[:, chosen], self.labels[chosen]
 
 
@@ -169,7 +181,7 @@ class Interruption(Exception):
     """Ctrl-C, or a request to end: the checkpoint has been written."""
 
 
-def evaluate(network: Network, params: Any, split: Split, workspace: Workspace | None = None) -> tuple[float, float]:
+def evaluate(network: Model, params: Any, split: Examples, workspace: Workspace | None = None) -> tuple[float, float]:
     """(mean negative log likelihood in nats, error rate) over a split."""
     count, nll, wrong = len(split.labels), 0.0, 0.0
     for start in range(0, count, 1000):
@@ -181,8 +193,8 @@ def evaluate(network: Network, params: Any, split: Split, workspace: Workspace |
 
 
 def train(
-    network: Network, settings: TrainingSettings, folder: Path, training: Split, validation: Split,
-    watched: Mapping[str, Split] = MappingProxyType({}),
+    network: Model, settings: TrainingSettings, folder: Path, training: Examples, validation: Examples,
+    watched: Mapping[str, Examples] = MappingProxyType({}),
 ) -> Outcome:  # fmt: skip
     """Trains to the end of the settings' epochs, from the folder's checkpoint if settings.resume is set.
 
@@ -218,7 +230,7 @@ def train(
 class _Run:
     """The state of one training: all that a checkpoint holds, and how it moves on."""
 
-    def __init__(self, network: Network, settings: TrainingSettings, folder: Path, training: Split) -> None:
+    def __init__(self, network: Model, settings: TrainingSettings, folder: Path, training: Examples) -> None:
         weights, self._order = settings.streams(2)
         self.network, self.settings, self.folder, self.training = network, settings, folder, training
         self.params = to_device(network.init(weights, settings.dtype), settings.device)
@@ -257,7 +269,7 @@ class _Run:
         self._epoch_loss += sum(losses)
         return sum(losses) / max(len(losses), 1)
 
-    def finish_epoch(self, validation: Split, watched: Mapping[str, Split]) -> None:
+    def finish_epoch(self, validation: Examples, watched: Mapping[str, Examples]) -> None:
         """Evaluates, keeps the parameters if they are the best so far, saves, and adds a line to the metrics."""
         nll, error = evaluate(self.network, self.params, validation, self._evaluation)
         if not isfinite(nll):
@@ -281,7 +293,7 @@ class _Run:
         with open(self.folder / "metrics.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def _watch(self, watched: Mapping[str, Split]) -> dict[str, float]:
+    def _watch(self, watched: Mapping[str, Examples]) -> dict[str, float]:
         line: dict[str, float] = {}
         for name, split in watched.items():
             line[f"{name}_nll"], line[f"{name}_error"] = evaluate(self.network, self.params, split, self._evaluation)
@@ -385,7 +397,8 @@ def open_folder(settings: TrainingSettings) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if settings.resume is None:
             command = {"task": settings.task, "command": origin["command"]}
-            write_json(folder / "settings.json", command | settings.as_json())
+            kept = {name: str(place) for name in KEPT if (place := getattr(settings, name, None)) is not None}
+            write_json(folder / "settings.json", command | kept | settings.as_json())
         elif not os.access(folder, os.W_OK):
             raise PermissionError("it is read-only")
     except OSError as error:

@@ -9,13 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import optuna
 import pytest
 
 from tasks import retrieval, search
 from tasks.__main__ import main
-from tasks.layers import TAKES
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--training-size", "640", "--validation-size", "50", "--test-size", "50", "--hidden-size", "8"]
@@ -231,7 +231,7 @@ def test_values_are_checked_before_anything_is_run(tmp_path, capsys):
 # --------------------------------------------------------------------------------------------------------------- layers
 
 
-@pytest.mark.parametrize("layer", TAKES)
+@pytest.mark.parametrize("layer", get_args(get_type_hints(retrieval.Settings)["layer"]))
 def test_every_layer_trains_the_task(layer, tmp_path, capsys):
     assert main(["retrieval", "--layer", layer, *SMALL, "--test-curve", "--out", str(tmp_path / "run")]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())

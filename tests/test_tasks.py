@@ -55,7 +55,7 @@ def test_sequences_are_the_papers(pairs):
 
 def test_data_is_fixed_by_the_seed_and_differs_between_splits():
     settings = retrieval.Settings(seed=3, batch_size=50, training_size=50, validation_size=50, test_size=50)
-    first, again = retrieval.splits(settings), retrieval.splits(settings)
+    first, again = retrieval.load(settings), retrieval.load(settings)
     for one, two in zip(first, again, strict=True):
         numpy.testing.assert_array_equal(one.inputs, two.inputs)
     training_set, validation_set, test_set = (s.inputs for s in first)
@@ -65,7 +65,7 @@ def test_data_is_fixed_by_the_seed_and_differs_between_splits():
 
 def test_next_to_no_sequence_is_in_two_splits():
     """So that what is tested has not been learned by heart: by chance 0.2 of 1.4e10 possible ones are met again."""
-    sequences = [set(map(bytes, split.inputs.T.astype("uint8"))) for split in retrieval.splits(retrieval.Settings())]
+    sequences = [set(map(bytes, split.inputs.T.astype("uint8"))) for split in retrieval.load(retrieval.Settings())]
     for n, one in enumerate(sequences):
         for other in sequences[:n]:
             assert len(one & other) <= 1
@@ -132,7 +132,7 @@ def test_it_learns(tmp_path):
         pairs=1, hidden_size=16, training_size=2000, validation_size=200, test_size=200, epochs=20, learning_rate=5e-3,
         out=tmp_path,
     )  # fmt: skip
-    result = retrieval.run(settings, training.open_folder(settings))
+    result = retrieval.run(settings, training.open_folder(settings), retrieval.load(settings))
     assert result["test_error"] < 0.02
 
 
@@ -152,7 +152,7 @@ def test_the_best_parameters_on_validation_are_the_ones_tested(tmp_path):
     settings = retrieval.Settings(
         hidden_size=8, training_size=128, validation_size=64, test_size=64, epochs=30, learning_rate=0.05, out=tmp_path
     )
-    training_set, validation_set, _test_set = retrieval.splits(settings)
+    training_set, validation_set, _test_set = retrieval.load(settings)
     network = retrieval.network(settings)
     outcome = training.train(network, settings, training.open_folder(settings), training_set, validation_set)
     assert outcome.best["epoch"] < 30, "so large a step overfits 128 sequences"

@@ -56,7 +56,7 @@ def network_and_data(problem: Training, dtype: str = "float32") -> tuple[Any, An
         hidden_size=problem.hidden_size,
         seed=problem.seed,
     )
-    network, (split, _, _) = retrieval.network(settings), retrieval.splits(settings)
+    network, (split, _, _) = retrieval.network(settings), retrieval.load(settings)
     weights, order = settings.streams(2)
 
     def orders() -> Any:

@@ -1,0 +1,46 @@
+"""Facial expressions by glimpses (section 4.3, table 3): Multi-PIE, or FER-2013."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fastweights_np.convnet import Convolution
+
+from . import expressions, images
+from .images import Data, ImageSettings
+
+
+@dataclass(frozen=True)
+class Settings(ImageSettings):
+    """Trains a network to tell expressions from 24 glimpses of 12 x 12 pixels, or from the whole face."""
+
+    task: ClassVar[str] = "faces"
+
+    hidden_size: int = 200
+    """R, the units of the recurrent layer, or the ConvNet's features."""
+    patch: int = 12
+    """Pixels across a glimpse."""
+    validation_size: int = 3000
+    """Training images held out, on which the best parameters are chosen; whole people where it is known who is who."""
+
+    def layers_of_convnet(self) -> tuple[Convolution, ...]:
+        """Two layers with 12 x 12 receptive fields; R features at last."""
+        R = self.hidden_size
+        return (Convolution(max(R // 4, 1), self.patch, stride=2), Convolution(R, self.patch, stride=2, pool=4))
+
+
+def load(settings: Settings) -> Data:
+    """The faces, some of those to train on held out. Raises OSError or ValueError if they are not what is wanted."""
+    if settings.data_dir is None:
+        raise ValueError(
+            "data_dir: expected the folder of Multi-PIE or FER-2013, which cannot be fetched for you: "
+            "get it from its own distributor and name it by --data-dir"
+        )
+    data = expressions.load(settings.data_dir)
+    held_out = expressions.hold_out(data.training, settings.validation_size, settings.streams(3)[2])
+    parts = [(part.pixels, part.labels) for part in (*held_out, data.test)]
+    return images.data(data.name, data.classes, parts, settings, standardize=True)
+
+
+run = images.run

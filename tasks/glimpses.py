@@ -1,0 +1,78 @@
+"""An image as a sequence of glimpses, and what the multi-level layer does at each (sections 4.2 and 4.3, figure 3).
+
+The image is cut into four quadrants. Each is seen coarse, scaled down to the size of a patch; then as the fine patches
+that tile it; then coarse again: for the sizes of the paper (7 x 7 patches of 28 x 28, 12 x 12 of 48 x 48) 24 glimpses,
+4 x (coarse, 4 fine, coarse). Quadrants and patches come row by row.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy
+
+from fastweights_np import checks
+from fastweights_np.backend import Array, array_module
+from fastweights_np.multilevel import Controls
+
+
+class Layout(NamedTuple):
+    """Of square images of side x side pixels in glimpses of patch x patch; made by `layout`, which checks it."""
+
+    side: int
+    patch: int
+
+    @property
+    def across(self) -> int:
+        """Fine patches across a quadrant; there are `across`² in it."""
+        return self.side // (2 * self.patch)
+
+    @property
+    def steps(self) -> int:
+        """T, the glimpses of an image."""
+        return 4 * (self.across**2 + 2)
+
+
+def layout(side: int, patch: int) -> Layout:
+    """Raises ValueError unless patches of this size tile the quadrants of such images."""
+    checks.count("patch", patch, least=1)
+    if side % (2 * patch):
+        fitting = [size for size in range(1, side // 2 + 1) if side % (2 * size) == 0]
+        raise ValueError(
+            f"patch: expected a size that tiles a quadrant of the {side} x {side} images, "
+            f"one of {', '.join(map(str, fitting))}; got {patch}"
+        )
+    return Layout(side, patch)
+
+
+def glimpses(images: Array, patch: int) -> Array:
+    """images (B, side, side) to glimpses (T, B, patch²), a new array; a coarse pixel is the mean of a block of them."""
+    checks.shape("images", images, ("B", "side", images.shape[-1]), "images are square")
+    count, (side, patch) = len(images), layout(images.shape[-1], patch)
+    m = Layout(side, patch).across
+    # axes: B, quadrant's row, patch's row within it, pixel's row within it, and the same for columns
+    fine = images.reshape(count, 2, m, patch, 2, m, patch).transpose(1, 4, 2, 5, 0, 3, 6)
+    blocks = images.reshape(count, 2, patch, m, 2, patch, m).transpose(1, 4, 0, 2, 5, 3, 6)
+    quadrants = array_module(images=images).empty((4, m * m + 2, count, patch * patch), images.dtype)
+    quadrants[:, 1:-1] = fine.reshape(4, m * m, count, -1)
+    quadrants[:, 0] = quadrants[:, -1] = blocks.mean(axis=(-2, -1), dtype=images.dtype).reshape(4, count, -1)
+    return quadrants.reshape(-1, count, patch * patch)
+
+
+def controls(glimpsed: Layout) -> Controls:
+    """The signals of figure 3: store and wipe after the coarse glimpse, read and integrate at its second showing."""
+    fine = [False] * glimpsed.across**2
+    first, last = [True, *fine, False] * 4, [False, *fine, True] * 4
+    return Controls(store=first, wipe=first, read=last, integrate=last)
+
+
+def places(glimpsed: Layout) -> list[tuple[int, int, int]]:
+    """What each glimpse shows: (row, column, side) of a square of pixels."""
+    side, patch = glimpsed
+    shown = []
+    for quadrant in numpy.ndindex(2, 2):
+        row, column = (side // 2 * index for index in quadrant)
+        coarse = (row, column, side // 2)
+        fine = [(row + patch * i, column + patch * j, patch) for i, j in numpy.ndindex((glimpsed.across,) * 2)]
+        shown += [coarse, *fine, coarse]
+    return shown

@@ -1,0 +1,178 @@
+"""What the two tasks on images share: settings, glimpses or whole images as input, the models, results and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy
+
+from fastweights_np import checks, multilevel, to_device, to_host
+from fastweights_np.backend import Array
+from fastweights_np.convnet import Convolution
+from fastweights_np.network import Classifier, ConvolutionalNetwork, Model, Network, PatchEncoder
+
+from . import figures, glimpses, training
+from .layers import LayerSettings
+from .training import TrainingSettings
+
+
+@dataclass(frozen=True)
+class ImageSettings(LayerSettings, TrainingSettings):
+    """The options of a task on images."""
+
+    layer: Literal["multilevel", "fast_weights", "irnn", "lstm", "associative_lstm", "convnet"] = "multilevel"
+    """multilevel: fast weights that store, wipe, read and integrate as figure 3 has it; fast_weights: that store and
+    read at every glimpse; irnn, lstm, associative_lstm: on the same glimpses; convnet: on the whole image."""
+    data_dir: Path | None = None
+    """The folder of the images."""
+    validation_size: int = 5000
+    """Training images held out, on which the best parameters are chosen."""
+    patch: int = 7
+    """Pixels across a glimpse."""
+
+    def layers_of_convnet(self) -> tuple[Convolution, ...]:
+        """The ConvNet's layers."""
+        raise NotImplementedError
+
+    def __post_init__(self) -> None:
+        if self.data_dir is not None:
+            object.__setattr__(self, "data_dir", Path(self.data_dir))  # from settings.json it comes as text
+        TrainingSettings.__post_init__(self)
+        LayerSettings.__post_init__(self)
+        checks.count("validation_size", self.validation_size, least=1)
+        checks.count("patch", self.patch, least=1)
+        if self.layer == "convnet" and self.processes > 1:
+            raise ValueError(f"processes: expected 1 for the ConvNet, got {self.processes}; --threads 2 speeds it up")
+
+
+class Images:
+    """Grey images (N, side, side), bytes, and their labels (N,); `batch` makes inputs of them, glimpses or images.
+
+    standardize: whether each image is brought to mean 0 and variance 1, instead of its pixels from 0 to 1.
+    """
+
+    def __init__(self, pixels: Array, labels: Array, settings: ImageSettings, standardize: bool) -> None:
+        self.pixels, self.labels = to_device((pixels, labels), settings.device)
+        self._patch = None if settings.layer == "convnet" else settings.patch
+        self._dtype, self._standardize = settings.dtype, standardize
+
+    def batch(self, chosen: Any) -> tuple[Array, Array]:
+        """(inputs, labels) of the chosen images, a slice or an array of indices: glimpses (T, B, patch²), or images."""
+        images = self.pixels[chosen].astype(self._dtype)
+        if self._standardize:
+            images -= images.mean(axis=(1, 2), keepdims=True)
+            images /= (images * images).mean(axis=(1, 2), keepdims=True) ** 0.5 + 1
+        else:
+            images *= 1 / 255
+        return images if self._patch is None else glimpses.glimpses(images, self._patch), self.labels[chosen]
+
+
+class Data(NamedTuple):
+    """A data set, divided as a run wants it."""
+
+    name: str
+    classes: tuple[str, ...]
+    training: Images
+    validation: Images
+    test: Images
+
+
+def data(
+    name: str, classes: tuple[str, ...], parts: Sequence[tuple[Array, Array]], settings: ImageSettings,
+    standardize: bool,
+) -> Data:  # fmt: skip
+    """The data set of three parts, (pixels, labels) each. Raises ValueError if the settings do not suit it."""
+    training, validation, test = (Images(pixels, labels, settings, standardize) for pixels, labels in parts)
+    glimpses.layout(training.pixels.shape[-1], settings.patch)
+    if settings.batch_size > len(training.labels):
+        most = f"at most the {len(training.labels)} images to train on"
+        raise ValueError(f"batch_size: expected {most}, got {settings.batch_size}; lower it")
+    return Data(name, classes, training, validation, test)
+
+
+def model(settings: ImageSettings, side: int, classes: int) -> Model:
+    """Patch to a 100-d embedding to R recurrent units; or three or two convolutions to R features. Then 100 ReLU units
+    to softmax.
+    """
+    readout = Classifier(classes)
+    if settings.layer == "convnet":
+        return ConvolutionalNetwork(settings.layers_of_convnet(), readout, side)
+    of_layer = settings.of_layer()
+    if settings.layer == "multilevel":
+        of_layer["options"] |= {"controls": glimpses.controls(glimpses.layout(side, settings.patch))}
+    return Network(PatchEncoder(settings.patch**2), readout, processes=settings.processes, **of_layer)
+
+
+def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
+    """Trains, tests the parameters that were best on validation, once, stores the result, draws the pictures."""
+    side, classes = data.test.pixels.shape[-1], data.classes
+    shown = to_host(data.test.pixels[:1])[0]
+    figures.glimpses(folder / "glimpses.png", shown, *_shown(shown, settings.patch))
+    with closing(model(settings, side, len(classes))) as net:
+        outcome = training.train(net, settings, folder, data.training, data.validation)
+    if isinstance(net, Network):
+        net = replace(net, processes=1)  # the rest is quickly done, and looks into the layer's own cache
+    nll, error, confusion = test(net, outcome.params, data.test, len(classes))
+    result: dict[str, Any] = {
+        "data": {
+            "name": data.name,
+            "sizes": [len(part.labels) for part in (data.training, data.validation, data.test)],
+        },
+        "test_error": error,
+        "test_nll": nll,
+        "confusion": {"classes": list(classes), "counts": confusion.tolist()},
+        "best_on_validation": outcome.best,
+        "updates": outcome.updates,
+        "seconds": round(outcome.seconds, 1),
+        "updates_per_second": round(outcome.updates / outcome.seconds, 1),
+        "curve": outcome.curve,
+    }
+    training.store_result(folder, settings, result)
+    chosen = f"parameters of epoch {outcome.best['epoch']}, the best on validation"
+    print(f"\ntest error {error:.2%}, accuracy {1 - error:.2%}, negative log likelihood {nll:.4f} nats ({chosen})")
+    print(f"{outcome.updates} updates in {outcome.seconds:.0f} s")
+    figures.learning_curve(folder / "learning_curve.png", outcome.curve)
+    figures.confusion(folder / "confusion.png", confusion, classes)
+    if settings.layer == "multilevel":
+        _draw_attention(net, outcome.params, data.test, classes, settings.patch, folder / "attention.png")
+    return result
+
+
+def test(net: Model, params: Any, split: Images, classes: int) -> tuple[float, float, numpy.ndarray]:
+    """(mean negative log likelihood in nats, error rate, counts [label, answer]) over a split."""
+    nll, error = training.evaluate(net, params, split)
+    confusion = numpy.zeros((classes, classes), int)
+    for start in range(0, len(split.labels), 1000):
+        inputs, labels = split.batch(slice(start, start + 1000))
+        answers = net.forward(params, inputs)[0].argmax(axis=1)
+        labels, answers = to_host((labels, answers))
+        numpy.add.at(confusion, (labels, answers), 1)
+    return nll, error, confusion
+
+
+def _shown(image: numpy.ndarray, patch: int) -> tuple[numpy.ndarray, list[tuple[int, int, int]]]:
+    """The glimpses (T, patch, patch) of an image, and where they are."""
+    seen = glimpses.glimpses(image[None].astype("float32"), patch).reshape(-1, patch, patch)
+    return seen, glimpses.places(glimpses.layout(len(image), patch))
+
+
+def _draw_attention(
+    net: Model, params: Any, split: Images, classes: tuple[str, ...], patch: int, path: Path, count: int = 6
+) -> None:  # fmt: skip
+    """What the first images' integration steps attend to: the coarse glimpses that were stored before."""
+    inputs, labels = split.batch(slice(0, count))
+    logits, (_, layer_cache, _) = net.forward(params, inputs)
+    steps = [t for t, integrates in enumerate(layer_cache.controls.integrate) if integrates]
+    strengths = [multilevel.attention(layer_cache, t) for t in steps]
+    images, labels, answers, strengths = to_host((split.pixels[:count], labels, logits.argmax(axis=1), strengths))
+    said = [
+        f"{classes[answer]}" + ("" if answer == label else f" (wrong: {classes[label]})")
+        for answer, label in zip(answers, labels, strict=True)
+    ]
+    stored = [t for t, stores in enumerate(layer_cache.controls.store) if stores]
+    where = glimpses.places(glimpses.layout(images.shape[-1], patch))
+    figures.attention_to_places(path, images, said, strengths, [where[t] for t in stored])

@@ -1,0 +1,53 @@
+"""MNIST by glimpses (section 4.2, table 2): a digit is seen as a sequence of patches, quadrant by quadrant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy
+
+from fastweights_np import checks
+from fastweights_np.convnet import Convolution
+
+from . import digits, images
+from .images import Data, ImageSettings
+
+
+@dataclass(frozen=True)
+class Settings(ImageSettings):
+    """Trains a network to read digits, or pieces of clothing, from 24 glimpses of 7 x 7 pixels, or as whole images."""
+
+    task: ClassVar[str] = "mnist"
+
+    data: Literal["mnist", "fashion"] = "mnist"
+    """MNIST or Fashion-MNIST; without --data-dir it is fetched once, into the user's cache."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.choice("data", self.data, digits.SOURCES)
+
+    def layers_of_convnet(self) -> tuple[Convolution, ...]:
+        """Three layers, the first of which sees the same 7 x 7 patches, everywhere; R features at last."""
+        R = self.hidden_size
+        return (
+            Convolution(max(R // 4, 1), self.patch, pool=2), Convolution(max(R // 2, 1), 4, pool=2), Convolution(R, 4),
+        )  # fmt: skip
+
+
+def load(settings: Settings) -> Data:
+    """The images, some of those to train on held out. Raises OSError or ValueError if they are not what is wanted."""
+    training, test = digits.load(settings.data, settings.data_dir)
+    count = len(training.labels)
+    if settings.validation_size >= count:
+        most = f"less than the {count} images to train on"
+        raise ValueError(f"validation_size: expected {most}, got {settings.validation_size}; lower it")
+    order = settings.streams(3)[2].permutation(count)  # the first two draw the weights and the order
+    kept, held_out = numpy.sort(order[settings.validation_size :]), numpy.sort(order[: settings.validation_size])
+    parts = [(training.pixels[part], training.labels[part]) for part in (kept, held_out)]
+    return images.data(
+        settings.data, digits.SOURCES[settings.data].classes, [*parts, test], settings, standardize=False
+    )
+
+
+run = images.run

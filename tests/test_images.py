@@ -1,0 +1,167 @@
+"""Glimpses, and the tasks on images as their users run them."""
+
+from __future__ import annotations
+
+import json
+from typing import get_args, get_type_hints
+
+import numpy
+import pytest
+
+from fastweights_np import network
+from tasks import digits, faces, glimpses, images, mnist
+from tasks.__main__ import main
+from tasks.layers import TAKES
+from tests.test_digits import idx
+from tests.test_expressions import fer_folders
+
+LAYERS = get_args(get_type_hints(mnist.Settings)["layer"])
+SMALL = ["--hidden-size", "8", "--batch-size", "8", "--epochs", "1", "--validation-size", "6"]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """A made-up MNIST, 30 images to train on and 10 to test on."""
+    folder, rng = tmp_path_factory.mktemp("mnist"), numpy.random.default_rng(0)
+    arrays = [each for n in (30, 10) for each in (rng.integers(0, 256, (n, 28, 28)), rng.integers(0, 10, n))]
+    for file, array in zip(digits.FILES, arrays, strict=True):
+        (folder / file).write_bytes(idx(array))
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------------------- glimpses
+
+
+def test_glimpses_are_those_of_the_paper():
+    """28 x 28 by 7 x 7: for each quadrant coarse, four fine, coarse; a pixel's value tells where it is from."""
+    image = numpy.arange(28 * 28, dtype=float).reshape(28, 28)
+    seen = glimpses.glimpses(image[None], 7).reshape(24, 7, 7)
+    for quadrant, (row, column) in enumerate([(0, 0), (0, 14), (14, 0), (14, 14)]):
+        of_quadrant = seen[6 * quadrant : 6 * quadrant + 6]
+        for fine, (down, right) in zip(of_quadrant[1:5], [(0, 0), (0, 7), (7, 0), (7, 7)], strict=True):
+            top, left = row + down, column + right
+            numpy.testing.assert_array_equal(fine, image[top : top + 7, left : left + 7])
+        numpy.testing.assert_array_equal(of_quadrant[0], of_quadrant[5])
+        assert of_quadrant[0][2, 3] == image[row + 4 : row + 6, column + 6 : column + 8].mean()
+
+
+@pytest.mark.parametrize(("side", "patch"), [(28, 7), (48, 12), (48, 8), (8, 4), (12, 2)])
+def test_any_patch_that_tiles_the_quadrants_will_do(side, patch):
+    pixels = numpy.random.default_rng(0).random((3, side, side)).astype("float32")
+    layout = glimpses.layout(side, patch)
+    seen = glimpses.glimpses(pixels, patch)
+    assert seen.shape == (layout.steps, 3, patch**2)
+    assert seen.dtype == "float32"
+    places = glimpses.places(layout)
+    for glimpse, (row, column, size) in zip(seen, places, strict=True):
+        shown = pixels[:, row : row + size, column : column + size]
+        numpy.testing.assert_allclose(glimpse.mean(axis=1), shown.mean(axis=(1, 2)), rtol=1e-5)
+    covered = numpy.zeros((side, side), int)
+    for row, column, size in places:
+        covered[row : row + size, column : column + size] += 1
+    assert set(covered.flat) == {3}, "every pixel is seen once in fine and twice in coarse"
+
+
+def test_the_signals_are_those_of_figure_3():
+    assert str(glimpses.controls(glimpses.layout(28, 7))) == " ".join(["sw - - - - ri"] * 4)
+    assert len(glimpses.controls(glimpses.layout(48, 8))) == 4 * 11
+
+
+def test_a_patch_that_does_not_tile_is_refused_with_those_that_do():
+    with pytest.raises(
+        ValueError, match=r"patch: .* tiles a quadrant of the 28 x 28 images, one of 1, 2, 7, 14; got 5"
+    ):
+        glimpses.layout(28, 5)
+    with pytest.raises(ValueError, match=r"images: expected shape \(B, side, 8\)"):
+        glimpses.glimpses(numpy.zeros(8), 2)
+
+
+# ------------------------------------------------------------------------------------------------------------ the tasks
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_every_layer_trains_mnist(layer, data_dir, tmp_path, capsys):
+    assert main(["mnist", "--layer", layer, *SMALL, "--data-dir", str(data_dir), "--out", str(tmp_path / "run")]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["data"] == {"name": "mnist", "sizes": [24, 6, 10]}
+    counts = numpy.array(result["confusion"]["counts"])
+    assert counts.sum() == 10
+    assert 1 - counts.trace() / 10 == pytest.approx(result["test_error"])
+    pictures = {path.name for path in (tmp_path / "run").glob("*.png")}
+    expected = {"learning_curve.png", "confusion.png", "glimpses.png"}
+    assert pictures == (expected | {"attention.png"} if layer == "multilevel" else expected)
+    assert str(data_dir) not in json.dumps(result["settings"]), "where the data lay does not matter"
+    assert "test error" in capsys.readouterr().out
+
+
+def test_faces_train_on_folders_and_keep_their_name(tmp_path):
+    folder = fer_folders(tmp_path / "fer", per_class=3)
+    options = ["--data-dir", str(folder), "--out", str(tmp_path / "run"), *SMALL]
+    assert main(["faces", *options]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["data"] == {"name": "FER-2013", "sizes": [15, 6, 21]}
+    assert len(result["confusion"]["classes"]) == 7
+
+
+def test_a_convnet_sees_whole_faces(tmp_path):
+    folder = fer_folders(tmp_path / "fer", per_class=3)
+    options = ["--layer", "convnet", "--data-dir", str(folder), "--out", str(tmp_path / "run"), *SMALL]
+    assert main(["faces", *options]) == 0
+
+
+def test_a_run_is_resumed_with_its_own_data(data_dir, tmp_path):
+    folder, whole = tmp_path / "run", tmp_path / "whole"
+    options = [*SMALL, "--data-dir", str(data_dir)]
+    two = ["--epochs", "2"]
+    assert main(["mnist", *options, *two, "--out", str(whole)]) == 0
+    assert main(["mnist", *options, *two, "--out", str(folder)]) == 0
+    (folder / "result.json").unlink()
+    assert main(["mnist", "--resume", str(folder)]) == 0
+    first, second = (json.loads((each / "result.json").read_text()) for each in (whole, folder))
+    assert first["test_nll"] == second["test_nll"]
+
+
+def test_standardized_images_have_mean_0_and_variance_1():
+    pixels = numpy.random.default_rng(0).integers(0, 100, (4, 28, 28)).astype("uint8")
+    pixels[3] = 9  # one that is all alike
+    split = images.Images(pixels, numpy.zeros(4, int), mnist.Settings(layer="convnet"), standardize=True)
+    inputs, _ = split.batch(slice(None))
+    numpy.testing.assert_allclose(inputs.mean(axis=(1, 2)), 0, atol=1e-5)
+    numpy.testing.assert_allclose(inputs[:3].std(axis=(1, 2)), 1, atol=0.05)
+    assert not inputs[3].any()
+
+
+def test_the_convnets_have_as_many_layers_as_in_the_paper_and_r_features():
+    for settings, side, count in ((mnist.Settings(layer="convnet"), 28, 3), (faces.Settings(layer="convnet"), 48, 2)):
+        model = images.model(settings, side, 7)
+        assert isinstance(model, network.ConvolutionalNetwork)
+        assert len(model.layers) == count
+        params = model.init(numpy.random.default_rng(0))
+        assert params["readout"]["hidden"].shape[1] == settings.hidden_size
+
+
+def test_every_layer_has_its_options():
+    assert set(TAKES) == set(LAYERS) == {*network.LAYERS, "convnet"}
+
+
+def test_bad_settings_are_named_and_leave_no_folder_behind(data_dir, tmp_path, capsys):
+    digits_dir, out = ["--data-dir", str(data_dir)], tmp_path / "run"
+    six = ["--validation-size", "6", "--batch-size", "8"]
+    for options, message in (
+        (
+            ["mnist", *digits_dir, *six, "--patch", "5"],
+            "patch: expected a size that tiles a quadrant of the 28 x 28 im",
+        ),
+        (
+            ["mnist", *digits_dir, "--validation-size", "30"],
+            "validation_size: expected less than the 30 images to trai",
+        ),
+        (["mnist", *digits_dir, "--validation-size", "6"], "batch_size: expected at most the 24 images to train on, g"),
+        (["faces"], "data_dir: expected the folder of Multi-PIE or FER-2013, which cannot be fetched for you"),
+        (["mnist", "--data-dir", str(tmp_path)], "found no train-images-idx3-ubyte in"),
+    ):
+        assert main([*options, "--out", str(out)]) == 2
+        assert message in capsys.readouterr().err
+        assert not out.exists()
+    with pytest.raises(ValueError, match="processes: expected 1 for the ConvNet, got 2; --threads 2 speeds it up"):
+        mnist.Settings(layer="convnet", processes=2)
