@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
     measuring = {
         "speed": "forward + backward of a layer, beside PyTorch, JAX and autograd",
         "long": "the same at T = 1000, with the peak memory",
-        "loop": "updates a second of the retrieval task's whole training loop, beside PyTorch eager",
+        "loop": "updates a second of a task's whole training loop, beside PyTorch eager",
         "memory": "peak memory of a layer against T and H, beside the peers",
         "scaling": "time and memory of a layer against T, H and B",
         "roofline": "time of a layer against what the machine's products and copies allow",
@@ -28,12 +28,15 @@ def main(arguments: list[str]) -> int:
     }
     for command, text in measuring.items():
         each = commands.add_parser(command, help=text)
-        each.add_argument("--layer", choices=LAYERS, default="fast_weights")
+        layers = [*LAYERS, "convnet"] if command == "loop" else LAYERS
+        each.add_argument("--layer", choices=layers, default="fast_weights")
         several = command in ("speed", "long", "loop")
         each.add_argument(
             "--threads", type=_positive, nargs="+" if several else None, default=[1, cores] if several else cores,
             help="cores that each contestant is given",
         )  # fmt: skip
+        if command == "loop":
+            each.add_argument("--task", choices=("retrieval", "mnist"), default="retrieval")
         if command in ("speed", "long"):
             each.add_argument("--sizes", type=_size, nargs="+", metavar="B,T,H", help="measure these sizes instead")
         if command == "profile":
@@ -86,7 +89,7 @@ def _do(chosen: argparse.Namespace) -> None:
     elif chosen.command == "loop":
         from . import loop
 
-        loop.run(chosen.layer, sorted(set(chosen.threads)))
+        loop.run(chosen.layer, sorted(set(chosen.threads)), chosen.task)
     elif chosen.command == "profile":
         from . import profile
 

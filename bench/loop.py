@@ -1,4 +1,4 @@
-"""python -m bench loop: updates a second of the retrieval task's training loop, ours beside PyTorch eager."""
+"""python -m bench loop: updates a second of a task's whole training loop, ours beside PyTorch eager."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from .peers.contest import ENTRIES, at_work, available, layer_contestants, take_
 from .peers.problem import Training
 from .report import markdown, store
 
-SIZES = (20, 50, 100)
+SIZES = {"retrieval": (20, 50, 100), "mnist": (50, 100, 200)}
 
 
-def run(layer: str, threads: list[int]) -> None:
-    """Measures R = 20, 50, 100 and stores loop.json and loop.md."""
+def run(layer: str, threads: list[int], task: str) -> None:
+    """Measures the columns R of the task's table and stores loop.json and loop.md."""
     rows: list[dict[str, Any]] = []
     for count in threads:
-        for hidden_size in SIZES:
-            problem = Training(layer, hidden_size)
+        for hidden_size in SIZES[task]:
+            problem = Training(layer, hidden_size, task)
             contestants = [name for name in layer_contestants(layer, count) if ENTRIES[name].ours or "eager" in name]
             names = available(contestants)[0]
             with at_work(problem, names, count) as processes:
@@ -24,13 +24,13 @@ def run(layer: str, threads: list[int]) -> None:
             rates = {name: round(1e3 * problem.updates / time["median_ms"], 1) for name, time in times.items()}
             rows.append({"R": hidden_size, "threads": count, "updates_per_second": rates, "times": times})
             print(hidden_size, count, rates, flush=True)
-    store("loop", rows, _table(rows), layer)
+    store("loop" if task == "retrieval" else f"loop-{task}", rows, _table(rows), layer)
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
     """Ours and PyTorch for each size, each at its best."""
     lines = []
-    for hidden_size in SIZES:
+    for hidden_size in sorted({row["R"] for row in rows}):
         found = [
             (rate, name, row["threads"])
             for row in rows

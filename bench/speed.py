@@ -17,6 +17,7 @@ from .report import geometric_mean, markdown, named, sized, store
 from .results import STORE
 
 SIZES = ((128, 11, 20), (128, 11, 50), (128, 11, 100), (128, 24, 50), (128, 24, 100), (128, 24, 200), (64, 24, 128))
+GLIMPSES = ((128, 24, 50), (128, 24, 100), (128, 24, 200))  # of the multi-level layer, whose T counts quadrants
 LONG = ((16, 1000, 128),)
 # a program of a thousand steps unrolled takes hours to compile
 LONG_CONTESTANTS = (
@@ -33,7 +34,7 @@ def run(layer: str, threads: list[int], long: bool, chosen: Sequence[tuple[int, 
 
     Stores speed, or long, as .json, .md and .png; sizes that were chosen are told in the name.
     """
-    sizes = chosen or (LONG if long else SIZES)
+    sizes = chosen or (LONG if long else GLIMPSES if layer == "multilevel" else SIZES)
     rows = []
     for count in threads:
         names = [name for name in layer_contestants(layer, count) if not name.startswith(COMPILED)]

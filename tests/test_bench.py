@@ -162,14 +162,17 @@ def test_contestants_in_processes_of_their_own_answer_alike_and_take_turns():
         assert times[name]["runs"] >= 4
 
 
+FAST = ("fast_weights", "multilevel")  # the layers that have fast weights
+
+
 @pytest.mark.parametrize("name", [name for name in contest.ENTRIES if "compile" not in name])
 def test_every_peer_answers_as_ours(name):
     package, form = contest.ENTRIES[name].package, contest.ENTRIES[name].how.get("form")
     pytest.importorskip(package, reason=f"{package} comes with the bench extra")
     for layer, forms in contest.FORMS.items():
-        options = {"normalize_preliminary": True, "decay": 0.8, "rate": 0.2} if layer == "fast_weights" else {}
+        options = {"normalize_preliminary": True, "decay": 0.8, "rate": 0.2} if layer in FAST else {}
         for chosen in ({}, options) if options else ({},):
-            problem = dataclasses.replace(SMALL, layer=layer, hidden_size=6, options=chosen)
+            problem = dataclasses.replace(SMALL, layer=layer, steps=12, hidden_size=6, options=chosen)
             if form is None or form in forms:
                 with contest.at_work(problem, [name], threads=1) as processes:
                     assert processes, "left out: the message is in the captured output"
@@ -213,6 +216,15 @@ def test_training_contestants_start_from_the_same_place():
     problem = Training("fast_weights", hidden_size=5, updates=2)
     with contest.at_work(problem, ["ours", "ours, 2 processes"], threads=2) as processes:
         assert len(processes) == 2
+
+
+@pytest.mark.parametrize("layer", ["multilevel", "convnet"])
+def test_whole_updates_of_mnist_are_those_of_pytorch(layer):
+    pytest.importorskip("torch", reason="torch comes with the bench extra")
+    problem = Training(layer, hidden_size=8, task="mnist", updates=2)
+    names = [name for name in contest.layer_contestants(layer, 2) if contest.ENTRIES[name].ours or "eager" in name]
+    with contest.at_work(problem, names, threads=2) as processes:
+        assert [process.name for process in processes] == names
 
 
 def test_tables_take_the_best_of_ours_and_of_the_peers(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from .problem import Arrays, Layer, Training
 # what the peers have: a layer's forms of the same equations; "nn" is PyTorch's own module
 FORMS = {
     "fast_weights": ("attention", "matrix"),
+    "multilevel": ("plain",),
     "irnn": ("plain", "nn"),
     "lstm": ("plain", "nn"),
     "associative_lstm": ("plain",),
@@ -144,12 +145,13 @@ def available(names: list[str]) -> tuple[list[str], list[str]]:
 
 
 def layer_contestants(layer: str, threads: int) -> list[str]:
-    """Those that have this layer: ours, and the forms that the peers have it in."""
-    forms = FORMS[layer]
+    """Those that have this layer, or the ConvNet: ours, and the forms that the peers have it in."""
+    forms = FORMS.get(layer, ("plain",))
     return [
         name
         for name, entry in ENTRIES.items()
-        if entry.how.get("form", forms[0]) in forms and entry.how.get("processes", 1) <= threads
+        if entry.how.get("form", forms[0]) in forms
+        and entry.how.get("processes", 1) <= (threads if layer in FORMS else 1)
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ import autograd.numpy as np
 from autograd import make_vjp
 
 from fastweights_np.associative_lstm import permutations
+from fastweights_np.multilevel import Controls
 
 from .problem import Arrays, Contestant, Layer
 
@@ -120,8 +122,33 @@ def _bound(re: Array, im: Array) -> tuple[Array, Array]:
     return re * inverse, im * inverse
 
 
+def multilevel(
+    params: Params, x: Array, h: Array, controls: Controls, decay: float = 0.95, rate: float = 0.5,
+    normalize_preliminary: bool = False,
+) -> Array:  # fmt: skip
+    """Figure 3 with S = 1: A as attention to the states stored so far."""
+    from_input = np.dot(x, params["C"].T) + params["b"]
+    states: list[Array] = []
+    stored: list[Array] = []
+    wiped = False
+    for a, store, wipe, read, integrate in zip(from_input, *astuple(controls), strict=True):
+        z = a if wiped else a + np.dot(h, params["V" if integrate else "W"].T)
+        if read and stored:
+            past, v = np.stack(stored, 1), np.maximum(_norm(params, z) if normalize_preliminary else z, 0)
+            weights = (rate * decay ** np.arange(len(stored) - 1, -1, -1)).astype(x.dtype)
+            scores = np.matmul(past, v[:, :, None]) * weights[:, None]
+            z = z + np.matmul(np.swapaxes(scores, 1, 2), past)[:, 0]
+        h = np.maximum(_norm(params, z), 0)
+        states.append(h)
+        if store:
+            stored.append(h)
+        wiped = wipe
+    return np.stack(states)
+
+
 FORMS: dict[str, dict[str, Any]] = {
     "fast_weights": {"attention": fast_weights_attention, "matrix": fast_weights_matrix},
+    "multilevel": {"plain": multilevel},
     "irnn": {"plain": irnn},
     "lstm": {"plain": lstm},
     "associative_lstm": {"plain": associative_lstm},
@@ -131,7 +158,7 @@ FORMS: dict[str, dict[str, Any]] = {
 def layer(problem: Layer, form: str) -> Contestant:
     """The layer and its vector-Jacobian product."""
     params, x, h0, dh = problem.arrays()
-    function = partial(FORMS[problem.layer][form], **problem.options)
+    function = partial(FORMS[problem.layer][form], **problem.all_options())
 
     def run() -> Any:
         pullback, h = make_vjp(lambda inputs: function(*inputs))((params, x, h0))

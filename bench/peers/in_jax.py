@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy
 from jax import numpy as jnp
 
 from fastweights_np.associative_lstm import permutations
+from fastweights_np.multilevel import Controls
 
 from .problem import Arrays, Contestant, Layer
 
@@ -67,6 +69,47 @@ def fast_weights_matrix(
 
     A = jnp.zeros((*h0.shape, h0.shape[1]), x.dtype)
     return jax.lax.scan(step, (h0, A), from_input, unroll=1 if scan else x.shape[0])[1]
+
+
+def multilevel(
+    params: Params, x: Array, h0: Array, scan: bool, controls: Controls, decay: float = 0.95, rate: float = 0.5,
+    normalize_preliminary: bool = False,
+) -> Array:  # fmt: skip
+    """Figure 3 with S = 1. Unrolled: A as attention to the states stored so far; in a scan, where every step is the
+    same program, a matrix, and signals as numbers.
+    """
+    from_input = x @ params["C"].T + params["b"]
+    if scan:
+
+        def step(carry: Array, at: Array) -> Array:
+            (h, A), (a, store, wipe, read, integrate) = carry, at
+            z = a + h @ jnp.where(integrate, params["V"], params["W"]).T
+            z = z + read * jnp.einsum("bij,bj->bi", A, jax.nn.relu(_norm(params, z) if normalize_preliminary else z))
+            h = jax.nn.relu(_norm(params, z))
+            A = jnp.where(store, decay * A + rate * h[:, :, None] * h[:, None, :], A)
+            return (jnp.where(wipe, 0.0, h), A), h
+
+        A = jnp.zeros((*h0.shape, h0.shape[1]), x.dtype)
+        return jax.lax.scan(step, (h0, A), (from_input, *map(jnp.array, astuple(controls))))[1]
+
+    h: Array = h0
+    states: list[Array] = []
+    stored: list[Array] = []
+    wiped = False
+    for a, store, wipe, read, integrate in zip(from_input, *astuple(controls), strict=True):
+        z = a if wiped else a + h @ params["V" if integrate else "W"].T
+        if read and stored:
+            past, weights = jnp.stack(stored, 1), rate * decay ** jnp.arange(len(stored) - 1, -1, -1, dtype=x.dtype)
+            scores = (
+                jnp.einsum("bth,bh->bt", past, jax.nn.relu(_norm(params, z) if normalize_preliminary else z)) * weights
+            )
+            z = z + jnp.einsum("bt,bth->bh", scores, past)
+        h = jax.nn.relu(_norm(params, z))
+        states.append(h)
+        if store:
+            stored.append(h)
+        wiped = wipe
+    return jnp.stack(states)
 
 
 def _norm(params: Params, z: Array) -> Array:
@@ -129,6 +172,7 @@ def _bound(re: Array, im: Array) -> Array:
 
 FORMS: dict[str, dict[str, Any]] = {
     "fast_weights": {"attention": fast_weights_attention, "matrix": fast_weights_matrix},
+    "multilevel": {"plain": multilevel},
     "irnn": {"plain": irnn},
     "lstm": {"plain": lstm},
     "associative_lstm": {"plain": associative_lstm},
@@ -138,7 +182,7 @@ FORMS: dict[str, dict[str, Any]] = {
 def layer(problem: Layer, form: str, scan: bool = True) -> Contestant:
     """The layer and its vector-Jacobian product as one jit-compiled program."""
     params, x, h0, dh = jax.tree.map(jnp.asarray, problem.arrays())
-    function = partial(FORMS[problem.layer][form], scan=scan, **problem.options)
+    function = partial(FORMS[problem.layer][form], scan=scan, **problem.all_options())
 
     @jax.jit
     def program(params: Params, x: Array, h0: Array, dh: Array) -> Any:

@@ -10,7 +10,7 @@ import numpy
 from fastweights_np import Workspace, optim, parallel
 from fastweights_np.network import LAYERS
 from fastweights_np.trees import flatten
-from tasks import retrieval
+from tasks import images, mnist, retrieval
 
 from .problem import Arrays, Contestant, Layer, Training
 
@@ -20,9 +20,10 @@ def layer(problem: Layer, processes: int = 1, dtype: str = "float32") -> Contest
     module, workspace = LAYERS[problem.layer], Workspace()
     layer: Any = module if processes == 1 else parallel.Layer(module, processes)
     params, x, h0, dh = problem.arrays(dtype)
+    options = problem.all_options()
 
     def run() -> Any:
-        h, cache = layer.forward(params, x, h0, workspace=workspace, **problem.options)
+        h, cache = layer.forward(params, x, h0, workspace=workspace, **options)
         return h, layer.backward(dh, cache)
 
     def answer(result: Any) -> Arrays:
@@ -35,7 +36,8 @@ def layer(problem: Layer, processes: int = 1, dtype: str = "float32") -> Contest
 def training(problem: Training, processes: int = 1, dtype: str = "float32") -> Contestant:
     """The task's network and the updates of its training loop."""
     network, params, split, orders = network_and_data(problem, dtype)
-    network = replace(network, processes=processes)
+    if processes > 1:
+        network = replace(network, processes=processes)
     adam, workspace, update = optim.Adam(params), Workspace(), iter(orders)
 
     def run() -> Any:
@@ -49,14 +51,20 @@ def training(problem: Training, processes: int = 1, dtype: str = "float32") -> C
     return Contestant(run, lambda params: {name: value.copy() for name, value in flatten(params).items()})
 
 
-def network_and_data(problem: Training, dtype: str = "float32") -> tuple[Any, Any, retrieval.Split, Any]:
-    """The network, its first parameters, the training set, and endlessly the indices of each update's sequences."""
-    settings = retrieval.Settings(
-        layer=problem.layer,  # type: ignore[arg-type]
-        hidden_size=problem.hidden_size,
-        seed=problem.seed,
-    )
-    network, (split, _, _) = retrieval.network(settings), retrieval.load(settings)
+def network_and_data(problem: Training, dtype: str = "float32") -> tuple[Any, Any, Any, Any]:
+    """The network, its first parameters, the training set, and endlessly the indices of each update's examples."""
+    chosen: dict[str, Any] = {"layer": problem.layer, "hidden_size": problem.hidden_size, "seed": problem.seed}
+    settings: Any
+    network: Any
+    split: Any
+    if problem.task == "retrieval":
+        settings = retrieval.Settings(**chosen)
+        network, split = retrieval.network(settings), retrieval.load(settings)[0]
+    else:
+        settings = mnist.Settings(**chosen, dtype=dtype)  # type: ignore[arg-type]
+        rng = numpy.random.default_rng(problem.seed)
+        pixels, labels = rng.integers(0, 256, (2000, 28, 28)).astype("uint8"), rng.integers(0, 10, 2000)
+        network, split = images.model(settings, 28, 10), images.Images(pixels, labels, settings, standardize=False)
     weights, order = settings.streams(2)
 
     def orders() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fastweights_np.associative_lstm import permutations
+from fastweights_np.multilevel import Controls
 from fastweights_np.trees import flatten
 
 from .in_numpy import network_and_data
@@ -62,6 +64,30 @@ def fast_weights_matrix(
         h = torch.relu(_norm(params, z))
         states.append(h)
         A = torch.baddbmm(A, h[:, :, None], h[:, None, :], beta=decay, alpha=rate)
+    return torch.stack(states)
+
+
+def multilevel(
+    params: Params, x: Tensor, h: Tensor, controls: Controls, decay: float = 0.95, rate: float = 0.5,
+    normalize_preliminary: bool = False,
+) -> Tensor:  # fmt: skip
+    """Figure 3 with S = 1: A as attention to the states stored so far."""
+    from_input = functional.linear(x, params["C"], params["b"])
+    states: list[Tensor] = []
+    stored: list[Tensor] = []
+    wiped = False
+    for a, store, wipe, read, integrate in zip(from_input, *astuple(controls), strict=True):
+        z = a if wiped else torch.addmm(a, h, params["V" if integrate else "W"].T)
+        if read and stored:
+            past, v = torch.stack(stored, 1), torch.relu(_norm(params, z) if normalize_preliminary else z)
+            weights = rate * decay ** torch.arange(len(stored) - 1, -1, -1, dtype=x.dtype)
+            scores = torch.bmm(past, v[:, :, None]) * weights[:, None]
+            z = z + torch.bmm(scores.transpose(1, 2), past)[:, 0]
+        h = torch.relu(_norm(params, z))
+        states.append(h)
+        if store:
+            stored.append(h)
+        wiped = wipe
     return torch.stack(states)
 
 
@@ -134,6 +160,7 @@ def _bound(z: Tensor) -> Tensor:
 
 FORMS: dict[str, dict[str, Any]] = {
     "fast_weights": {"attention": fast_weights_attention, "matrix": fast_weights_matrix},
+    "multilevel": {"plain": multilevel},
     "irnn": {"plain": irnn, "nn": irnn_nn},
     "lstm": {"plain": lstm, "nn": lstm_nn},
     "associative_lstm": {"plain": associative_lstm},
@@ -146,7 +173,7 @@ def layer(problem: Layer, form: str, compiled: bool = False) -> Contestant:
     params = {name: torch.from_numpy(value).requires_grad_() for name, value in arrays.items()}
     x, h0, dh = map(torch.from_numpy, others)
     inputs = [x.requires_grad_(), h0.requires_grad_(), *params.values()]
-    function: Any = partial(FORMS[problem.layer][form], **problem.options)
+    function: Any = partial(FORMS[problem.layer][form], **problem.all_options())
     if compiled:
         function = torch.compile(function, fullgraph=True, dynamic=False)
 
@@ -166,24 +193,46 @@ def training(problem: Training, form: str) -> Contestant:
     """The task's network from the same first parameters, with torch.optim.Adam."""
     network, arrays, split, orders = network_and_data(problem)
     params = {name: torch.from_numpy(value).requires_grad_() for name, value in flatten(arrays).items()}
-    inputs, labels = torch.from_numpy(split.inputs), torch.from_numpy(split.labels)
-    adam, recurrent = torch.optim.Adam(params.values(), lr=problem.learning_rate), FORMS[problem.layer][form]
+    labels, adam = torch.from_numpy(split.labels), torch.optim.Adam(params.values(), lr=problem.learning_rate)
     of_layer = {name.removeprefix("layer/"): value for name, value in params.items() if name.startswith("layer/")}
     h0 = torch.zeros(problem.batch_size, problem.hidden_size)
-    options = {name: value for name, value in network.options.items() if name != "inner_steps"}  # S is 1 here
 
-    def logits(tokens: Tensor) -> Tensor:
-        embedded = functional.embedding(tokens, params["encoder/table"])
-        x = functional.linear(embedded, params["encoder/weight"], params["encoder/bias"])
-        h = recurrent(of_layer, x, h0, **options)[-1]
-        hidden = torch.relu(functional.linear(h, params["readout/hidden"], params["readout/hidden_bias"]))
-        return functional.linear(hidden, params["readout/output"], params["readout/output_bias"])
+    def inputs_of_retrieval(chosen: Tensor) -> Tensor:
+        embedded = functional.embedding(torch.from_numpy(split.inputs)[:, chosen], params["encoder/table"])
+        return functional.linear(embedded, params["encoder/weight"], params["encoder/bias"])
+
+    def inputs_of_mnist(chosen: Tensor) -> Tensor:
+        x = torch.from_numpy(split.pixels)[chosen].float() / 255
+        if problem.layer == "convnet":
+            return x[:, None]
+        quadrants = x.unfold(1, 14, 14).unfold(2, 14, 14)  # (B, 2, 2, 14, 14)
+        coarse = functional.avg_pool2d(quadrants.flatten(1, 2), 2).unsqueeze(2).flatten(3)  # (B, 4, 1, 49)
+        fine = quadrants.unfold(3, 7, 7).unfold(4, 7, 7).reshape(len(x), 4, 4, 49)
+        patches = torch.cat([coarse, fine, coarse], 2).flatten(1, 2).transpose(0, 1)
+        return torch.relu(functional.linear(patches, params["encoder/weight"], params["encoder/bias"]))
+
+    def last_state(x: Tensor) -> Tensor:
+        options = {name: value for name, value in network.options.items() if name != "inner_steps"}  # S is 1 here
+        return FORMS[problem.layer][form](of_layer, x, h0, **options)[-1]
+
+    def features(x: Tensor) -> Tensor:
+        for n, each in enumerate(network.layers):
+            x = functional.conv2d(x, of_layer[f"weight{n}"], of_layer[f"bias{n}"], each.stride)
+            x = torch.relu(functional.max_pool2d(x, each.pool) if each.pool > 1 else x)
+        return x.flatten(1)
+
+    inputs = inputs_of_retrieval if problem.task == "retrieval" else inputs_of_mnist
+    body = features if problem.layer == "convnet" else last_state
+
+    def logits(chosen: Tensor) -> Tensor:
+        hidden = functional.linear(body(inputs(chosen)), params["readout/hidden"], params["readout/hidden_bias"])
+        return functional.linear(torch.relu(hidden), params["readout/output"], params["readout/output_bias"])
 
     def run() -> Any:
         for _ in range(problem.updates):
             chosen = torch.from_numpy(next(orders))
             adam.zero_grad(set_to_none=True)
-            functional.cross_entropy(logits(inputs[:, chosen]), labels[chosen]).backward()
+            functional.cross_entropy(logits(chosen), labels[chosen]).backward()
             torch.nn.utils.clip_grad_norm_(params.values(), problem.clip_norm)
             adam.step()
         return params

@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy
 
+from fastweights_np.multilevel import Controls
 from fastweights_np.network import LAYERS
+
+QUADRANT = 6  # glimpses: coarse, four fine, coarse
 
 Arrays = dict[str, numpy.ndarray]
 
@@ -38,23 +41,38 @@ class Layer:
         params = LAYERS[self.layer].init(rng, self.input_size, self.hidden_size)
         # away from the round numbers that layers start with
         params = {name: value + numpy.float32(0.1) * normal(*value.shape) for name, value in params.items()}
-        params["W"] /= numpy.float32(self.hidden_size**0.5)
+        for name in {"W", "V"} & set(params):
+            params[name] /= numpy.float32(self.hidden_size**0.5)
         x = normal(self.steps, self.batch_size, self.input_size)
         h0 = abs(normal(self.batch_size, self.hidden_size))
         dh = normal(self.steps, self.batch_size, self.hidden_size)
         params = {name: value.astype(dtype) for name, value in params.items()}
         return params, x.astype(dtype), h0.astype(dtype), dh.astype(dtype)
 
+    def all_options(self) -> dict[str, Any]:
+        """The options, and for the multi-level layer the signals of figure 3, quadrant after quadrant.
+
+        Raises ValueError for a T of incomplete quadrants.
+        """
+        if self.layer != "multilevel":
+            return self.options
+        if self.steps % QUADRANT:
+            raise ValueError(f"sizes: expected T to be a multiple of {QUADRANT} for the multi-level layer")
+        first, last = ([t % QUADRANT == at for t in range(self.steps)] for at in (0, QUADRANT - 1))
+        return self.options | {"controls": Controls(store=first, wipe=first, read=last, integrate=last)}
+
 
 @dataclass(frozen=True)
 class Training:
-    """Some updates of the retrieval network of the tasks: pick the sequences, loss, gradients, clip, Adam.
+    """Some updates of the network of a task, retrieval or mnist: pick the examples, loss, gradients, clip, Adam.
 
-    The answer: all parameters after them.
+    For mnist the layer may be "convnet"; its images are random, which take as long as real ones. The answer: all
+    parameters after the updates.
     """
 
     layer: str
     hidden_size: int
+    task: str = "retrieval"
     batch_size: int = 128
     updates: int = 5
     learning_rate: float = 1e-3
