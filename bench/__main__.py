@@ -81,7 +81,8 @@ def _do(chosen: argparse.Namespace) -> None:
         from . import paper
 
         print(paper.make())
-        print(f"in {results.STORE}: table1.md, table1.png, figure2.png, capacity.png, search.md")
+        tables = "table1.md, table2.md, table3.md, ablation.md, search.md"
+        print(f"in {results.STORE}: {tables}, table1.png, figure2.png, capacity.png")
     elif chosen.command in ("speed", "long"):
         from . import speed
 

@@ -1,4 +1,7 @@
-"""The store of measured runs: bench/results/TASK/LAYER-K4-R50-seed0.json, a file a run, as the task wrote it."""
+"""The store of measured runs: bench/results/TASK/LAYER-R50-seed0.json, a file a run, as the task wrote it.
+
+Retrieval's names tell K too: fast_weights-K4-R50-seed0.json.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,8 @@ def add(folder: Path, group: str = "", replace: bool = False) -> Path:
     result = json.loads(source.read_text())
     settings = result["settings"]
     store = STORE / (f"{result['task']}-{group}" if group else result["task"])
-    name = f"{settings['layer']}-K{settings['pairs']}-R{settings['hidden_size']}-seed"
+    pairs = f"-K{settings['pairs']}" if "pairs" in settings else ""
+    name = f"{settings['layer']}{pairs}-R{settings['hidden_size']}-seed"
     target = store / f"{name}{settings['seed']}.json"
     for fellow in sorted(set(store.glob(f"{name}*.json")) - {target}):
         # settings that are younger than a stored run had what is now their default

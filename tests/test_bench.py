@@ -54,11 +54,40 @@ def test_the_table_has_the_paper_the_median_and_every_seed(store, tmp_path, caps
         assert (store / name).stat().st_size > 0
 
 
+def test_tables_2_and_3_and_the_ablation_are_made_of_their_own_runs(store, tmp_path):
+    digits = {"data": "mnist", "validation_size": 5000, "patch": 7, "hidden_size": 50}
+    runs = [("mnist", "multilevel", 0.02, ""), ("mnist", "fast_weights", 0.04, ""), ("mnist", "irnn", 0.09, ""),
+            ("mnist", "irnn", 0.03, "layer-norm"), ("faces", "lstm", 0.5, "")]  # fmt: skip
+    for n, (task, layer, error, group) in enumerate(runs):
+        size = {"hidden_size": 200} if task == "faces" else {}
+        folder = finished_run(tmp_path / str(n), error, layer=layer, **digits | size)
+        result = json.loads((folder / "result.json").read_text())
+        del result["settings"]["pairs"]
+        about = {"task": task, "data": {"name": "FER-2013" if task == "faces" else "mnist"}}
+        (folder / "result.json").write_text(json.dumps(result | about))
+        results.add(folder, group)
+    made = paper.make()
+    assert "| Fast weights | 7.21 % | **2.00 %** | 1.30 % | missing |" in made
+    assert "| IRNN | 12.95 % | **9.00 %** |" in made
+    assert "| layer | R = 200, paper, Multi-PIE | R = 200, here, FER-2013 |" in made
+    assert "| LSTM | 81.32 % | **50.00 %** |" in made
+    for row in (
+        "with control signals | 2.00 %",
+        "every step | 4.00 %",
+        "layer norm (IRNN) | 3.00 %",
+        "neither (IRNN) | 9.00",
+    ):
+        assert row in made
+    assert (store / "mnist" / "multilevel-R50-seed0.json").exists()
+
+
 def test_what_has_no_runs_is_said_to_be_missing(store):
     made = paper.make().splitlines()
-    for layer in paper.NAMES.values():
-        for size in paper.SIZES:
-            assert f"missing: table 1, {layer}, R = {size}: 0 of 3 seeds" in made
+    for number, cells, seeds in ((1, paper.TABLE_1, 3), (2, paper.TABLE_2, 2), (3, paper.TABLE_3, 3)):
+        for layer, sizes in cells.items():
+            for size in sizes:
+                assert f"missing: table {number}, {paper.NAMES[layer]}, R = {size}: 0 of {seeds} seeds" in made
+    for layer in map(paper.NAMES.get, paper.TABLE_1):
         assert f"missing: figure 2, {layer}: 0 of 3 seeds with --test-curve" in made
         assert f"missing: capacity, {layer}, K = 16" in made
         assert f"missing: the search of {layer}" in made
