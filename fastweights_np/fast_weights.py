@@ -269,14 +269,8 @@ def forward(
     Raises ValueError or TypeError that names the argument at fault.
     """
     options = Options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
-    xp = check_params(params, (), x=ops.input_array(x), h0=h0, A0=A0)
-    check_sequences(params, x)
+    xp, h0 = check_forward(params, x, h0, A0, chunk)
     (steps, batch_size, _), hidden_size, dtype = x.shape, params["W"].shape[0], params["W"].dtype
-    if chunk is not None:
-        checks.count("chunk", chunk, least=1)
-    h0 = initial("h0", h0, (batch_size, hidden_size), params["W"])
-    if A0 is not None:
-        checks.shape("A0", A0, (batch_size, hidden_size, hidden_size), "one matrix for each sequence of x")
 
     workspace = workspace or Workspace()
     ticket = workspace.begin()
@@ -296,6 +290,21 @@ def forward(
         # (2), (5); h is left in tape.states, where A holds it from now on, (1)
         h = tape.settling.forward(boundary, moment.read, moment.records)
     return tape.states.copy(), Cache(params, x, workspace, ticket, tape, options)
+
+
+def check_forward(
+    params: Params, x: Array | ops.Embedded, h0: Array | None, A0: Array | None, chunk: int | None,
+    maps: tuple[str, ...] = ("W",),
+) -> tuple[ModuleType, Array]:  # fmt: skip
+    """Raises ValueError or TypeError unless the arguments of `forward` fit; returns their module, and h0 or zero."""
+    xp = check_params(params, (), maps=maps, x=ops.input_array(x), h0=h0, A0=A0)
+    check_sequences(params, x)
+    if chunk is not None:
+        checks.count("chunk", chunk, least=1)
+    batch_size, hidden_size = x.shape[1], len(params["W"])
+    if A0 is not None:
+        checks.shape("A0", A0, (batch_size, hidden_size, hidden_size), "one matrix for each sequence of x")
+    return xp, initial("h0", h0, (batch_size, hidden_size), params["W"])
 
 
 def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params, Array, Array]:

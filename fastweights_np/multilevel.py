@@ -33,17 +33,15 @@ import numpy
 
 from . import checks, fast_weights, ops
 from .backend import Array, array_module
-from .fast_weights import Options, ScalarGradients, Settling, State, check_step, settle, write
+from .fast_weights import Options, ScalarGradients, Settling, State, check_forward, check_step, settle, write
 from .memory import Memory, MemoryGradient
 from .recurrent import (
     BaseCache,
     Params,
     Record,
     check_params,
-    check_sequences,
     gradients_of_steps,
     identity_params,
-    initial,
     requested,
     transition_backward,
 )  # fmt: skip
@@ -163,17 +161,11 @@ def forward(
     Raises ValueError or TypeError that names the argument at fault.
     """
     options = _options(decay, rate, inner_steps, activation, normalize_preliminary)
-    xp = check_params(params, (), maps=TRANSITIONS, x=ops.input_array(x), h0=h0, A0=A0)
-    check_sequences(params, x)
+    xp, h0 = check_forward(params, x, h0, A0, chunk, TRANSITIONS)
     (steps, batch_size, _), hidden_size, dtype = x.shape, params["W"].shape[0], params["W"].dtype
     checks.instance("controls", controls, Controls, "make them with Controls(store, wipe, read, integrate)")
     if len(controls) != steps:
         raise ValueError(f"controls: expected those of {steps} steps, as x has, got {len(controls)}")
-    if chunk is not None:
-        checks.count("chunk", chunk, least=1)
-    h0 = initial("h0", h0, (batch_size, hidden_size), params["W"])
-    if A0 is not None:
-        checks.shape("A0", A0, (batch_size, hidden_size, hidden_size), "one matrix for each sequence of x")
 
     workspace = workspace or Workspace()
     ticket = workspace.begin()
