@@ -45,6 +45,7 @@ SEEDS = 3
 SEEDS_OF_TABLE_2 = 2
 LAYER_NORM = "mnist-layer-norm"  # the group of IRNNs with layer norm
 CAPACITY = "retrieval-capacity"  # the group of runs with more and more pairs
+NO_DECAY = "retrieval-capacity-no-decay"  # the same of fast weights with λ = 1
 PAIRS = (4, 8, 12, 16)
 CAPACITY_SIZE = 50
 FIGURE_2_SIZE = 50
@@ -67,7 +68,7 @@ def make() -> str:
         (STORE / f"{name}.md").write_text(text)
     learning_curves(runs)
     figure_2(runs, missing)
-    capacity(load(CAPACITY), missing)
+    capacity(load(CAPACITY), load(NO_DECAY), missing)
     return "\n".join([*tables.values(), *(f"missing: {what}" for what in missing)])
 
 
@@ -204,23 +205,21 @@ def figure_2(runs: list[Run], missing: list[str]) -> None:
     plt.close(figure)
 
 
-def capacity(runs: list[Run], missing: list[str]) -> None:
+def capacity(runs: list[Run], without_decay: list[Run], missing: list[str]) -> None:
     """Test error against the number of pairs, at R = 50: where does each memory fill up? Beyond the paper."""
+    series = [(NAMES[layer], _of(runs, layer, CAPACITY_SIZE)) for layer in TABLE_1]
+    series.append(("Fast weights, λ = 1", _of(without_decay, "fast_weights", CAPACITY_SIZE)))
     figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
     updates = sorted({run["updates"] for run in runs})
-    for colour, layer in enumerate(TABLE_1):
+    for colour, (name, chosen) in enumerate(series):
         points = {}
         for pairs in PAIRS:
-            errors = [
-                100 * run["test_error"] for run in _of(runs, layer, CAPACITY_SIZE) if run["settings"]["pairs"] == pairs
-            ]
+            errors = [100 * run["test_error"] for run in chosen if run["settings"]["pairs"] == pairs]
             if errors:
                 points[pairs] = errors
             else:
-                missing.append(f"capacity, {NAMES[layer]}, K = {pairs}")
-        axes.plot(
-            list(points), [mean(errors) for errors in points.values()], "o-", color=f"C{colour}", label=NAMES[layer]
-        )
+                missing.append(f"capacity, {name}, K = {pairs}")
+        axes.plot(list(points), [mean(errors) for errors in points.values()], "o-", color=f"C{colour}", label=name)
         for pairs, errors in points.items():
             axes.plot([pairs] * len(errors), errors, ".", color=f"C{colour}")
     axes.plot(PAIRS, [100 * key_blind_floor(pairs)[0] for pairs in PAIRS], ":", color="black", label="key-blind floor")

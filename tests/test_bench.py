@@ -108,7 +108,8 @@ def test_capacity_and_searches_are_drawn_and_told(store, tmp_path):
         results.add(folder, "more")
     made = paper.make()
     assert "| --layer fast_weights | learning_rate | 0.0005: 0.5000, 0.001: 1.0000 | **0.0005** |" in made
-    assert "missing: capacity, Fast weights" not in made
+    assert "missing: capacity, Fast weights, K" not in made
+    assert "missing: capacity, Fast weights, λ = 1, K = 16" in made
     assert "missing: the search of Fast weights" not in made
 
 
