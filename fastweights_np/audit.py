@@ -399,8 +399,10 @@ def _convnet_links(move: Callable[[Any], Any]) -> Iterator[Link]:
             return float((convnet.forward(weights, at["images"], layers)[0] * cotangent).sum())
 
         from_autograd = autograd.grad(by_reference)(everything)
-        for block in (1, convnet.BLOCK):
-            features, cache = convnet.forward(move(params), move(everything["images"]), layers, block=block)
+        for block, threads in ((1, 1), (convnet.BLOCK, 2)):
+            features, cache = convnet.forward(
+                move(params), move(everything["images"]), layers, block=block, threads=threads
+            )
             fast.compare(f"{case} block={block}", {"features": features}, {"features": expected})
             grads, dimages = convnet.backward(move(cotangent), cache)
             by_autograd.compare(f"{case} block={block}", grads | {"images": dimages}, from_autograd)

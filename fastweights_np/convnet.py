@@ -15,9 +15,10 @@ them would take K² times the memory of x. Numbers such as (N1) point into DERIV
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 
@@ -67,7 +68,7 @@ class Cache:
 
     params: Params
     layers: tuple[Convolution, ...]
-    traces: list[Trace]
+    parts: list[list[Trace]]  # of each part of the batch, of each layer
     block: int
 
 
@@ -98,15 +99,16 @@ def init(
 
 
 def forward(
-    params: Params, images: Array, layers: Sequence[Convolution], *, block: int = BLOCK
+    params: Params, images: Array, layers: Sequence[Convolution], *, block: int = BLOCK, threads: int = 1
 ) -> tuple[Array, Cache]:  # fmt: skip
     """images (B, Y, X), grey, or (B, channels, Y, X), to features (B, features), and the cache that `backward` needs.
 
-    block is how many numbers of the patches are gathered at a time; but for rounding, all results are alike.
-
+    block is how many numbers of the patches are gathered at a time; threads share the images between them, here and in
+    `backward`, while BLAS should keep to one thread itself. But for rounding, all results are alike.
     Raises ValueError or TypeError that names the argument at fault.
     """
     checks.count("block", block, least=1)
+    checks.count("threads", threads, least=1)
     layers = tuple(layers)
     names = [f"{kind}{n}" for n in range(len(layers)) for kind in ("weight", "bias")]
     checks.instance("params", params, dict, "make it with init()")
@@ -116,32 +118,58 @@ def forward(
     if images.ndim == 3:
         images = images[:, None]
     checks.shape("images", images, ("B", "channels", "Y", "X"), "or (B, Y, X) for grey ones")
-    y = xp.ascontiguousarray(images.transpose(1, 2, 3, 0))
-    traces = []
+    side = min(images.shape[2:])
+    channels = images.shape[1]
     for n, layer in enumerate(layers):
-        x, weight, bias = y, params[f"weight{n}"], params[f"bias{n}"]
-        checks.shape(f"weight{n}", weight, (layer.features, len(x), layer.size, layer.size), "as layers has it")
-        checks.shape(f"bias{n}", bias, (layer.features,))
-        layer.side(min(x.shape[1:3]))  # raises if too small
-        z = convolve(x, weight, layer.stride, block)
-        y, winners = max_pool(z, layer.pool)
-        y += bias[:, None, None, None]
-        xp.maximum(y, 0, out=y)
-        traces.append(Trace(x, z.shape, winners, y))
-    return xp.ascontiguousarray(y.reshape(-1, y.shape[-1]).T), Cache(params, layers, traces, block)
+        side = layer.side(side)  # raises if it is too small
+        size = (layer.features, channels, layer.size, layer.size)
+        checks.shape(f"weight{n}", params[f"weight{n}"], size, "as layers has it")
+        checks.shape(f"bias{n}", params[f"bias{n}"], (layer.features,))
+        channels = layer.features
+    parts = _of_each(
+        lambda part: _forward(params, part.transpose(1, 2, 3, 0), layers, block), xp.array_split(images, threads)
+    )
+    features = [xp.ascontiguousarray(traces[-1].y.reshape(-1, traces[-1].y.shape[-1]).T) for traces in parts]
+    return xp.concatenate(features), Cache(params, layers, parts, block)
 
 
 def backward(dfeatures: Array, cache: Cache, *, input_gradient: bool = True) -> tuple[Params, Array]:
     """(grads, dimages) of `forward` from dfeatures (B, features); dimages (B, channels, Y, X), None if not wanted."""
     checks.instance("cache", cache, Cache, "forward returns it: features, cache = forward(...)")
-    y = cache.traces[-1].y
-    xp = array_module(dfeatures=dfeatures, y=y)
-    checks.floating(y=y, dfeatures=dfeatures)
-    checks.shape("dfeatures", dfeatures, (y.shape[-1], y[..., 0].size), "it has the shape of the features")
+    last = [traces[-1].y for traces in cache.parts]
+    xp, counts = array_module(dfeatures=dfeatures, y=last[0]), [y.shape[-1] for y in last]
+    checks.floating(y=last[0], dfeatures=dfeatures)
+    checks.shape("dfeatures", dfeatures, (sum(counts), last[0][..., 0].size), "it has the shape of the features")
+    ends = numpy.cumsum(counts)
+    done = _of_each(
+        lambda n: _backward(dfeatures[ends[n] - counts[n] : ends[n]], cache, cache.parts[n], input_gradient),
+        range(len(cache.parts)),
+    )
+    grads = {name: sum(grads[name] for grads, _ in done) for name in cache.params}
+    return grads, xp.concatenate([dx.transpose(3, 0, 1, 2) for _, dx in done]) if input_gradient else None
+
+
+def _forward(params: Params, x: Array, layers: Sequence[Convolution], block: int) -> list[Trace]:
+    """The traces of all layers for images x (channels, Y, X, B)."""
+    y = array_module(x=x).ascontiguousarray(x)
+    traces = []
+    for n, layer in enumerate(layers):
+        x = y
+        z = convolve(x, params[f"weight{n}"], layer.stride, block)
+        y, winners = max_pool(z, layer.pool)
+        y += params[f"bias{n}"][:, None, None, None]
+        array_module(y=y).maximum(y, 0, out=y)
+        traces.append(Trace(x, z.shape, winners, y))
+    return traces
+
+
+def _backward(dfeatures: Array, cache: Cache, traces: list[Trace], input_gradient: bool) -> tuple[Params, Array]:
+    """`backward` for a part of the batch; dimages is (channels, Y, X, B)."""
     grads: Params = {}
-    dy = xp.ascontiguousarray(dfeatures.T).reshape(y.shape)
+    y = traces[-1].y
+    dy = array_module(y=y).ascontiguousarray(dfeatures.T).reshape(y.shape)
     for n in reversed(range(len(cache.layers))):
-        layer, (x, z_shape, winners, y) = cache.layers[n], cache.traces[n]
+        layer, (x, z_shape, winners, y) = cache.layers[n], traces[n]
         # y = relu(pooled + b)                                                                                    (L3)
         dy *= ops.Relu(y).slope(y)
         grads[f"bias{n}"] = dy.reshape(len(dy), -1).sum(axis=1)
@@ -149,7 +177,15 @@ def backward(dfeatures: Array, cache: Cache, *, input_gradient: bool = True) -> 
         wanted = n > 0 or input_gradient
         weight = cache.params[f"weight{n}"]
         dy, grads[f"weight{n}"] = convolve_backward(dz, x, weight, layer.stride, cache.block, wanted)
-    return {name: grads[name] for name in cache.params}, dy.transpose(3, 0, 1, 2) if input_gradient else None
+    return grads, dy
+
+
+def _of_each(function: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
+    """function(part) of each part, in a thread each: what takes long in them is done without Python's lock."""
+    if len(parts) == 1:
+        return [function(parts[0])]
+    with ThreadPoolExecutor(len(parts)) as threads:
+        return list(threads.map(function, parts))
 
 
 # ---------------------------------------------------------------------------------------------------------- convolution
@@ -158,10 +194,11 @@ def backward(dfeatures: Array, cache: Cache, *, input_gradient: bool = True) -> 
 def convolve(x: Array, weight: Array, stride: int, block: int) -> Array:
     """z (F, rows, columns, B) from x (C, Y, X, B) and weight (F, C, K, K)."""
     kernels, windows = weight.reshape(len(weight), -1), _windows(x, weight.shape[-1], stride)
-    z = array_module(x=x).empty((len(weight), *windows.shape[3:]), x.dtype)
-    for rows, patches in _patches(windows, block):
-        z[:, rows] = (kernels @ patches).reshape(z[:, rows].shape)
-    return z
+    xp, (rows, columns, batch_size) = array_module(x=x), windows.shape[3:]
+    z = xp.empty((len(weight), rows, columns * batch_size), x.dtype)
+    for chosen, patches in _patches(windows, block):
+        z[:, chosen] = (kernels @ patches).reshape(z[:, chosen].shape)
+    return z.reshape(len(weight), rows, columns, batch_size)
 
 
 def convolve_backward(
@@ -216,7 +253,8 @@ def max_pool(z: Array, pool: int) -> tuple[Array, Array]:
     y = places[0].copy()
     winners = xp.zeros(y.shape, "int8" if pool < 12 else "int32")
     for n, place in enumerate(places[1:], 1):
-        xp.copyto(winners, n, where=place > y)
+        # a masked copy would do, but takes several times as long
+        xp.maximum(winners, (place > y) * winners.dtype.type(n), out=winners)
         xp.maximum(y, place, out=y)
     return y, winners
 

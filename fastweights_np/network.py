@@ -214,11 +214,12 @@ class Network(Model):
 
 @dataclass(frozen=True)
 class ConvolutionalNetwork(Model):
-    """logits = readout(convnet(images)), for square grey images of side x side pixels."""
+    """logits = readout(convnet(images)), for square grey images of side x side pixels; threads as in convnet.py."""
 
     layers: tuple[convnet.Convolution, ...]
     readout: Classifier
     side: int
+    threads: int = 1
 
     def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
         """New parameters, on the host."""
@@ -231,7 +232,7 @@ class ConvolutionalNetwork(Model):
     def forward(self, params: Tree, inputs: Array, workspace: Workspace | None = None) -> tuple[Array, Any]:
         """inputs (B, side, side) to logits (B, classes), and the cache."""
         checks.keys("params", params, ("layer", "readout"))
-        features, layer_cache = convnet.forward(params["layer"], inputs, self.layers)
+        features, layer_cache = convnet.forward(params["layer"], inputs, self.layers, threads=self.threads)
         logits, readout_cache = self.readout.forward(params["readout"], features)
         return logits, (layer_cache, readout_cache)
 

@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
         return 2
     print(f"{name}: writing to {folder}", flush=True)
     try:
-        with threadpool_limits(settings.threads):
+        with threadpool_limits(settings.blas_threads):
             task.run(settings, folder, data)
     except (training.Interruption, KeyboardInterrupt):
         again = shlex.join([*program.split(), "--resume", str(folder)])

@@ -33,6 +33,15 @@ class ImageSettings(LayerSettings, TrainingSettings):
     """Training images held out, on which the best parameters are chosen."""
     patch: int = 7
     """Pixels across a glimpse."""
+    shift: int = 0
+    """Training images are moved by up to so many pixels down and across, at random, each time that they are seen."""
+    mirror: bool = False
+    """Whether training images are mirrored left to right, at random, each time that they are seen."""
+
+    @property
+    def blas_threads(self) -> int:
+        """How many threads BLAS is to use: one where the ConvNet has threads of its own."""
+        return 1 if self.layer == "convnet" else self.threads
 
     def layers_of_convnet(self) -> tuple[Convolution, ...]:
         """The ConvNet's layers."""
@@ -45,6 +54,7 @@ class ImageSettings(LayerSettings, TrainingSettings):
         LayerSettings.__post_init__(self)
         checks.count("validation_size", self.validation_size, least=1)
         checks.count("patch", self.patch, least=1)
+        checks.count("shift", self.shift, least=0)
         if self.layer == "convnet" and self.processes > 1:
             raise ValueError(f"processes: expected 1 for the ConvNet, got {self.processes}; --threads 2 speeds it up")
 
@@ -53,22 +63,47 @@ class Images:
     """Grey images (N, side, side), bytes, and their labels (N,); `batch` makes inputs of them, glimpses or images.
 
     standardize: whether each image is brought to mean 0 and variance 1, instead of its pixels from 0 to 1.
+    places: where the pixels that are seen stand in `pixels`, counted through: where rows begin, and columns,
+    two arrays (N, side); None for the images as they are.
     """
 
-    def __init__(self, pixels: Array, labels: Array, settings: ImageSettings, standardize: bool) -> None:
+    def __init__(
+        self, pixels: Array, labels: Array, settings: ImageSettings, standardize: bool,
+        places: tuple[Array, Array] | None = None,
+    ) -> None:  # fmt: skip
         self.pixels, self.labels = to_device((pixels, labels), settings.device)
-        self._patch = None if settings.layer == "convnet" else settings.patch
-        self._dtype, self._standardize = settings.dtype, standardize
+        self._settings, self._standardize, self._places = settings, standardize, places
+
+    def varied(self, rng: numpy.random.Generator) -> Images:
+        """The images moved and mirrored at random, as the settings have it; what moves in repeats the border."""
+        settings, (count, side) = self._settings, self.pixels.shape[:2]
+        if not settings.shift and not settings.mirror:
+            return self
+        down, across = rng.integers(-settings.shift, settings.shift + 1, (2, count, 1))
+        columns = numpy.arange(side) + across
+        if settings.mirror:
+            columns = numpy.where(rng.integers(2, size=(count, 1)), columns, columns[:, ::-1])
+        rows = (numpy.arange(side) + down).clip(0, side - 1) + side * numpy.arange(count)[:, None]
+        places = to_device((rows * side, columns.clip(0, side - 1)), settings.device)
+        return Images(self.pixels, self.labels, settings, self._standardize, places)
 
     def batch(self, chosen: Any) -> tuple[Array, Array]:
         """(inputs, labels) of the chosen images, a slice or an array of indices: glimpses (T, B, patch²), or images."""
-        images = self.pixels[chosen].astype(self._dtype)
+        images = self._pixels(chosen).astype(self._settings.dtype)
         if self._standardize:
             images -= images.mean(axis=(1, 2), keepdims=True)
             images /= (images * images).mean(axis=(1, 2), keepdims=True) ** 0.5 + 1
         else:
             images *= 1 / 255
-        return images if self._patch is None else glimpses.glimpses(images, self._patch), self.labels[chosen]
+        if self._settings.layer != "convnet":
+            images = glimpses.glimpses(images, self._settings.patch)
+        return images, self.labels[chosen]
+
+    def _pixels(self, chosen: Any) -> Array:
+        if self._places is None:
+            return self.pixels[chosen]
+        rows, columns = (places[chosen] for places in self._places)
+        return self.pixels.reshape(-1).take(rows[:, :, None] + columns[:, None, :])
 
 
 class Data(NamedTuple):
@@ -100,7 +135,7 @@ def model(settings: ImageSettings, side: int, classes: int) -> Model:
     """
     readout = Classifier(classes)
     if settings.layer == "convnet":
-        return ConvolutionalNetwork(settings.layers_of_convnet(), readout, side)
+        return ConvolutionalNetwork(settings.layers_of_convnet(), readout, side, settings.threads)
     of_layer = settings.of_layer()
     if settings.layer == "multilevel":
         of_layer["options"] |= {"controls": glimpses.controls(glimpses.layout(side, settings.patch))}

@@ -64,7 +64,8 @@ class TrainingSettings:
     device: Literal["cpu", "cuda"] = "cpu"
     """cpu: NumPy; cuda: CuPy on the current GPU."""
     threads: int = 1
-    """BLAS threads. The products are small: more threads than one usually slow the run down."""
+    """BLAS threads. The products are small: more threads than one usually slow the run down. With the ConvNet, threads
+    that share the images of a batch, which speed it up."""
     processes: int = 1
     """Processes that share each batch in the recurrent layer. Two of them pay from about 100 units on, if two cores are
     free."""
@@ -89,6 +90,11 @@ class TrainingSettings:
         checks.fraction("hold", self.hold)
         checks.choice("schedule", self.schedule, optim.SCHEDULES)
         checks.choice("dtype", self.dtype, checks.FLOATS)
+
+    @property
+    def blas_threads(self) -> int:
+        """How many threads BLAS is to use."""
+        return self.threads
 
     def as_json(self) -> dict[str, Any]:
         """Every setting that decides what is computed."""
@@ -154,6 +160,9 @@ class Examples(Protocol):
     def batch(self, chosen: Any) -> tuple[Array, Array]:
         """(inputs, labels) of the chosen examples, a slice or an array of indices."""
 
+    def varied(self, rng: numpy.random.Generator) -> Examples:
+        """The same examples as an epoch of training is to see them, changed at random or as they are."""
+
 
 class Split(NamedTuple):
     """Sequences and their labels: inputs (T, N, ...), labels (N,)."""
@@ -164,6 +173,10 @@ class Split(NamedTuple):
     def batch(self, chosen: Any) -> tuple[Array, Array]:
         """(inputs, labels) of the chosen sequences, a slice or an array of indices."""
         return self.inputs[:, chosen], self.labels[chosen]
+
+    def varied(self, rng: numpy.random.Generator) -> Split:
+        """As they are."""
+        return self
 
 
 @dataclass(frozen=True)
@@ -249,9 +262,10 @@ class _Run:
         """Makes the updates that are left of this epoch, yielding after each."""
         self._epoch_start = self._order.bit_generator.state
         order = self._order.permutation(len(self.training.labels))
+        training = self.training.varied(self._order)
         done, size = self.update % self.batches, self.settings.batch_size
         for start in range(done * size, self.batches * size, size):
-            inputs, labels = self.training.batch(order[start : start + size])
+            inputs, labels = training.batch(order[start : start + size])
             loss, grads = self.network.loss_and_gradients(self.params, inputs, labels, self._workspace)
             optim.clip_by_global_norm(grads, self.settings.clip_norm)
             self.optimizer.step(self.params, grads, self.settings.rate_at(self.update, self.updates))

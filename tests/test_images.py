@@ -111,7 +111,7 @@ def test_a_convnet_sees_whole_faces(tmp_path):
 
 def test_a_run_is_resumed_with_its_own_data(data_dir, tmp_path):
     folder, whole = tmp_path / "run", tmp_path / "whole"
-    options = [*SMALL, "--data-dir", str(data_dir)]
+    options = [*SMALL, "--data-dir", str(data_dir), "--shift", "1"]
     two = ["--epochs", "2"]
     assert main(["mnist", *options, *two, "--out", str(whole)]) == 0
     assert main(["mnist", *options, *two, "--out", str(folder)]) == 0
@@ -129,6 +129,32 @@ def test_standardized_images_have_mean_0_and_variance_1():
     numpy.testing.assert_allclose(inputs.mean(axis=(1, 2)), 0, atol=1e-5)
     numpy.testing.assert_allclose(inputs[:3].std(axis=(1, 2)), 1, atol=0.05)
     assert not inputs[3].any()
+
+
+def test_images_to_train_on_are_moved_and_mirrored_anew_in_each_epoch():
+    pixels, rng = (
+        numpy.random.default_rng(0).integers(0, 256, (40, 28, 28)).astype("uint8"),
+        numpy.random.default_rng(1),
+    )
+    settings = mnist.Settings(layer="convnet", shift=2, mirror=True)
+    split = images.Images(pixels, numpy.arange(40), settings, standardize=False)
+    wide = numpy.pad(pixels / 255, ((0, 0), (2, 2), (2, 2)), mode="edge").astype("float32")
+    moves = [(down, across, way) for down in range(5) for across in range(5) for way in (1, -1)]
+    found = []
+    for _ in range(2):
+        inputs, labels = split.varied(rng).batch(numpy.arange(40)[::-1])
+        for image, n in zip(inputs, labels, strict=True):
+            same = [
+                numpy.allclose(wide[n, down : down + 28, across : across + 28][:, ::way], image)
+                for down, across, way in moves
+            ]
+            assert sum(same) == 1
+            found.append(moves[same.index(True)])
+    assert found[:40] != found[40:]
+    assert {way for _, _, way in found} == {1, -1}
+    assert {across for _, across, _ in found} == {down for down, _, _ in found} == set(range(5))
+    still = images.Images(pixels, numpy.arange(40), mnist.Settings(), standardize=False)
+    assert still.varied(rng) is still
 
 
 def test_the_convnets_have_as_many_layers_as_in_the_paper_and_r_features():

@@ -40,6 +40,11 @@ class Entry(NamedTuple):
     how: dict[str, Any]
 
     @property
+    def parts(self) -> int:
+        """In how many processes or threads of their own they compute."""
+        return self.how.get("processes", 1) * self.how.get("threads", 1)
+
+    @property
     def ours(self) -> bool:
         """Whether it is our own."""
         return self.module == "in_numpy"
@@ -54,7 +59,8 @@ PEERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 ENTRIES = {
     "ours": Entry("in_numpy", "numpy", {}),
-    "ours, 2 processes": Entry("in_numpy", "numpy", {"processes": 2}),
+    "ours, 2 processes": Entry("in_numpy", "numpy", {"processes": 2}),  # of a recurrent layer
+    "ours, batch halved": Entry("in_numpy", "numpy", {"threads": 2}),  # of the ConvNet
     "PyTorch eager, nn": Entry("in_pytorch", "torch", {"form": "nn"}),
 } | {
     f"{peer}, {form}": Entry(module, package, {"form": form} | how)
@@ -80,7 +86,7 @@ class Process:
             "answer": str(self._answer),
         }  # fmt: skip
         names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-        blas = max(1, threads // entry.how.get("processes", 1))
+        blas = max(1, threads // entry.parts)
         caches = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}  # so that compiling is seen to take its time
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.peers.worker", json.dumps(specification)],
@@ -146,12 +152,11 @@ def available(names: list[str]) -> tuple[list[str], list[str]]:
 
 def layer_contestants(layer: str, threads: int) -> list[str]:
     """Those that have this layer, or the ConvNet: ours, and the forms that the peers have it in."""
-    forms = FORMS.get(layer, ("plain",))
+    forms, other = FORMS.get(layer, ("plain",)), "threads" if layer in FORMS else "processes"
     return [
         name
         for name, entry in ENTRIES.items()
-        if entry.how.get("form", forms[0]) in forms
-        and entry.how.get("processes", 1) <= (threads if layer in FORMS else 1)
+        if entry.how.get("form", forms[0]) in forms and entry.parts <= threads and other not in entry.how
     ]
 
 

@@ -33,11 +33,13 @@ def layer(problem: Layer, processes: int = 1, dtype: str = "float32") -> Contest
     return Contestant(run, answer)
 
 
-def training(problem: Training, processes: int = 1, dtype: str = "float32") -> Contestant:
+def training(problem: Training, processes: int = 1, threads: int = 1, dtype: str = "float32") -> Contestant:
     """The task's network and the updates of its training loop."""
     network, params, split, orders = network_and_data(problem, dtype)
     if processes > 1:
         network = replace(network, processes=processes)
+    if threads > 1:
+        network = replace(network, threads=threads)
     adam, workspace, update = optim.Adam(params), Workspace(), iter(orders)
 
     def run() -> Any:
