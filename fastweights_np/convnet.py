@@ -26,7 +26,7 @@ from . import checks, ops
 from .backend import Array, array_module
 from .recurrent import Params, uniform
 
-BLOCK = 2**18  # numbers in the patches that are gathered at a time: 1 MiB of float32
+BLOCK = 2**16  # numbers in the patches that are gathered at a time: 256 KiB of float32
 
 
 @dataclass(frozen=True)
@@ -195,9 +195,9 @@ def convolve(x: Array, weight: Array, stride: int, block: int) -> Array:
     """z (F, rows, columns, B) from x (C, Y, X, B) and weight (F, C, K, K)."""
     kernels, windows = weight.reshape(len(weight), -1), _windows(x, weight.shape[-1], stride)
     xp, (rows, columns, batch_size) = array_module(x=x), windows.shape[3:]
-    z = xp.empty((len(weight), rows, columns * batch_size), x.dtype)
+    z, width = xp.empty((len(weight), rows * columns * batch_size), x.dtype), columns * batch_size
     for chosen, patches in _patches(windows, block):
-        z[:, chosen] = (kernels @ patches).reshape(z[:, chosen].shape)
+        xp.matmul(kernels, patches, out=z[:, chosen.start * width : chosen.stop * width])
     return z.reshape(len(weight), rows, columns, batch_size)
 
 

@@ -40,7 +40,7 @@ def training(problem: Training, processes: int = 1, threads: int = 1, dtype: str
         network = replace(network, processes=processes)
     if threads > 1:
         network = replace(network, threads=threads)
-    adam, workspace, update = optim.Adam(params), Workspace(), iter(orders)
+    adam, workspace, update = optim.Adam(params, epsilon=problem.epsilon), Workspace(), iter(orders)
 
     def run() -> Any:
         for _ in range(problem.updates):

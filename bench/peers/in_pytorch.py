@@ -193,7 +193,8 @@ def training(problem: Training, form: str) -> Contestant:
     """The task's network from the same first parameters, with torch.optim.Adam."""
     network, arrays, split, orders = network_and_data(problem)
     params = {name: torch.from_numpy(value).requires_grad_() for name, value in flatten(arrays).items()}
-    labels, adam = torch.from_numpy(split.labels), torch.optim.Adam(params.values(), lr=problem.learning_rate)
+    labels = torch.from_numpy(split.labels)
+    adam = torch.optim.Adam(params.values(), lr=problem.learning_rate, eps=problem.epsilon)
     of_layer = {name.removeprefix("layer/"): value for name, value in params.items() if name.startswith("layer/")}
     h0 = torch.zeros(problem.batch_size, problem.hidden_size)
 
