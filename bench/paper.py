@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 from tasks.figures import error_axis
 from tasks.retrieval import key_blind_floor
 
+from .drawings import draw_glimpses
 from .report import markdown
 from .results import STORE, load
 
@@ -66,6 +67,7 @@ def make() -> str:
     }
     for name, text in tables.items():
         (STORE / f"{name}.md").write_text(text)
+    draw_glimpses(STORE)
     learning_curves(runs)
     figure_2(runs, missing)
     capacity(load(CAPACITY), load(NO_DECAY), missing)
@@ -131,10 +133,9 @@ def ablation(runs: list[Run], with_layer_norm: list[Run], missing: list[str]) ->
 def searches(found: list[Run], missing: list[str]) -> str:
     """The settings tried in each search, and the validation loss of each trial."""
     lines, searched = [], set()
-    for search in sorted(found, key=lambda search: search["options"]):
+    for search in sorted(found, key=lambda search: (search["task"], search["options"])):
         names = list(search["space"])
-
-        searched |= _searched_layers(search)
+        searched |= {(search["task"], layer) for layer in _searched_layers(search)}
 
         def text(chosen: dict[str, Any], names: list[str] = names) -> str:
             return " ".join(
@@ -143,9 +144,12 @@ def searches(found: list[Run], missing: list[str]) -> str:
 
         trials = sorted(search["trials"], key=lambda trial: [trial[name] for name in names])
         tried = ", ".join(f"{text(trial)}: {_loss(trial['validation_nll'])}" for trial in trials)
-        lines.append([" ".join(search["options"]), " ".join(names), tried, f"**{text(search['best'])}**"])
-    missing += [f"the search of {NAMES[layer]}" for layer in TABLE_1 if layer not in searched]
-    return markdown(["options, beside the task's defaults", "searched", "validation loss (nats)", "chosen"], lines)
+        options = " ".join([search["task"], *search["options"]])
+        lines.append([options, " ".join(names), tried, f"**{text(search['best'])}**"])
+    for task, cells in (("retrieval", TABLE_1), ("mnist", TABLE_2)):
+        missing += [f"the search of {task}, {NAMES[layer]}" for layer in cells if (task, layer) not in searched]
+    header = ["task, and options beside its defaults", "searched", "validation loss (nats)", "chosen"]
+    return markdown(header, lines)
 
 
 def _searched_layers(search: Run) -> set[str]:
@@ -153,7 +157,8 @@ def _searched_layers(search: Run) -> set[str]:
     if "layer" in search["space"]:
         return set(search["space"]["layer"])
     words = " ".join(search["options"]).replace("=", " ").split()
-    return {words[words.index("--layer") + 1] if "--layer" in words else "fast_weights"}
+    usual = "fast_weights" if search["task"] == "retrieval" else "multilevel"
+    return {words[words.index("--layer") + 1] if "--layer" in words else usual}
 
 
 def _loss(nats: float | None) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 STORE = Path(__file__).parent / "results"
+PICTURED = ("retrieval", "mnist")  # the tasks whose attention may be shown: the pixels of faces belong to others
 MAY_DIFFER = ("seed", "test_curve")  # between runs that count as one: test_curve changes no number of a run
 
 
@@ -49,14 +50,14 @@ def add(folder: Path, group: str = "", replace: bool = False) -> Path:
                 f"folders: expected the settings of {fellow.relative_to(STORE)}, but for the seed; {folder} differs in "
                 f"{', '.join(odd)}; keep it apart with --group NAME"
             )
-    return _store(source, folder / "attention.png", target, replace)
+    return _store(source, folder / "attention.png" if result["task"] in PICTURED else None, target, replace)
 
 
 def _defaults(task: str) -> dict[str, Any]:
     return importlib.import_module(f"tasks.{task}").Settings().as_json()
 
 
-def _store(source: Path, picture: Path, target: Path, replace: bool) -> Path:
+def _store(source: Path, picture: Path | None, target: Path, replace: bool) -> Path:
     if target.exists() and not replace:
         raise FileExistsError(
             f"folders: expected no stored run in the place of {source.parent}, found {target.relative_to(STORE)}; "
@@ -64,7 +65,7 @@ def _store(source: Path, picture: Path, target: Path, replace: bool) -> Path:
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
-    if picture.exists():
+    if picture is not None and picture.exists():
         shutil.copyfile(picture, target.with_suffix(".png"))
     return target
 

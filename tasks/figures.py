@@ -12,6 +12,10 @@ matplotlib.use("Agg")  # files only: works without a screen
 import matplotlib.pyplot as plt
 import numpy
 
+from .glimpses import glimpses as as_glimpses
+from .glimpses import layout
+from .glimpses import places as places_of
+
 
 def error_axis(axes: Any, floor: float | None = None) -> None:
     """Makes y an axis of errors in %, logarithmic down to 0.01 and then linear to 0; marks the key-blind floor."""
@@ -42,11 +46,10 @@ def learning_curve(
     plt.close(figure)
 
 
-def glimpses(path: Path, image: numpy.ndarray, seen: numpy.ndarray, places: list[tuple[int, int, int]]) -> None:
-    """The image, with every glimpse framed where it is, and the glimpses (T, patch, patch) as they are seen, in order.
-
-    places: (row, column, side) of each glimpse, in pixels.
-    """
+def glimpses(path: Path, image: numpy.ndarray, patch: int) -> None:
+    """The image (side, side), with every glimpse framed where it is, and the glimpses as they are seen, in order."""
+    seen = as_glimpses(image[None].astype("float32"), patch).reshape(-1, patch, patch)
+    places = places_of(layout(len(image), patch))
     columns = len(seen) // 4
     figure = plt.figure(figsize=(3 + 0.9 * columns, 3.6), layout="constrained")
     whole, sequence = figure.subfigures(1, 2, squeeze=False, width_ratios=(3, 0.9 * columns))[0]

@@ -146,7 +146,7 @@ def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
     """Trains, tests the parameters that were best on validation, once, stores the result, draws the pictures."""
     side, classes = data.test.pixels.shape[-1], data.classes
     shown = to_host(data.test.pixels[:1])[0]
-    figures.glimpses(folder / "glimpses.png", shown, *_shown(shown, settings.patch))
+    figures.glimpses(folder / "glimpses.png", shown, settings.patch)
     with closing(model(settings, side, len(classes))) as net:
         outcome = training.train(net, settings, folder, data.training, data.validation)
     if isinstance(net, Network):
@@ -187,12 +187,6 @@ def test(net: Model, params: Any, split: Images, classes: int) -> tuple[float, f
         labels, answers = to_host((labels, answers))
         numpy.add.at(confusion, (labels, answers), 1)
     return nll, error, confusion
-
-
-def _shown(image: numpy.ndarray, patch: int) -> tuple[numpy.ndarray, list[tuple[int, int, int]]]:
-    """The glimpses (T, patch, patch) of an image, and where they are."""
-    seen = glimpses.glimpses(image[None].astype("float32"), patch).reshape(-1, patch, patch)
-    return seen, glimpses.places(glimpses.layout(len(image), patch))
 
 
 def _draw_attention(

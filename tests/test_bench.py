@@ -90,7 +90,7 @@ def test_what_has_no_runs_is_said_to_be_missing(store):
     for layer in map(paper.NAMES.get, paper.TABLE_1):
         assert f"missing: figure 2, {layer}: 0 of 3 seeds with --test-curve" in made
         assert f"missing: capacity, {layer}, K = 16" in made
-        assert f"missing: the search of {layer}" in made
+        assert f"missing: the search of retrieval, {layer}" in made
 
 
 def test_capacity_and_searches_are_drawn_and_told(store, tmp_path):
@@ -100,17 +100,19 @@ def test_capacity_and_searches_are_drawn_and_told(store, tmp_path):
     folder = tmp_path / "search-fast_weights"
     folder.mkdir()
     trials = [{"learning_rate": rate, "validation_nll": 1e3 * rate, "state": "COMPLETE"} for rate in (1e-3, 5e-4)]
-    found = {"options": ["--layer", "fast_weights"], "space": {"learning_rate": [1e-3, 5e-4]}, "trials": trials}
+    space = {"learning_rate": [1e-3, 5e-4]}
+    found = {"task": "retrieval", "options": ["--layer", "fast_weights"], "space": space, "trials": trials}
     (folder / "search.json").write_text(json.dumps(found | {"best": {"learning_rate": 5e-4, "validation_nll": 0.5}}))
     assert results.add(folder) == store / "search" / "search-fast_weights.json"
     (folder / "search.json").write_text(json.dumps(found | {"best": {}, "left": 2}))
     with pytest.raises(FileNotFoundError, match="expected a search that is complete"):
         results.add(folder, "more")
     made = paper.make()
-    assert "| --layer fast_weights | learning_rate | 0.0005: 0.5000, 0.001: 1.0000 | **0.0005** |" in made
+    assert "| retrieval --layer fast_weights | learning_rate | 0.0005: 0.5000, 0.001: 1.0000 | **0.0005** |" in made
     assert "missing: capacity, Fast weights, K" not in made
     assert "missing: capacity, Fast weights, λ = 1, K = 16" in made
-    assert "missing: the search of Fast weights" not in made
+    assert "missing: the search of retrieval, Fast weights" not in made
+    assert "missing: the search of mnist, Fast weights" in made
 
 
 def test_a_run_does_not_replace_or_join_another_unasked(store, tmp_path, capsys):
@@ -137,9 +139,10 @@ def test_a_new_seed_joins_runs_that_are_older_than_a_setting(store, tmp_path):
 
 
 def test_a_search_over_layers_counts_for_each():
-    found = {"options": ["--layer=lstm"], "space": {"rate": [1]}}
+    found = {"task": "retrieval", "options": ["--layer=lstm"], "space": {"rate": [1]}}
     assert paper._searched_layers(found) == {"lstm"}
     assert paper._searched_layers(found | {"options": []}) == {"fast_weights"}
+    assert paper._searched_layers(found | {"options": [], "task": "mnist"}) == {"multilevel"}
     assert paper._searched_layers(found | {"space": {"layer": ["irnn", "lstm"]}}) == {"irnn", "lstm"}
 
 
