@@ -127,7 +127,8 @@ def forward(
         checks.shape(f"bias{n}", params[f"bias{n}"], (layer.features,))
         channels = layer.features
     parts = _of_each(
-        lambda part: _forward(params, part.transpose(1, 2, 3, 0), layers, block), xp.array_split(images, threads)
+        lambda part: _forward(params, part.transpose(1, 2, 3, 0), layers, block),
+        xp.array_split(images, min(threads, len(images))),
     )
     features = [xp.ascontiguousarray(traces[-1].y.reshape(-1, traces[-1].y.shape[-1]).T) for traces in parts]
     return xp.concatenate(features), Cache(params, layers, parts, block)

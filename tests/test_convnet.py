@@ -63,10 +63,24 @@ def test_images_of_a_batch_do_not_see_one_another():
     numpy.testing.assert_allclose(alone[0], whole[2], atol=1e-14)
 
 
+@pytest.mark.parametrize("threads", [2, 3, 9])
+def test_threads_share_the_images_and_change_nothing(threads):
+    """Of four images, some threads get two, or none."""
+    params, images = made()
+    alone, shared = (convnet.forward(params, images, LAYERS, threads=count) for count in (1, threads))
+    numpy.testing.assert_allclose(shared[0], alone[0], rtol=1e-13)
+    (grads, dimages), (expected, dexpected) = (convnet.backward(features, cache) for features, cache in (shared, alone))
+    numpy.testing.assert_allclose(dimages, dexpected, rtol=1e-12, atol=1e-13)
+    for name, grad in grads.items():
+        numpy.testing.assert_allclose(grad, expected[name], rtol=1e-12, atol=1e-13)
+
+
 def test_bad_arguments_are_named():
     params, images = made()
     with pytest.raises(ValueError, match=r"layers: expected kernels and windows within what they look at, got Conv"):
         convnet.forward(params, images[:, :4], LAYERS)
+    with pytest.raises(ValueError, match="threads: expected at least 1, got 0"):
+        convnet.forward(params, images, LAYERS, threads=0)
     with pytest.raises(ValueError, match=r"images: expected shape \(B, channels, Y, X\) with every size at least 1"):
         convnet.forward(params, images[0], LAYERS)
     with pytest.raises(ValueError, match=r"weight1: expected shape \(5, 3, 2, 2\), got \(5, 3, 3, 3\); as layers has"):
