@@ -26,6 +26,7 @@ class _Optimizer:
     """Shares between Adam and RMSProp how moments are kept, saved, and how an update reaches the parameters."""
 
     moments: tuple[str, ...]
+    weight_decay = 0.0
 
     def __init__(self, params: Tree) -> None:
         vector = _vector(params)
@@ -55,6 +56,8 @@ class _Optimizer:
         start = 0
         for name in self._shapes:
             param = flat_params[name]
+            if self.weight_decay and param.ndim > 1:
+                param *= 1 - learning_rate * self.weight_decay
             param -= change[start : start + param.size].reshape(param.shape)
             start += param.size
 
@@ -78,19 +81,32 @@ class _Optimizer:
 class Adam(_Optimizer):
     """m = β1 m + (1-β1) g,  v = β2 v + (1-β2) g²,  θ -= α m̂ / (√v̂ + ε), m̂ and v̂ corrected for their zero start.
 
-    Source: Kingma, Ba 2015, arXiv 1412.6980, algorithm 1.
+    With weight_decay w, weights, the parameters of two or more axes, shrink before that: θ -= α w θ; biases and gains
+    do not.
+
+    Source: Kingma, Ba 2015, arXiv 1412.6980, algorithm 1; weight decay beside the gradient, not in it, as Loshchilov,
+    Hutter 2019, arXiv 1711.05101, algorithm 2.
     """
 
     moments = ("m", "v")
 
-    def __init__(self, params: Tree, *, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> None:
+    def __init__(
+        self,
+        params: Tree,
+        *,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
         for name, value in (("beta1", beta1), ("beta2", beta2)):
             checks.fraction(name, value)
             if value == 1:
                 raise ValueError(f"{name}: expected a number below 1, got {value}: the moment would stay zero")
         checks.not_negative("epsilon", epsilon)
+        checks.not_negative("weight_decay", weight_decay)
         super().__init__(params)
-        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+        self.beta1, self.beta2, self.epsilon, self.weight_decay = beta1, beta2, epsilon, weight_decay
 
     def _change(self, g: Array) -> Array:
         m, v = self._moments["m"], self._moments["v"]

@@ -57,6 +57,8 @@ class TrainingSettings:
     """linear: held for --hold of the updates, then linearly down to zero; constant: held throughout."""
     hold: float = 0.5
     """The fraction of the updates before the linear schedule begins to fall."""
+    weight_decay: float = 0.0
+    """By this times the learning rate all weights shrink in each update."""
     clip_norm: float = 5.0
     """Gradients are scaled down to this joint norm if theirs is larger."""
     dtype: Literal["float32", "float64"] = "float32"
@@ -86,6 +88,7 @@ class TrainingSettings:
         if self.processes > 1 and self.device != "cpu":
             raise ValueError(f"processes: expected 1 on a GPU, got {self.processes}; leave --processes away")
         checks.not_negative("learning_rate", self.learning_rate)
+        checks.not_negative("weight_decay", self.weight_decay)
         checks.not_negative("clip_norm", self.clip_norm)
         checks.fraction("hold", self.hold)
         checks.choice("schedule", self.schedule, optim.SCHEDULES)
@@ -247,7 +250,7 @@ class _Run:
         weights, self._order = settings.streams(2)
         self.network, self.settings, self.folder, self.training = network, settings, folder, training
         self.params = to_device(network.init(weights, settings.dtype), settings.device)
-        self.optimizer = optim.Adam(self.params)
+        self.optimizer = optim.Adam(self.params, weight_decay=settings.weight_decay)
         self.batches = len(training.labels) // settings.batch_size
         self.update, self.updates = 0, self.batches * settings.epochs
         self.best_params, self.best = self.params, dict[str, float]()

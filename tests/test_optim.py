@@ -28,6 +28,18 @@ def test_adam_is_algorithm_1():
         numpy.testing.assert_array_equal(g, tree(t)["layer"]["W"])  # the gradients are not changed
 
 
+def test_weight_decay_shrinks_weights_beside_the_gradient_and_leaves_biases_alone():
+    params, without = tree(0), tree(0)
+    decaying, plain = optim.Adam(params, weight_decay=0.1), optim.Adam(without)
+    decaying.step(params, tree(1), 0.01)
+    plain.step(without, tree(1), 0.01)
+    before = tree(0)["layer"]["W"]
+    numpy.testing.assert_allclose(params["layer"]["W"], without["layer"]["W"] - 0.01 * 0.1 * before, rtol=1e-12)
+    numpy.testing.assert_array_equal(params["b"], without["b"])
+    with pytest.raises(ValueError, match="weight_decay: expected a finite number of at least 0, got -1"):
+        optim.Adam(params, weight_decay=-1)
+
+
 def test_rmsprop_is_a3cs():
     params, theta = tree(0), tree(0)["b"]
     optimizer, v = optim.RMSProp(params, rho=0.9, epsilon=0.1), 0.0
