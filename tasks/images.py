@@ -31,6 +31,9 @@ class ImageSettings(LayerSettings, TrainingSettings):
     """The folder of the images."""
     validation_size: int = 5000
     """Training images held out, on which the best parameters are chosen."""
+    best_by: Literal["loss", "error"] = "error"
+    """What on the validation set decides which epoch's parameters are the best; of equal errors, the loss. The loss
+    rises when a network becomes too sure of its errors, while they still grow fewer."""
     patch: int = 7
     """Pixels across a glimpse."""
     shift: int = 0

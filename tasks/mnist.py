@@ -22,6 +22,15 @@ class Settings(ImageSettings):
 
     data: Literal["mnist", "fashion"] = "mnist"
     """MNIST or Fashion-MNIST; without --data-dir it is fetched once, into the user's cache."""
+    epochs: int = 60
+    """Passes over the training set."""
+    learning_rate: float = 4e-3
+    """Adam's step size before the schedule."""
+    shift: int = 2
+    """Training images are moved by up to so many pixels down and across, at random, each time that they are seen."""
+    rate: float = 0.16
+    """η of the fast weights. About 8 / R keeps what is read in balance with the input: after layer norm, h·h grows with
+    R."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

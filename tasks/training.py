@@ -36,6 +36,7 @@ CHECKPOINT = (
     "params", "best_params", "optimizer", "settings", "update", "random_state", "epoch_loss", "best", "curve", "seconds"
 )  # fmt: skip
 INTERRUPTED, DIVERGED = 130, 3  # exit codes: told to stop; the loss was not finite
+MEASURES = {"loss": ("validation_nll",), "error": ("validation_error", "validation_nll")}  # of the best epoch
 REPORT_EVERY = 50  # updates between two looks at the loss; each look makes a GPU wait
 
 
@@ -59,6 +60,8 @@ class TrainingSettings:
     """The fraction of the updates before the linear schedule begins to fall."""
     weight_decay: float = 0.0
     """By this times the learning rate all weights shrink in each update."""
+    best_by: Literal["loss", "error"] = "loss"
+    """What on the validation set decides which epoch's parameters are the best; of equal errors, the loss."""
     clip_norm: float = 5.0
     """Gradients are scaled down to this joint norm if theirs is larger."""
     dtype: Literal["float32", "float64"] = "float32"
@@ -92,6 +95,7 @@ class TrainingSettings:
         checks.not_negative("clip_norm", self.clip_norm)
         checks.fraction("hold", self.hold)
         checks.choice("schedule", self.schedule, optim.SCHEDULES)
+        checks.choice("best_by", self.best_by, MEASURES)
         checks.choice("dtype", self.dtype, checks.FLOATS)
 
     @property
@@ -303,7 +307,8 @@ class _Run:
         }
         self._epoch_loss = 0.0
         self._epoch_start = self._order.bit_generator.state
-        if not self.best or nll < self.best["validation_nll"]:
+        measures = MEASURES[self.settings.best_by]
+        if not self.best or [line[name] for name in measures] < [self.best[name] for name in measures]:
             self.best, self.best_params = line, map_leaves(lambda array: array.copy(), self.params)
         self.curve.append(line)
         self.save()  # before the line: resuming writes the metrics anew from the checkpoint
