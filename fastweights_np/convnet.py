@@ -58,7 +58,7 @@ class Trace(NamedTuple):
 
     x: Array  # (C, Y, X, B)
     z_shape: tuple[int, ...]
-    winners: Array  # which of its p² places gave the maximum, of each window; None without pooling
+    winners: Array | None  # which of its p² places gave the maximum, of each window; None without pooling
     y: Array
 
 
@@ -118,8 +118,7 @@ def forward(
     if images.ndim == 3:
         images = images[:, None]
     checks.shape("images", images, ("B", "channels", "Y", "X"), "or (B, Y, X) for grey ones")
-    side = min(images.shape[2:])
-    channels = images.shape[1]
+    channels, side = images.shape[1], min(images.shape[2:])
     for n, layer in enumerate(layers):
         side = layer.side(side)  # raises if it is too small
         size = (layer.features, channels, layer.size, layer.size)
@@ -141,11 +140,8 @@ def backward(dfeatures: Array, cache: Cache, *, input_gradient: bool = True) -> 
     xp, counts = array_module(dfeatures=dfeatures, y=last[0]), [y.shape[-1] for y in last]
     checks.floating(y=last[0], dfeatures=dfeatures)
     checks.shape("dfeatures", dfeatures, (sum(counts), last[0][..., 0].size), "it has the shape of the features")
-    ends = numpy.cumsum(counts)
-    done = _of_each(
-        lambda n: _backward(dfeatures[ends[n] - counts[n] : ends[n]], cache, cache.parts[n], input_gradient),
-        range(len(cache.parts)),
-    )
+    dparts = xp.split(dfeatures, [sum(counts[:n]) for n in range(1, len(counts))])
+    done = _of_each(lambda part: _backward(*part, cache, input_gradient), list(zip(dparts, cache.parts, strict=True)))
     grads = {name: sum(grads[name] for grads, _ in done) for name in cache.params}
     return grads, xp.concatenate([dx.transpose(3, 0, 1, 2) for _, dx in done]) if input_gradient else None
 
@@ -164,7 +160,7 @@ def _forward(params: Params, x: Array, layers: Sequence[Convolution], block: int
     return traces
 
 
-def _backward(dfeatures: Array, cache: Cache, traces: list[Trace], input_gradient: bool) -> tuple[Params, Array]:
+def _backward(dfeatures: Array, traces: list[Trace], cache: Cache, input_gradient: bool) -> tuple[Params, Array]:
     """`backward` for a part of the batch; dimages is (channels, Y, X, B)."""
     grads: Params = {}
     y = traces[-1].y
@@ -243,7 +239,7 @@ def _patches(windows: Array, block: int) -> Iterator[tuple[slice, Array]]:
 # -------------------------------------------------------------------------------------------------------------- pooling
 
 
-def max_pool(z: Array, pool: int) -> tuple[Array, Array]:
+def max_pool(z: Array, pool: int) -> tuple[Array, Array | None]:
     """The maximum over windows of pool x pool, (F, rows, columns, B), and which place of its window it is from.
 
     Of equal ones the first is taken. Without pooling z itself, and None.
@@ -260,7 +256,7 @@ def max_pool(z: Array, pool: int) -> tuple[Array, Array]:
     return y, winners
 
 
-def max_pool_backward(dy: Array, winners: Array, pool: int, shape: tuple[int, ...]) -> Array:
+def max_pool_backward(dy: Array, winners: Array | None, pool: int, shape: tuple[int, ...]) -> Array:
     """dz, of this shape, from dy."""
     if pool == 1:
         return dy
