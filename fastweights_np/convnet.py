@@ -141,7 +141,7 @@ def backward(dfeatures: Array, cache: Cache, *, input_gradient: bool = True) -> 
     checks.floating(y=last[0], dfeatures=dfeatures)
     checks.shape("dfeatures", dfeatures, (sum(counts), last[0][..., 0].size), "it has the shape of the features")
     dparts = xp.split(dfeatures, [sum(counts[:n]) for n in range(1, len(counts))])
-    done = _of_each(lambda part: _backward(*part, cache, input_gradient), list(zip(dparts, cache.parts, strict=True)))
+    done = _of_each(lambda n: _backward(dparts[n], cache.parts[n], cache, input_gradient), range(len(counts)))
     grads = {name: sum(grads[name] for grads, _ in done) for name in cache.params}
     return grads, xp.concatenate([dx.transpose(3, 0, 1, 2) for _, dx in done]) if input_gradient else None
 
