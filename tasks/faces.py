@@ -19,6 +19,14 @@ class Settings(ImageSettings):
 
     hidden_size: int = 200
     """R, the units of the recurrent layer, or the ConvNet's features."""
+    epochs: int = 40
+    """Passes over the training set."""
+    shift: int = 3
+    """Training images are moved by up to so many pixels down and across, at random, each time that they are seen."""
+    mirror: bool = True
+    """Whether training images are mirrored left to right, at random, each time that they are seen."""
+    rate: float = 0.04
+    """η of the fast weights. About 8 / R keeps what is read in balance with the input."""
     patch: int = 12
     """Pixels across a glimpse."""
     validation_size: int = 3000
