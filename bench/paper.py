@@ -139,11 +139,11 @@ def searches(found: list[Run], missing: list[str]) -> str:
 
         def text(chosen: dict[str, Any], names: list[str] = names) -> str:
             return " ".join(
-                f"{chosen[name]:g}" if isinstance(chosen[name], float) else str(chosen[name]) for name in names
+                f"{chosen[name]:.3g}" if isinstance(chosen[name], float) else str(chosen[name]) for name in names
             )
 
         trials = sorted(search["trials"], key=lambda trial: [trial[name] for name in names])
-        tried = ", ".join(f"{text(trial)}: {_loss(trial['validation_nll'])}" for trial in trials)
+        tried = ", ".join(f"{text(trial)}: {_loss(trial)}" for trial in trials)
         options = " ".join([search["task"], *search["options"]])
         lines.append([options, " ".join(names), tried, f"**{text(search['best'])}**"])
     for task, cells in (("retrieval", TABLE_1), ("mnist", TABLE_2)):
@@ -161,8 +161,10 @@ def _searched_layers(search: Run) -> set[str]:
     return {words[words.index("--layer") + 1] if "--layer" in words else usual}
 
 
-def _loss(nats: float | None) -> str:
-    return "∞" if nats is None else f"{nats:.4f}"
+def _loss(trial: dict[str, Any]) -> str:
+    if trial["validation_nll"] is not None:
+        return f"{trial['validation_nll']:.4f}"
+    return "stopped early" if trial["state"] == "PRUNED" else "∞"
 
 
 def learning_curves(runs: list[Run]) -> None:

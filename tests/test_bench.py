@@ -100,6 +100,7 @@ def test_capacity_and_searches_are_drawn_and_told(store, tmp_path):
     folder = tmp_path / "search-fast_weights"
     folder.mkdir()
     trials = [{"learning_rate": rate, "validation_nll": 1e3 * rate, "state": "COMPLETE"} for rate in (1e-3, 5e-4)]
+    trials.append({"learning_rate": 2e-3, "validation_nll": None, "state": "PRUNED"})
     space = {"learning_rate": [1e-3, 5e-4]}
     found = {"task": "retrieval", "options": ["--layer", "fast_weights"], "space": space, "trials": trials}
     (folder / "search.json").write_text(json.dumps(found | {"best": {"learning_rate": 5e-4, "validation_nll": 0.5}}))
@@ -108,7 +109,8 @@ def test_capacity_and_searches_are_drawn_and_told(store, tmp_path):
     with pytest.raises(FileNotFoundError, match="expected a search that is complete"):
         results.add(folder, "more")
     made = paper.make()
-    assert "| retrieval --layer fast_weights | learning_rate | 0.0005: 0.5000, 0.001: 1.0000 | **0.0005** |" in made
+    assert "| retrieval --layer fast_weights | learning_rate | 0.0005: 0.5000, 0.001: 1.0000, 0.002: stopped" in made
+    assert "early | **0.0005** |" in made
     assert "missing: capacity, Fast weights, K" not in made
     assert "missing: capacity, Fast weights, λ = 1, K = 16" in made
     assert "missing: the search of retrieval, Fast weights" not in made
