@@ -168,7 +168,7 @@ def _backward(dfeatures: Array, traces: list[Trace], cache: Cache, input_gradien
     for n in reversed(range(len(cache.layers))):
         layer, (x, z_shape, winners, y) = cache.layers[n], traces[n]
         # y = relu(pooled + b)                                                                                    (L3)
-        dy *= ops.Relu(y).slope(y)
+        dy = dy * ops.Relu(y).slope(y)  # not in place: it may be a view of dfeatures
         grads[f"bias{n}"] = dy.reshape(len(dy), -1).sum(axis=1)
         dz = max_pool_backward(dy, winners, layer.pool, z_shape)
         wanted = n > 0 or input_gradient

@@ -127,7 +127,7 @@ MUTANTS = {
     "convnet: rows and columns of a kernel exchanged": ("convnet.py", "seen += dpatches[:, k, l]", "seen += dpatches[:, l, k]"),
     "convnet: stride forgotten": ("convnet.py", "dx[:, stride * rows.start + k :: stride, l::stride]", "dx[:, rows.start + k :, l:]"),
     "convnet: the whole window gets the gradient": ("convnet.py", "dy * (winners == n)", "dy"),
-    "convnet: slope of relu dropped": ("convnet.py", "        dy *= ops.Relu(y).slope(y)\n", ""),
+    "convnet: slope of relu dropped": ("convnet.py", "dy * ops.Relu(y).slope(y)", "dy * 1.0"),
     "convnet: bias's gradient of one place": ("convnet.py", "dy.reshape(len(dy), -1).sum(axis=1)", "dy[:, 0, 0].sum(axis=1)"),
     "network: readout's relu ignored": ("network.py", "dz = dhidden * relu.slope(hidden)", "dz = dhidden"),
 }  # fmt: skip

@@ -63,6 +63,19 @@ def test_images_of_a_batch_do_not_see_one_another():
     numpy.testing.assert_allclose(alone[0], whole[2], atol=1e-14)
 
 
+@pytest.mark.parametrize("threads", [1, 4])
+def test_what_the_caller_gave_is_left_as_it_was(threads):
+    """One image, or Fortran's order, is where a transposed view is as good as a copy."""
+    params, images = made()
+    features, cache = convnet.forward(params, images, LAYERS, threads=threads)
+    dfeatures = numpy.asfortranarray(numpy.random.default_rng(2).standard_normal(features.shape))
+    arrays = {**params, "images": images, "dfeatures": dfeatures}
+    before = {name: array.copy() for name, array in arrays.items()}
+    convnet.backward(dfeatures, cache)
+    for name, array in arrays.items():
+        numpy.testing.assert_array_equal(array, before[name], err_msg=name)
+
+
 @pytest.mark.parametrize("threads", [2, 3, 9])
 def test_threads_share_the_images_and_change_nothing(threads):
     """Of four images, some threads get two, or none."""
