@@ -9,14 +9,14 @@ feedforward, so it has no states, and no step: init, forward, backward.
 
 Arrays between the layers have their axes in the order (features, rows, columns, B): a patch of all B images is then a
 row of long runs, so that to gather patches is to copy such runs, and a product of the kernels with them makes z.
-Patches are gathered for some rows of z at a time, which stay in the cache, and again in the backward pass: to keep
-them would take K² times the memory of x. Numbers such as (N1) point into DERIVATION.md.
+Patches are gathered for some rows of z at a time, at least one, so that they stay in the cache where that is possible,
+and again in the backward pass: to keep them would take up to K² times the memory of x. Numbers such as (N1) point into
+DERIVATION.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -181,6 +181,8 @@ def _of_each(function: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
     """function(part) of each part, in a thread each: what takes long in them is done without Python's lock."""
     if len(parts) == 1:
         return [function(parts[0])]
+    from concurrent.futures import ThreadPoolExecutor  # few need it, and importing the package shall be quick
+
     with ThreadPoolExecutor(len(parts)) as threads:
         return list(threads.map(function, parts))
 

@@ -14,8 +14,9 @@ Four control signals for each step, given and not learned, say what becomes of i
     h'(t+1) = 0 where wipe(t); h(t+1) elsewhere
 
 To store and wipe after a coarse look, to look at the details, and to read and integrate when the coarse look comes
-again, is to push a state on a stack and to pop it. With store and read in every step it is the layer of
-fast_weights.py, of whose per-step functions it is built.
+again, is to push a state and to get it back, though nothing leaves A but by decay, in the steps that store. With store
+and read in every step, and neither wipe nor integrate, it is the layer of fast_weights.py with its sustained boundary,
+of whose per-step functions it is built.
 
 In code, which counts from 0, x[t] is x(t) and the returned h[t] is h(t+1), before it is wiped. T steps, B sequences,
 I inputs, H units, S inner steps, N stored states. Numbers such as (V1) point into DERIVATION.md.
@@ -251,8 +252,8 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
 def attention(cache: Cache, t: int = -1) -> Array:
     """How strongly step t attends to each state stored before it, when its preliminary state is the query.
 
-    Returns η λ^(n-1-k) h[k]ᵀ h_0[t] for the n states stored before, k = 0 .. n-1, an array (B, n), by equation (4); the
-    part of A0 is left out. Raises ValueError for a step that does not read.
+    Returns η λ^(n-1-k) h[k]ᵀ h_0[t] for the n states stored before, k = 0 .. n-1 (h[k] is here the k-th of them), an
+    array (B, n), by equation (4); the part of A0 is left out. Raises ValueError for a step that does not read.
     """
     cache.workspace.check(cache.ticket)
     steps = [t for t, read in enumerate(cache.controls.read) if read]

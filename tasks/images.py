@@ -35,7 +35,7 @@ class ImageSettings(LayerSettings, TrainingSettings):
     """What on the validation set decides which epoch's parameters are the best; of equal errors, the loss. The loss
     rises when a network becomes too sure of its errors, while they still grow fewer."""
     patch: int = 7
-    """Pixels across a glimpse."""
+    """Pixels across a glimpse, or across the kernels of the ConvNet's first layer."""
     shift: int = 0
     """Training images are moved by up to so many pixels down and across, at random, each time that they are seen."""
     mirror: bool = False
@@ -65,7 +65,7 @@ class ImageSettings(LayerSettings, TrainingSettings):
 class Images:
     """Grey images (N, side, side), bytes, and their labels (N,); `batch` makes inputs of them, glimpses or images.
 
-    standardize: whether each image is brought to mean 0 and variance 1, instead of its pixels from 0 to 1.
+    standardize: whether each image is brought to mean 0 and a deviation just below 1, instead of pixels from 0 to 1.
     places: where the pixels that are seen stand in `pixels`, counted through: where rows begin, and columns,
     two arrays (N, side); None for the images as they are.
     """
