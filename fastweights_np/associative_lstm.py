@@ -277,6 +277,7 @@ def forward(
     changed before backward has been called. Raises ValueError or TypeError that names the argument at fault.
     """
     xp, heads = _check(params, copies, x=ops.input_array(x), h0=h0, c0=c0)
+    ops.refuse_closed_loop(x, "the associative LSTM; take another layer")
     check_sequences(params, x)
     W, shape = params["W"], (*x.shape[:2], params["W"].shape[-1])
     h0 = initial("h0", h0, shape[1:], W)

@@ -19,14 +19,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy
 
-from . import associative_lstm, convnet, fast_weights, multilevel, network, ops, reference
+from . import actor_critic, associative_lstm, convnet, fast_weights, multilevel, network, ops, reference
 from .backend import to_device, to_host
 from .convnet import Convolution
-from .trees import flatten
+from .trees import flatten, map_leaves, unflatten
 
 Arrays = dict[str, Any]
 SMALL = 1e-3
@@ -228,6 +229,7 @@ def run(device: str = "cpu", quick: bool = False, layers: Sequence[str] = tuple(
         *_convnet_links(move),
         *_operation_links(move),
         _network_link(layers, move),
+        *_actor_critic_links(layers, move),
     ]
     if device != "cpu":
         links.append(_device_link(cases, move))
@@ -418,6 +420,7 @@ def _operation_links(move: Callable[[Any], Any]) -> Iterator[Link]:
     import autograd
     import autograd.numpy as np
     import scipy.special
+    import scipy.stats
 
     rng = numpy.random.default_rng(20)
     z, dy = rng.standard_normal((2, 6, 5)) * 3
@@ -429,6 +432,10 @@ def _operation_links(move: Callable[[Any], Any]) -> Iterator[Link]:
 
     oracle = Link(2, "forward = SciPy", "ops", 1e-12)
     nll, probabilities = ops.softmax_cross_entropy(move(z * 50), move(labels))
+    H, log_pi = ops.entropy(move(z * 50))
+    wanted = {"H": scipy.stats.entropy(scipy.special.softmax(z * 50, axis=1), axis=1),
+              "log pi": scipy.special.log_softmax(z * 50, axis=1)}  # fmt: skip
+    oracle.compare("entropy", {"H": H, "log pi": log_pi}, wanted)
     oracle.compare(
         "softmax_cross_entropy", {"nll": nll, "probabilities": probabilities},
         {"nll": -scipy.special.log_softmax(z * 50, axis=1)[numpy.arange(6), labels],
@@ -467,6 +474,16 @@ def _operation_links(move: Callable[[Any], Any]) -> Iterator[Link]:
     got = {"logits": ops.softmax_cross_entropy_backward(move(d_row), probabilities, move(labels))}
     loss = lambda logits: reference.softmax_cross_entropy(logits, labels, np)  # noqa: E731
     link.compare("softmax_cross_entropy", got, gradients(loss, d_row, logits=z))
+
+    H, log_pi = ops.entropy(z_)
+    pi = lambda logits: np.exp(logits) / np.sum(np.exp(logits), axis=1, keepdims=True)  # noqa: E731
+    expected = gradients(lambda logits: -np.sum(pi(logits) * np.log(pi(logits)), axis=1), d_row, logits=z)
+    link.compare("entropy", {"logits": ops.entropy_backward(move(d_row), H, log_pi)}, expected)
+
+    values, targets = gain, bias
+    expected = gradients(lambda values: 0.5 * (values - targets) ** 2, d_row[:5], values=values)
+    got = {"values": ops.squared_error_backward(move(d_row[:5]), move(values), move(targets))}
+    link.compare("squared_error", got, expected)
     yield link
 
 
@@ -485,9 +502,7 @@ def _network_link(layers: Sequence[str], move: Callable[[Any], Any]) -> Link:
         tokens, labels = rng.integers(0, 6, (steps, 3)), rng.integers(0, 3, 3)
         loss, grads = net.loss_and_gradients(move(params), move(tokens), move(labels))
 
-        def recurrent(weights: Arrays, x: Any, case: Case = case) -> Any:
-            states = {name: numpy.zeros(shape) for name, shape in case.state_shapes().items()}
-            return case.reference(weights, {"x": x} | states, np=autograd.numpy)
+        recurrent = partial(_states_of, case, autograd.numpy)
 
         def mean_loss(tree: Arrays, of: Any = recurrent, tokens: Any = tokens, labels: Any = labels) -> Any:
             return reference.network(tree, tokens, labels, of, autograd.numpy)
@@ -496,6 +511,11 @@ def _network_link(layers: Sequence[str], move: Callable[[Any], Any]) -> Link:
         link.compare(layer, flatten(grads) | {"loss": loss}, flatten(expected) | {"loss": expected_loss})
     _compare_networks_of_images(link, move)
     return link
+
+
+def _states_of(case: Case, np: Any, params: Arrays, x: Any) -> Any:
+    """h (T, B, H) by the reference, from initial states of zero."""
+    return case.reference(params, {"x": x} | {n: numpy.zeros(shape) for n, shape in case.state_shapes().items()}, np)
 
 
 def _compare_networks_of_images(link: Link, move: Callable[[Any], Any]) -> None:
@@ -527,6 +547,69 @@ def _compare_networks_of_images(link: Link, move: Callable[[Any], Any]) -> None:
         loss, grads = model.loss_and_gradients(move(params), move(inputs), move(labels))
         expected_loss, expected = autograd.value_and_grad(mean_loss)(params)
         link.compare(name, flatten(grads) | {"loss": loss}, flatten(expected) | {"loss": expected_loss})
+
+
+def _actor_critic_links(layers: Sequence[str], move: Callable[[Any], Any]) -> Iterator[Link]:
+    """Whole episodes of an agent in a closed loop, whose next look depends on its last policy."""
+    import autograd
+    import autograd.numpy
+
+    by_autograd = Link(3, "backward = autograd", "actor_critic", 1e-12)
+    by_differences = Link(4, "backward = finite differences", "actor_critic", 1e-7)
+    closed = Link(5, "closed loop = what was seen again", "actor_critic", 1e-12)
+    steps, games, inputs, encoded_size, hidden_size = 4, 2, 3, 3, 3
+    inits: dict[str, Arrays] = {"fast_weights": {}, "irnn": {"layer_norm": True}, "lstm": {}}
+    for seed, (layer, init) in enumerate(inits.items(), 70):
+        if layer not in layers:
+            continue
+        rng = numpy.random.default_rng(seed)
+        agent = actor_critic.ActorCritic(inputs, 3, hidden_size, layer, init, encoded_size=encoded_size)
+        params = map_leaves(lambda leaf: leaf + 0.4 * rng.standard_normal(leaf.shape), agent.init(rng, "float64"))  # noqa: B023
+        noise, mixing = rng.standard_normal((steps, games, inputs)), rng.standard_normal((3, inputs))
+        actions, rewards = rng.integers(0, 3, (steps, games)), rng.standard_normal((steps, games))
+        seen = noise.copy()
+
+        def see(t: int, logits: Any, seen: Any = seen, mixing: Any = mixing) -> Any:
+            if t:
+                seen[t] += to_host(logits) @ mixing
+            return move(seen[t])
+
+        logits, values, cache = agent.forward(move(params), see, steps, games)
+        targets = actor_critic.returns(move(rewards), 0.9, values[-1])
+        weights = {"value_weight": 0.7, "entropy_weight": 0.3}
+        _, dlogits, dvalues = actor_critic.loss_and_gradients(logits, values, move(actions), targets, **weights)
+        grads = flatten(agent.backward(dlogits, dvalues, cache))
+        given = to_host({"actions": actions, "targets": targets, "advantages": targets - values}) | weights
+        case = Case(layer, steps, games, encoded_size, hidden_size, initial=False, init=init)
+
+        def loss(tree: Arrays, np: Any, case: Case = case, seen: Any = seen, given: Arrays = given) -> Any:
+            recurrent = partial(_states_of, case, np)
+            return reference.actor_critic(tree, seen, **given, layer=recurrent, np=np)
+
+        by_autograd.compare(layer, grads, flatten(autograd.grad(loss)(params, autograd.numpy)))
+        flat = flatten(params)
+        differences = {
+            name: _differentiate(lambda at: loss(unflatten(at), numpy), flat, name)
+            for name in flat
+        }
+        by_differences.compare(layer, grads, differences)
+
+        def look(t: int, _: Any, seen: Any = seen) -> Any:
+            return move(seen[t])
+
+        expected = to_host({"logits": logits, "values": values})
+        again_logits, again_values, _ = agent.forward(move(params), look, steps, games)
+        closed.compare(layer, {"logits": again_logits, "values": again_values}, expected)
+        # in two parts, and the value of what comes between them
+        _, _, first = agent.forward(move(params), look, 2, games)
+        state = agent.final_state(first)
+        rest, _, _ = agent.forward(move(params), partial(look, seen=seen[2:]), steps - 2, games, state)
+        following = agent.next_values(move(params), look(2, None), state)
+        closed.compare(
+            f"{layer}, in two parts", {"logits": rest, "values": following},
+            {"logits": expected["logits"][2:], "values": expected["values"][2]},
+        )  # fmt: skip
+    yield from (link for link in (by_autograd, by_differences, closed) if link.cases)
 
 
 def _device_link(cases: tuple[Case, ...], move: Callable[[Any], Any]) -> Link:

@@ -42,6 +42,7 @@ from .recurrent import (
     gradients_of_steps,
     identity_params,
     initial,
+    input_sums,
     requested,
 )  # fmt: skip
 from .workspace import Workspace
@@ -243,7 +244,7 @@ def init(
 
 
 def forward(
-    params: Params, x: Array | ops.Embedded, h0: Array | None = None,
+    params: Params, x: ops.Input, h0: Array | None = None,
     decay: float = 0.95, rate: float = 0.5, inner_steps: int = 1, *,
     A0: Array | None = None, activation: str = "relu", sustained_boundary: bool = True,
     normalize_preliminary: bool = False, chunk: int | None = None, workspace: Workspace | None = None,
@@ -251,7 +252,7 @@ def forward(
     """Runs the layer over whole sequences: x (T, B, I) to h (T, B, H), and the cache that `backward` needs.
 
     Time comes first, then the sequences of the batch. x may also be ops.embedding(table, tokens), a table (V, I) and
-    tokens (T, B): dx is then the table's gradient.
+    tokens (T, B): dx is then the table's gradient; or an ops.ClosedLoop, for agents.
 
     h0 (B, H)           the state before the first step; zero if None. It acts through W alone: it is not written to A
     A0 (B, H, H)        the fast weights that the first step reads; zero if None
@@ -281,10 +282,11 @@ def forward(
     tape.A.start(decay, rate, initial=A0)
     tape.settling.load(params)
 
-    ops.linear(x, params["C"], params["b"], out=tape.boundaries)
+    look = input_sums(x, params, tape.boundaries)
     tape.h[0] = h = h0
     from_state, W_transposed = xp.empty_like(h0), params["W"].T
-    for moment in tape.moments:
+    for t, moment in enumerate(tape.moments):
+        look(t, h)
         boundary = moment.boundary  # C x(t) + b, so far
         boundary += xp.matmul(h, W_transposed, out=from_state)
         # (2), (5); h is left in tape.states, where A holds it from now on, (1)
@@ -293,7 +295,7 @@ def forward(
 
 
 def check_forward(
-    params: Params, x: Array | ops.Embedded, h0: Array | None, A0: Array | None, chunk: int | None,
+    params: Params, x: ops.Input, h0: Array | None, A0: Array | None, chunk: int | None,
     maps: tuple[str, ...] = ("W",),
 ) -> tuple[ModuleType, Array]:  # fmt: skip
     """Raises ValueError or TypeError unless the arguments of `forward` fit; returns their module, and h0 or zero."""

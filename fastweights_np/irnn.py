@@ -29,6 +29,7 @@ from .recurrent import (
     gradients_of_steps,
     identity_params,
     initial,
+    input_sums,
     requested,
 )  # fmt: skip
 from .workspace import Workspace
@@ -74,12 +75,13 @@ def init(
 
 
 def forward(
-    params: Params, x: Array | ops.Embedded, h0: Array | None = None, *, activation: str = "relu",
+    params: Params, x: ops.Input, h0: Array | None = None, *, activation: str = "relu",
     workspace: Workspace | None = None,
 ) -> tuple[Array, Cache]:  # fmt: skip
     """Runs the layer over whole sequences: x (T, B, I) to h (T, B, H), and the cache that `backward` needs.
 
-    x may also be ops.embedding(table, tokens), a table (V, I) and tokens (T, B): dx is then the table's gradient.
+    x may also be ops.embedding(table, tokens), a table (V, I) and tokens (T, B): dx is then the table's gradient; or an
+    ops.ClosedLoop, for agents.
     h0 (B, H) is the state before the first step, zero if None; activation is f, "relu" or "tanh"; a workspace reuses
     buffers from one forward to the next. All arrays share one dtype and one device, and must not be changed before
     backward has been called. Raises ValueError or TypeError that names the argument at fault.
@@ -97,10 +99,11 @@ def forward(
     if tape.response.norm is not None:
         tape.response.norm.load(params["gain"], params["bias"])
 
-    ops.linear(x, params["C"], params["b"], out=tape.z)
+    look = input_sums(x, params, tape.z)
     tape.h[0] = h = h0
     from_state, W_transposed = xp.empty_like(h0), W.T
-    for z, record in tape.moments:
+    for t, (z, record) in enumerate(tape.moments):
+        look(t, h)
         z += xp.matmul(h, W_transposed, out=from_state)
         h = tape.response.forward(z, record)
     return tape.h[1:].copy(), Cache(params, x, workspace, ticket, tape)

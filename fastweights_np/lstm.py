@@ -35,6 +35,7 @@ from .recurrent import (
     check_sequences,
     gradients_of_steps,
     initial,
+    input_sums,
     requested,
     uniform,
 )  # fmt: skip
@@ -173,12 +174,13 @@ def init(
 
 
 def forward(
-    params: Params, x: Array | ops.Embedded, h0: Array | None = None, *, c0: Array | None = None,
+    params: Params, x: ops.Input, h0: Array | None = None, *, c0: Array | None = None,
     workspace: Workspace | None = None,
 ) -> tuple[Array, Cache]:  # fmt: skip
     """Runs the layer over whole sequences: x (T, B, I) to h (T, B, H), and the cache that `backward` needs.
 
-    x may also be ops.embedding(table, tokens), a table (V, I) and tokens (T, B): dx is then the table's gradient.
+    x may also be ops.embedding(table, tokens), a table (V, I) and tokens (T, B): dx is then the table's gradient; or an
+    ops.ClosedLoop, for agents.
     h0 and c0 (B, H) are the state and the cells before the first step, zero if None; a workspace reuses buffers from
     one forward to the next. All arrays share one dtype and one device, and must not be changed before backward has been
     called. Raises ValueError or TypeError that names the argument at fault.
@@ -193,11 +195,12 @@ def forward(
     tape = workspace.buffers((xp, shape, W.dtype, layer_norm), lambda: Tape(xp, shape, W.dtype, layer_norm))
     tape.gates.load(params)
 
-    ops.linear(x, params["C"], params["b"], out=tape.z)
+    look = input_sums(x, params, tape.z)
     tape.h[0], tape.c[0] = h0, c0
     h, W_transposed = h0, W.swapaxes(1, 2)
     from_state, written = xp.empty((*GATES, *h0.shape), W.dtype), xp.empty_like(c0)
-    for at in tape.moments:
+    for t, at in enumerate(tape.moments):
+        look(t, h)
         z, (i, f, g, o) = at.z, at.gates
         z += xp.matmul(h, W_transposed, out=from_state)
         tape.gates.forward(z, at.records)

@@ -43,6 +43,7 @@ from .recurrent import (
     check_params,
     gradients_of_steps,
     identity_params,
+    input_sums,
     requested,
     transition_backward,
 )  # fmt: skip
@@ -150,7 +151,7 @@ def init(
 
 
 def forward(
-    params: Params, x: Array | ops.Embedded, h0: Array | None = None,
+    params: Params, x: ops.Input, h0: Array | None = None,
     decay: float = 0.95, rate: float = 0.5, inner_steps: int = 1, *, controls: Controls,
     A0: Array | None = None, activation: str = "relu", normalize_preliminary: bool = False,
     chunk: int | None = None, workspace: Workspace | None = None,
@@ -176,11 +177,12 @@ def forward(
     tape.A.start(decay, rate, initial=A0)
     tape.settling.load(params)
 
-    ops.linear(x, params["C"], params["b"], out=tape.boundaries)
+    look = input_sums(x, params, tape.boundaries)
     tape.h[0] = h = h0
     from_state = xp.empty_like(h0)
     transposed = {name: params[name].T for name in TRANSITIONS}
-    for boundary, transition, records, first, stored in tape.moments:
+    for t, (boundary, transition, records, first, stored) in enumerate(tape.moments):
+        look(t, h)
         if transition is not None:
             boundary += xp.matmul(h, transposed[transition], out=from_state)
         if first is not None:

@@ -80,7 +80,11 @@ class PatchEncoder:
         """patches (T, B, inputs) to x (T, B, size)."""
         x = ops.linear(patches, params["weight"], params["bias"])
         relu = ops.Relu(x)
-        return relu.forward(x, out=x), (params, patches, relu, x)
+        return relu.forward(x, out=x), self.cache(params, patches, relu, x)
+
+    def cache(self, params: Tree, patches: Array, relu: ops.Relu, x: Array) -> Any:
+        """What `backward` needs; also of many steps at once, each of which went forward by itself."""
+        return params, patches, relu, x
 
     def backward(self, dx: Array, cache: Any) -> Tree:
         """The gradients of the parameters from dx (T, B, size)."""

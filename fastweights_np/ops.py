@@ -7,6 +7,7 @@ numbers such as (L3) point into DERIVATION.md. Arrays are NumPy's or CuPy's and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import checks
@@ -46,15 +47,44 @@ class Embedded:
         return len(self.shape)
 
 
+@dataclass(frozen=True)
+class ClosedLoop:
+    """An input x (T, B, I) that is made step by step: x[t] = make(t, h), which may depend on the state h (B, H) before.
+
+    So an agent, whose next look depends on what it does, needs only one pass to act and to learn. A recurrent layer
+    takes it as its input, and calls make once for each t, in order. h is what `forward` returns as h[t-1], and at t = 0
+    the initial state; make must neither change nor keep it. array (T, B, I) holds what has been made, for `backward`.
+    """
+
+    array: Array
+    make: Callable[[int, Array], Array]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(T, B, I)."""
+        return self.array.shape
+
+
+Input = Array | Embedded | ClosedLoop
+
+
+def refuse_closed_loop(x: Input, by: str) -> None:
+    """Raises TypeError for an input that is made step by step."""
+    if isinstance(x, ClosedLoop):
+        raise TypeError(f"x: expected an array or ops.Embedded, got an ops.ClosedLoop, which is not for {by}")
+
+
 def embedding(table: Array, tokens: Array) -> Embedded:
     """y[...] = table[tokens[...]]; table (V, E), tokens (...) integers in [0, V); raises as Embedded does."""
     return Embedded(table, tokens)
 
 
-def input_array(x: Array | Embedded) -> Array:
+def input_array(x: Input) -> Array:
     """The floating-point array behind a layer's input: x itself, or its table. Raises TypeError for bare tokens."""
     if isinstance(x, Embedded):
         return x.table
+    if isinstance(x, ClosedLoop):
+        return x.array
     if getattr(getattr(x, "dtype", None), "kind", "") in ("i", "u"):
         raise TypeError(f"x: expected float32 or float64, got {x.dtype}; tokens go in as ops.embedding(table, tokens)")
     return x
@@ -91,12 +121,14 @@ def linear(x: Array | Embedded, weight: Array, bias: Array | None = None, out: A
     return y
 
 
-def linear_backward(dy: Array, x: Array | Embedded, weight: Array) -> tuple[Array, Array, Array]:
+def linear_backward(dy: Array, x: Input, weight: Array) -> tuple[Array, Array, Array]:
     """(dx, dweight, dbias) of `linear`; dy (..., O), x (..., I), weight (O, I), or (N, O, I) and dy (N, ..., O).
 
-    If x is Embedded, dx is dtable.
+    If x is Embedded, dx is dtable; if it is a ClosedLoop, x is all that was made, and dx does not go back through make.
     """
     *blocks, features, inputs = weight.shape
+    if isinstance(x, ClosedLoop):
+        x = x.array
     if isinstance(x, Embedded):
         # y = (table weightᵀ + bias)[tokens]                                                                     (L2)
         dy, x = embedding_backward(dy, x.tokens, len(x.table)), x.table
@@ -242,3 +274,34 @@ def softmax_cross_entropy_backward(dnll: Array, probabilities: Array, labels: Ar
     dlogits[xp.arange(len(labels)), labels] -= 1
     dlogits *= dnll[:, None]
     return dlogits
+
+
+# --------------------------------------------------------------------------------------------------- for actor-critics
+
+
+def entropy(logits: Array) -> tuple[Array, Array]:
+    """H[n] = -Σ_k π_k log π_k in nats, with π = softmax(logits[n]); logits (N, classes).
+
+    Returns H (N,) and log π (N, classes), which backward needs. Large logits do not overflow.
+    """
+    xp = array_module(logits=logits)
+    log_pi = logits - logits.max(axis=1, keepdims=True)
+    log_pi -= xp.log(xp.exp(log_pi).sum(axis=1, keepdims=True))
+    return -(xp.exp(log_pi) * log_pi).sum(axis=1), log_pi
+
+
+def entropy_backward(dH: Array, H: Array, log_pi: Array) -> Array:
+    """dlogits (N, classes) of `entropy`; dH (N,)."""
+    # H = -Σ_k π_k log π_k                                                                                       (L9)
+    return -dH[:, None] * array_module(log_pi=log_pi).exp(log_pi) * (log_pi + H[:, None])
+
+
+def squared_error(values: Array, targets: Array) -> Array:
+    """½ (value - target)², each."""
+    return 0.5 * (values - targets) ** 2
+
+
+def squared_error_backward(dloss: Array, values: Array, targets: Array) -> Array:
+    """dvalues of `squared_error`; the targets are taken as given."""
+    # loss = ½ (value - target)²                                                                                (L10)
+    return dloss * (values - targets)

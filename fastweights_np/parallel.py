@@ -87,6 +87,7 @@ class Layer:
         arrays = {name: value for name, value in options.items() if hasattr(value, "dtype")}
         if array_module(x=ops.input_array(x), h0=h0, **params, **arrays) is not numpy:
             raise TypeError("x: expected NumPy arrays, got CuPy's; on a GPU take the layer itself, not parallel.Layer")
+        ops.refuse_closed_loop(x, "parallel.Layer; take the layer itself")
         checks.shape("x", x, ("T", "B", "I"), "x is (steps, sequences, inputs)")
         steps, batch_size, _ = x.shape
         given = {name: value for name, value in ({"h0": h0} | options).items() if isinstance(value, numpy.ndarray)}

@@ -5,7 +5,7 @@ W (H, H), C (H, I), b (H,); a layer with N of them, as an LSTM has four, keeps t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from types import ModuleType
@@ -80,7 +80,7 @@ def check_params(
     return xp
 
 
-def check_sequences(params: Params, x: Array | ops.Embedded) -> None:
+def check_sequences(params: Params, x: ops.Input) -> None:
     """Raises ValueError unless x is (T, B, I)."""
     checks.shape("x", x, ("T", "B", params["C"].shape[-1]), "x is (steps, sequences, inputs)")
 
@@ -117,7 +117,7 @@ class BaseCache:
     """What every layer's `backward` depends on. A layer's own Cache adds its tape."""
 
     params: Params
-    x: Array | ops.Embedded  # (T, B, I)
+    x: ops.Input  # (T, B, I)
     workspace: Workspace
     ticket: int
 
@@ -125,8 +125,24 @@ class BaseCache:
 # ----------------------------------------------------------------------------------------------------- W h + C x + b
 
 
+def input_sums(x: ops.Input, params: Params, out: Array) -> Callable[[int, Array], None]:
+    """Puts C x(t) + b of all steps into out (..., T, B, H), or if x is a ClosedLoop returns what does so step by step.
+
+    What it returns is to be called at each step t with the state before it, h(t) (B, H).
+    """
+    if not isinstance(x, ops.ClosedLoop):
+        ops.linear(x, params["C"], params["b"], out=out)
+        return lambda t, h: None
+
+    def look(t: int, h: Array) -> None:
+        x.array[t] = x.make(t, h)
+        out[..., t, :, :] = ops.linear(x.array[t], params["C"], params["b"])
+
+    return look
+
+
 def affine_backward(
-    dz: Array, params: Params, x: Array | ops.Embedded, h_before: Array
+    dz: Array, params: Params, x: ops.Input, h_before: Array
 ) -> tuple[Params, Array]:  # fmt: skip
     """The gradients of W, C, b, and that of x, for all steps at once, from dz (..., T, B, H) and h(t) (T, B, H).
 

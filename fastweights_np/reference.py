@@ -249,3 +249,25 @@ def readout_loss(params: dict[str, Any], h: Any, labels: Any, np: Any = numpy) -
     hidden = relu_layer(params, h, "hidden", "hidden_bias", np)
     logits = np.dot(hidden, params["output"].T) + params["output_bias"]
     return np.mean(softmax_cross_entropy(logits, labels, np))
+
+
+def actor_critic(
+    params: dict[str, Any], seen: Any, actions: Any, targets: Any, advantages: Any, value_weight: float,
+    entropy_weight: float, layer: Any, np: Any = numpy,
+) -> Any:  # fmt: skip
+    """The loss of steps (T, B), summed over the steps and averaged over the games, the advantages taken as given:
+
+    -Â log π(a) + c ½ (v - R)² + β Σ_k π_k log π_k, where layer(params, x) is h (T, B, H), x the ReLU of what is seen.
+    """
+    x = relu_layer(params["encoder"], seen, "weight", "bias", np)
+    h, heads = layer(params["layer"], x), params["heads"]
+    loss = 0.0
+    for t in range(seen.shape[0]):
+        for b in range(seen.shape[1]):
+            logits = np.dot(heads["policy"], h[t, b]) + heads["policy_bias"]
+            value = np.sum(np.dot(heads["value"], h[t, b]) + heads["value_bias"])
+            pi = np.exp(logits) / np.sum(np.exp(logits))
+            loss = loss - advantages[t, b] * np.log(pi[actions[t, b]])
+            loss = loss + value_weight * 0.5 * (value - targets[t, b]) ** 2
+            loss = loss + entropy_weight * np.sum(pi * np.log(pi))
+    return loss / seen.shape[1]

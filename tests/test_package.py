@@ -27,6 +27,7 @@ ORDER = [
     {"multilevel", "convnet"},
     {"parallel"},
     {"network"},
+    {"actor_critic"},
     {"optim", "checkpoint"},
 ]
 

@@ -1,0 +1,165 @@
+"""Actor-critics (section 4.4 of Ba et al. 2016, after Mnih et al. 2016, arXiv 1602.01783): returns, loss, agent.
+
+    R(t) = r(t) + γ R(t+1), which after the last step is the value of what is seen then, 0 at an episode's end
+    loss = Â nll(a) + c ½ (v - R)² - β H(π),   Â = R - v taken as given,   nll(a) = -log π(a)
+
+for each step: π the policy, v the value, a the action that was taken, r(t) the reward that it brought. The gradients
+stand in ops.py and in the layers; here they are put together. T steps, B games at the same time. Numbers such as (L9)
+point into DERIVATION.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy
+
+from . import checks, ops
+from .backend import Array, array_module
+from .network import LAYERS, PatchEncoder, Tree
+from .recurrent import uniform
+from .workspace import Workspace
+
+
+def returns(rewards: Array, discount: float, bootstrap: Array) -> Array:
+    """R (T, B) from the rewards (T, B) of each step, and the value (B,) of what comes after the last."""
+    checks.fraction("discount", discount)
+    checks.shape("bootstrap", bootstrap, rewards.shape[1:], "one value for each game")
+    result, later = array_module(rewards=rewards, bootstrap=bootstrap).empty_like(rewards), bootstrap
+    for t in reversed(range(len(rewards))):
+        result[t] = later = rewards[t] + discount * later
+    return result
+
+
+class Loss(NamedTuple):
+    """The terms of the loss, means over games and steps (0-d): policy, value (without c), entropy (without β)."""
+
+    policy: Array
+    value: Array
+    entropy: Array
+
+
+def loss_and_gradients(
+    logits: Array, values: Array, actions: Array, targets: Array, value_weight: float = 0.5,
+    entropy_weight: float = 0.01,
+) -> tuple[Loss, Array, Array]:  # fmt: skip
+    """The loss of steps (T, B), and the gradients of logits (T, B, actions) and values (T, B).
+
+    actions (T, B) were taken, targets (T, B) are their returns R. The loss is the sum over the steps of a game, and the
+    mean over the games, as if each game were an actor-learner of its own that adds up its steps' gradients.
+    Raises ValueError or TypeError that names the argument at fault.
+    """
+    checks.shape("logits", logits, (*values.shape, "actions"), "one row of logits for each value")
+    for name, array in (("actions", actions), ("targets", targets)):
+        checks.shape(name, array, values.shape, "one for each value")
+    checks.not_negative("value_weight", value_weight)
+    checks.not_negative("entropy_weight", entropy_weight)
+    xp, games = array_module(logits=logits, values=values, actions=actions, targets=targets), values.shape[-1]
+    rows, chosen = logits.reshape(-1, logits.shape[-1]), actions.reshape(-1)
+    advantages = (targets - values).reshape(-1)
+    nll, pi = ops.softmax_cross_entropy(rows, chosen)
+    H, log_pi = ops.entropy(rows)
+    loss = Loss((advantages * nll).mean(), ops.squared_error(values, targets).mean(), H.mean())
+    # loss = Â nll + c ½ (v - R)² - β H                                                            (L8), (L9), (L10)
+    dlogits = ops.softmax_cross_entropy_backward(advantages / games, pi, chosen)
+    dlogits += ops.entropy_backward(xp.full_like(H, -entropy_weight / games), H, log_pi)
+    dvalues = ops.squared_error_backward(xp.full_like(values, value_weight / games), values, targets)
+    return loss, dlogits.reshape(logits.shape), dvalues
+
+
+@dataclass(frozen=True)
+class ActorCritic:
+    """What is seen to a layer of ReLU units, to a recurrent layer, to the logits of the policy and to the value.
+
+        x(t) = relu(E seen(t) + e),   h(t+1) = layer(h(t), x(t)),   logits(t) = P h(t+1) + p,   v(t) = w h(t+1) + u
+
+    `layer` is a name in network.LAYERS, of a layer that can be in a closed loop; `init_options` and `options` go to its
+    init and forward as they are. Raises ValueError for an unknown layer.
+    """
+
+    inputs: int
+    actions: int
+    hidden_size: int = 128
+    layer: str = "fast_weights"
+    init_options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    encoded_size: int = 128
+
+    def __post_init__(self) -> None:
+        checks.choice("layer", self.layer, LAYERS)
+        for name in ("inputs", "actions", "hidden_size", "encoded_size"):
+            checks.count(name, getattr(self, name), least=1)
+
+    @property
+    def _encoder(self) -> PatchEncoder:
+        return PatchEncoder(self.inputs, self.encoded_size)
+
+    def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
+        """New parameters, on the host; those of policy and value uniform in ±1/√H, so that it begins near chance."""
+        hidden_size = self.hidden_size
+        heads = {
+            "policy": uniform(rng, self.actions, hidden_size), "policy_bias": numpy.zeros(self.actions),
+            "value": uniform(rng, 1, hidden_size), "value_bias": numpy.zeros(1),
+        }  # fmt: skip
+        return {
+            "encoder": self._encoder.init(rng, dtype),
+            "layer": LAYERS[self.layer].init(rng, self.encoded_size, hidden_size, dtype=dtype, **self.init_options),
+            "heads": {name: value.astype(dtype) for name, value in heads.items()},
+        }
+
+    def forward(
+        self, params: Tree, see: Callable[[int, Array | None], Array], steps: int, games: int,
+        state: Any = None, workspace: Workspace | None = None,
+    ) -> tuple[Array, Array, Any]:  # fmt: skip
+        """Plays: (logits (T, B, actions), values (T, B), cache), of `steps` steps of some games.
+
+        see(t, logits) gives what is seen at step t, (B, inputs), when the logits (B, actions) of step t-1 are known;
+        at t = 0 they are None. What has to be done after the last step is left to the caller. state is the recurrent
+        layer's before the first step, as `final_state` gives it, or None for its initial one.
+        """
+        checks.keys("params", params, ("encoder", "layer", "heads"))
+        heads = params["heads"]
+        xp, dtype = array_module(**heads), heads["policy"].dtype
+        seen = xp.empty((steps, games, self.inputs), dtype)
+        logits = xp.empty((steps, games, self.actions), dtype)
+        encoder = self._encoder
+
+        def make(t: int, h: Array) -> Array:
+            if t:
+                ops.linear(h, heads["policy"], heads["policy_bias"], out=logits[t - 1])
+            seen[t] = see(t, logits[t - 1] if t else None)
+            return encoder.forward(params["encoder"], seen[t])[0]
+
+        x = ops.ClosedLoop(xp.empty((steps, games, self.encoded_size), dtype), make)
+        initial = {} if state is None else {f"{name}0": value for name, value in state._asdict().items()}
+        h, layer_cache = LAYERS[self.layer].forward(params["layer"], x, workspace=workspace, **initial, **self.options)
+        ops.linear(h[-1], heads["policy"], heads["policy_bias"], out=logits[-1])
+        return logits, self.values(params, h), (params, seen, x.array, h, layer_cache)
+
+    def values(self, params: Tree, h: Array) -> Array:
+        """v (...) of states h (..., H)."""
+        return ops.linear(h, params["heads"]["value"], params["heads"]["value_bias"])[..., 0]
+
+    def backward(self, dlogits: Array, dvalues: Array, cache: Any) -> Tree:
+        """The gradients of the parameters, through all steps, from those of logits (T, B, actions), values (T, B)."""
+        params, seen, x, h, layer_cache = cache
+        # logits = h policyᵀ + policy_bias,   values = h valueᵀ + value_bias                                     (L1)
+        dh, dpolicy, dpolicy_bias = ops.linear_backward(dlogits, h, params["heads"]["policy"])
+        dh_by_value, dvalue, dvalue_bias = ops.linear_backward(dvalues[..., None], h, params["heads"]["value"])
+        dh += dh_by_value
+        layer, dx, _ = LAYERS[self.layer].backward(dh, layer_cache)
+        heads = {"policy": dpolicy, "policy_bias": dpolicy_bias, "value": dvalue, "value_bias": dvalue_bias}
+        encoder = self._encoder.backward(dx, self._encoder.cache(params["encoder"], seen, ops.Relu(x), x))
+        return {"encoder": encoder, "layer": layer, "heads": heads}
+
+    def final_state(self, cache: Any) -> Any:
+        """The recurrent layer's state after the last step, for the next `forward`, or for `next_values`."""
+        return LAYERS[self.layer].final_state(cache[-1])
+
+    def next_values(self, params: Tree, seen: Array, state: Any) -> Array:
+        """The values (B,) of what is seen after the last step of a forward that ended in `state`; without gradient."""
+        x, _ = self._encoder.forward(params["encoder"], seen)
+        h, _ = LAYERS[self.layer].step(params["layer"], x, state, **self.options)
+        return self.values(params, h)
