@@ -8,7 +8,7 @@ from math import exp, log
 from typing import Any
 
 from tasks.provenance import provenance
-from tasks.training import write_json
+from tasks.runs import write_json
 
 from .results import STORE
 

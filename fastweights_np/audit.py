@@ -588,10 +588,7 @@ def _actor_critic_links(layers: Sequence[str], move: Callable[[Any], Any]) -> It
 
         by_autograd.compare(layer, grads, flatten(autograd.grad(loss)(params, autograd.numpy)))
         flat = flatten(params)
-        differences = {
-            name: _differentiate(lambda at: loss(unflatten(at), numpy), flat, name)
-            for name in flat
-        }
+        differences = {name: _differentiate(lambda at: loss(unflatten(at), numpy), flat, name) for name in flat}
         by_differences.compare(layer, grads, differences)
 
         def look(t: int, _: Any, seen: Any = seen) -> Any:

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     try:
         from threadpoolctl import threadpool_limits
 
-        from . import training
+        from . import runs
 
         task = importlib.import_module(f"tasks.{name}")
     except ModuleNotFoundError as error:
@@ -42,10 +42,10 @@ def main(arguments: list[str]) -> int:
 
     program = f"python -m tasks {name}"
     try:
-        settings = training.settings_asked_for(task.Settings, options, program)
+        settings = runs.settings_asked_for(task.Settings, options, program)
         to_device({}, settings.device)  # complains now rather than after the folder is made
         data = task.load(settings)  # likewise
-        folder = training.open_folder(settings)
+        folder = runs.open_folder(settings)
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"tasks: {error}", file=sys.stderr)
         return 2
@@ -53,13 +53,13 @@ def main(arguments: list[str]) -> int:
     try:
         with threadpool_limits(settings.blas_threads):
             task.run(settings, folder, data)
-    except (training.Interruption, KeyboardInterrupt):
+    except (runs.Interruption, KeyboardInterrupt):
         again = shlex.join([*program.split(), "--resume", str(folder)])
         print(f"\ninterrupted; the checkpoint is in {folder}; go on with: {again}", file=sys.stderr)
-        return training.INTERRUPTED
+        return runs.INTERRUPTED
     except FloatingPointError as error:
         print(f"tasks: {error}", file=sys.stderr)
-        return training.DIVERGED
+        return runs.DIVERGED
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"tasks: {error}", file=sys.stderr)
         return 2

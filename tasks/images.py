@@ -15,7 +15,7 @@ from fastweights_np.backend import Array
 from fastweights_np.convnet import Convolution
 from fastweights_np.network import Classifier, ConvolutionalNetwork, Model, Network, PatchEncoder
 
-from . import figures, glimpses, training
+from . import figures, glimpses, runs, training
 from .layers import LayerSettings
 from .training import TrainingSettings
 
@@ -169,7 +169,7 @@ def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
         "updates_per_second": round(outcome.updates / outcome.seconds, 1),
         "curve": outcome.curve,
     }
-    training.store_result(folder, settings, result)
+    runs.store_result(folder, settings, result)
     chosen = f"parameters of epoch {outcome.best['epoch']}, the best on validation"
     print(f"\ntest error {error:.2%}, accuracy {1 - error:.2%}, negative log likelihood {nll:.4f} nats ({chosen})")
     print(f"{outcome.updates} updates in {outcome.seconds:.0f} s")

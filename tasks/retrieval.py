@@ -19,7 +19,7 @@ from numpy.polynomial.polynomial import polypow
 from fastweights_np import checks, fast_weights, to_device, to_host
 from fastweights_np.network import Classifier, Network, TokenEncoder
 
-from . import figures, training
+from . import figures, runs, training
 from .layers import LayerSettings
 from .training import Split, TrainingSettings
 
@@ -142,7 +142,7 @@ def run(settings: Settings, folder: Path, data: tuple[Split, Split, Split]) -> d
         "updates_per_second": round(outcome.updates / outcome.seconds, 1),
         "curve": outcome.curve,
     }
-    training.store_result(folder, settings, result)
+    runs.store_result(folder, settings, result)
     chosen = f"parameters of epoch {outcome.best['epoch']}, the best on validation"
     print(f"\ntest error {error:.3%}, negative log likelihood {nll:.5f} nats ({chosen})")
     print(f"key-blind floor {floor_error:.2%}, {floor_nll:.3f} nats: a model that does not retrieve")

@@ -34,7 +34,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from . import figures
 from .provenance import provenance
-from .training import DIVERGED, INTERRUPTED, PLACES, TrainingSettings, settings_asked_for, write_json
+from .runs import DIVERGED, INTERRUPTED, PLACES, RunSettings, settings_asked_for, write_json
 
 POLL = 0.3  # seconds between two looks at a trial's metrics
 
@@ -56,7 +56,7 @@ class Range(NamedTuple):
 class Search:
     """What is searched: the task, its fixed options, and the values or the range of each setting that varies."""
 
-    base: TrainingSettings  # of every trial, but for what varies
+    base: RunSettings  # of every trial, but for what varies
     options: list[str]  # as they were given
     space: dict[str, Any]  # name to a list of values (grid) or a Range (random)
     random: int | None  # the number of trials; None: the whole grid
@@ -128,7 +128,7 @@ def main(arguments: list[str], tasks: dict[str, Any]) -> int:
     return 0
 
 
-def _search(chosen: argparse.Namespace, options: list[str], kind: type[TrainingSettings]) -> Search:
+def _search(chosen: argparse.Namespace, options: list[str], kind: type[RunSettings]) -> Search:
     """Raises ValueError for what does not make a search."""
     if bool(chosen.grid) == (chosen.random is not None):
         raise ValueError("search: expected either --grid NAME=V,V ... or --random N --over NAME=LOW..HIGH ...")
@@ -154,7 +154,7 @@ def _search(chosen: argparse.Namespace, options: list[str], kind: type[TrainingS
     return search
 
 
-def _words(kind: type[TrainingSettings], name: str, value: Any) -> list[str]:
+def _words(kind: type[RunSettings], name: str, value: Any) -> list[str]:
     """A setting on the task's command line."""
     option = name.replace("_", "-")
     if any(field.name == name and field.type == "bool" for field in fields(kind)):
@@ -162,7 +162,7 @@ def _words(kind: type[TrainingSettings], name: str, value: Any) -> list[str]:
     return [f"--{option}", str(value)]
 
 
-def _values(kind: type[TrainingSettings], options: list[str], name: str, text: str, ranges: bool) -> Any:
+def _values(kind: type[RunSettings], options: list[str], name: str, text: str, ranges: bool) -> Any:
     """The values of one setting, each parsed and checked as the task itself would."""
 
     def parsed(value: str) -> Any:

@@ -18,7 +18,7 @@ import pytest
 from fastweights_np import checkpoint
 from fastweights_np.network import LAYERS, Network
 from fastweights_np.trees import flatten
-from tasks import retrieval, training
+from tasks import retrieval, runs, training
 from tasks.__main__ import TASKS, main
 
 ROOT = Path(__file__).parent.parent
@@ -132,7 +132,7 @@ def test_it_learns(tmp_path):
         pairs=1, hidden_size=16, training_size=2000, validation_size=200, test_size=200, epochs=20, learning_rate=5e-3,
         out=tmp_path,
     )  # fmt: skip
-    result = retrieval.run(settings, training.open_folder(settings), retrieval.load(settings))
+    result = retrieval.run(settings, runs.open_folder(settings), retrieval.load(settings))
     assert result["test_error"] < 0.02
 
 
@@ -154,7 +154,7 @@ def test_the_best_parameters_on_validation_are_the_ones_tested(tmp_path):
     )
     training_set, validation_set, _test_set = retrieval.load(settings)
     network = retrieval.network(settings)
-    outcome = training.train(network, settings, training.open_folder(settings), training_set, validation_set)
+    outcome = training.train(network, settings, runs.open_folder(settings), training_set, validation_set)
     assert outcome.best["epoch"] < 30, "so large a step overfits 128 sequences"
     assert training.evaluate(network, outcome.params, validation_set)[0] == outcome.best["validation_nll"]
 
@@ -166,7 +166,7 @@ def test_the_best_parameters_may_be_those_with_the_fewest_errors(tmp_path):
     )  # fmt: skip
     training_set, validation_set, _test_set = retrieval.load(settings)
     network = retrieval.network(settings)
-    outcome = training.train(network, settings, training.open_folder(settings), training_set, validation_set)
+    outcome = training.train(network, settings, runs.open_folder(settings), training_set, validation_set)
     errors = [epoch["validation_error"] for epoch in outcome.curve]
     losses = [epoch["validation_nll"] for epoch in outcome.curve]
     assert outcome.best["validation_error"] == min(errors)
@@ -350,7 +350,7 @@ def test_wherever_it_is_stopped_the_run_is_the_same(stop_at, tmp_path, monkeypat
 def test_parameters_that_break_in_the_last_update_are_not_kept(tmp_path, capsys):
     folder = tmp_path / "run"
     options = ["--training-size", "64", "--epochs", "1", "--learning-rate", "1e38", "--clip-norm", "1e30"]
-    assert main(["retrieval", *SMALL, *options, "--out", str(folder)]) == training.DIVERGED
+    assert main(["retrieval", *SMALL, *options, "--out", str(folder)]) == runs.DIVERGED
     assert "validation loss: expected a finite number, got nan at update 1" in capsys.readouterr().err
     assert not (folder / "checkpoint.npz").exists()
     assert not (folder / "metrics.jsonl").exists()
@@ -360,7 +360,7 @@ def test_parameters_that_break_in_the_last_update_are_not_kept(tmp_path, capsys)
 def test_a_loss_that_is_not_finite_stops_and_names_the_update(tmp_path, capsys):
     folder = tmp_path / "run"
     options = ["--epochs", "3", "--learning-rate", "1e38", "--clip-norm", "1e30"]
-    assert main(["retrieval", *SMALL, *options, "--out", str(folder)]) == training.DIVERGED
+    assert main(["retrieval", *SMALL, *options, "--out", str(folder)]) == runs.DIVERGED
     assert "loss: expected a finite number, got" in (message := capsys.readouterr().err)
     assert "at update 2" in message
     assert "lower --learning-rate" in message
@@ -368,7 +368,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_update(tmp_path, capsys):
 
 def test_ctrl_c_is_left_to_its_owner_afterwards():
     handler = signal.getsignal(signal.SIGINT)
-    with training._interrupts_noted() as noted:
+    with runs.interrupts_noted() as noted:
         os.kill(os.getpid(), signal.SIGINT)
         assert noted == [signal.SIGINT]
     assert signal.getsignal(signal.SIGINT) is handler
