@@ -269,6 +269,7 @@ class _Helper:
             failure = RuntimeError(ENDED)
         except BaseException:  # Ctrl-C: half a message may have been read, and what follows could not be trusted
             self._process.kill()
+            self._process.wait()  # or it might still take the next command, and its old answer be taken for that
             raise
         finally:
             self._busy = False

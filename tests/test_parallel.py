@@ -125,6 +125,7 @@ def test_ctrl_c_while_a_helper_is_waited_for_does_not_leave_its_answer_to_the_ne
         layer.forward(params, x)
 
         def interrupted(pipe):
+            assert pipe.poll(30), "the answer is there, but has not been read"
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
