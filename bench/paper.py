@@ -148,7 +148,12 @@ def searches(found: list[Run], missing: list[str]) -> str:
         lines.append([options, " ".join(names), tried, f"**{text(search['best'])}**"])
     for task, cells in (("retrieval", TABLE_1), ("mnist", TABLE_2)):
         missing += [f"the search of {task}, {NAMES[layer]}" for layer in cells if (task, layer) not in searched]
-    header = ["task, and options beside its defaults", "searched", "validation loss (nats)", "chosen"]
+    header = [
+        "task, and options beside its defaults",
+        "searched",
+        "validation loss (nats), of agents mean reward",
+        "chosen",
+    ]
     return markdown(header, lines)
 
 
@@ -162,8 +167,9 @@ def _searched_layers(search: Run) -> set[str]:
 
 
 def _loss(trial: dict[str, Any]) -> str:
-    if trial["validation_nll"] is not None:
-        return f"{trial['validation_nll']:.4f}"
+    value = trial.get("mean_reward", trial.get("validation_nll"))
+    if value is not None:
+        return f"{value:.4f}"
     return "stopped early" if trial["state"] == "PRUNED" else "∞"
 
 

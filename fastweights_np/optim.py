@@ -1,7 +1,8 @@
 """Optimizers, gradient clipping and learning-rate schedules, over nested dicts of parameters.
 
 An optimizer changes the parameter arrays in place. Its moments are single flat vectors, so that an update is a dozen
-array operations however many parameters there are.
+array operations however many parameters there are. They may be given, as `moments`: learners that share parameters, in
+memory that all of them see, share the moments, too.
 """
 
 from __future__ import annotations
@@ -28,11 +29,16 @@ class _Optimizer:
     moments: tuple[str, ...]
     weight_decay = 0.0
 
-    def __init__(self, params: Tree) -> None:
+    def __init__(self, params: Tree, moments: Tree | None) -> None:
         vector = _vector(params)
         xp = array_module(params=vector)
         self._shapes = {name: array.shape for name, array in flatten(params).items()}
-        self._moments = {name: xp.zeros_like(vector) for name in self.moments}
+        if moments is None:
+            moments = {name: xp.zeros_like(vector) for name in self.moments}
+        checks.keys("moments", moments, self.moments, remedy="one vector for each")
+        for name, moment in moments.items():
+            checks.shape(f"moments[{name!r}]", moment, vector.shape, "as many numbers as there are parameters")
+        self._moments = moments
         self.updates = 0
 
     def step(self, params: Tree, grads: Tree, learning_rate: float) -> None:
@@ -98,6 +104,7 @@ class Adam(_Optimizer):
         beta2: float = 0.999,
         epsilon: float = 1e-8,
         weight_decay: float = 0.0,
+        moments: Tree | None = None,
     ) -> None:
         for name, value in (("beta1", beta1), ("beta2", beta2)):
             checks.fraction(name, value)
@@ -105,7 +112,7 @@ class Adam(_Optimizer):
                 raise ValueError(f"{name}: expected a number below 1, got {value}: the moment would stay zero")
         checks.not_negative("epsilon", epsilon)
         checks.not_negative("weight_decay", weight_decay)
-        super().__init__(params)
+        super().__init__(params, moments)
         self.beta1, self.beta2, self.epsilon, self.weight_decay = beta1, beta2, epsilon, weight_decay
 
     def _change(self, g: Array) -> Array:
@@ -126,10 +133,12 @@ class RMSProp(_Optimizer):
 
     moments = ("v",)
 
-    def __init__(self, params: Tree, *, rho: float = 0.99, epsilon: float = 1e-8) -> None:
+    def __init__(
+        self, params: Tree, *, rho: float = 0.99, epsilon: float = 1e-8, moments: Tree | None = None
+    ) -> None:  # fmt: skip
         checks.fraction("rho", rho)
         checks.not_negative("epsilon", epsilon)
-        super().__init__(params)
+        super().__init__(params, moments)
         self.rho, self.epsilon = rho, epsilon
 
     def _change(self, g: Array) -> Array:

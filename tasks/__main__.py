@@ -12,6 +12,7 @@ TASKS = {
     "retrieval": "associative retrieval: c9k8j3f1??c is answered by 9 (section 4.1, table 1)",
     "mnist": "handwritten digits by glimpses (section 4.2, table 2)",
     "faces": "facial expressions by glimpses (section 4.3, table 3)",
+    "catch": "agents that catch a ball which they no longer see (section 4.4, figure 5)",
 }
 MISSING = 'tasks: {} is not installed; pip install -e ".[tasks]"'
 

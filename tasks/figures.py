@@ -11,10 +11,12 @@ matplotlib.use("Agg")  # files only: works without a screen
 
 import matplotlib.pyplot as plt
 import numpy
+from PIL import Image
 
 from .glimpses import glimpses as as_glimpses
 from .glimpses import layout
 from .glimpses import places as places_of
+from .runs import Measure
 
 
 def error_axis(axes: Any, floor: float | None = None) -> None:
@@ -117,18 +119,18 @@ def attention_to_places(
     plt.close(figure)
 
 
-def search(path: Path, trials: list[dict[str, Any]], space: dict[str, Any]) -> None:
-    """Validation loss against each setting that was varied; the best trial is filled."""
-    tried = [trial for trial in trials if trial["validation_nll"] is not None]
-    best = min(trial["validation_nll"] for trial in tried)
+def search(path: Path, trials: list[dict[str, Any]], space: dict[str, Any], measure: Measure) -> None:
+    """What trials are judged by against each setting that was varied; the best trial is filled."""
+    tried = [trial for trial in trials if trial[measure.name] is not None]
+    best = measure.best(trial[measure.name] for trial in tried)
     size = (3.2 * len(space) + 0.6, 3.2)
     figure, panels = plt.subplots(1, len(space), figsize=size, layout="constrained", squeeze=False, sharey=True)
     for axes, (name, values) in zip(panels[0], space.items(), strict=True):
         numeric = all(isinstance(trial[name], int | float) and not isinstance(trial[name], bool) for trial in tried)
         places = [trial[name] if numeric else str(trial[name]) for trial in tried]
-        losses = [trial["validation_nll"] for trial in tried]
-        axes.plot(places, losses, "o", color="tab:blue", fillstyle="none")
-        of_the_best = [place for place, loss in zip(places, losses, strict=True) if loss == best]
+        values_found = [trial[measure.name] for trial in tried]
+        axes.plot(places, values_found, "o", color="tab:blue", fillstyle="none")
+        of_the_best = [place for place, value in zip(places, values_found, strict=True) if value == best]
         axes.plot(of_the_best, [best] * len(of_the_best), "o", color="tab:red")
         ends = values if isinstance(values, list) else values[:2]
         if numeric and min(ends) > 0 and max(ends) > 5 * min(ends):
@@ -136,9 +138,9 @@ def search(path: Path, trials: list[dict[str, Any]], space: dict[str, Any]) -> N
         if numeric and isinstance(values, list):
             axes.set_xticks(values, [f"{value:g}" for value in values])
             axes.minorticks_off()
-        axes.set(xlabel=name, yscale="log")
+        axes.set(xlabel=name, yscale="linear" if measure.maximize else "log")
         axes.grid(alpha=0.3)
-    panels[0, 0].set_ylabel("validation loss (nats)")
+    panels[0, 0].set_ylabel(measure.title)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
@@ -165,3 +167,61 @@ def attention(path: Path, strings: list[str], answers: list[str], strengths: num
     figure.colorbar(image, ax=rows[:, 0], shrink=0.9)
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+# --------------------------------------------------------------------------------------------------------------- agents
+
+
+def reward_curve(path: Path, curve: list[dict[str, float]], chance: float) -> None:
+    """Mean reward against frames."""
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    axes.plot([line["frames"] / 1e6 for line in curve], [line["mean_reward"] for line in curve])
+    reward_axis(axes, chance)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def reward_axis(axes: Any, chance: float) -> None:
+    """Makes y an axis of rewards, x of frames in millions; marks chance."""
+    axes.axhline(chance, linestyle=":", color="black", label="chance")
+    axes.set(xlabel="frames (millions)", ylabel="mean reward", ylim=(-1.03, 1.03))
+    axes.grid(alpha=0.3)
+
+
+def film_strip(path: Path, screens: numpy.ndarray, seen: numpy.ndarray, attention: numpy.ndarray | None) -> None:
+    """An episode frame by frame: the screens (frames, N, N), what was seen of them, and, if given, how strongly each
+    frame attends to those before it (frames, frames), whose columns stand below the frames that attend.
+    """
+    frames = len(screens)
+    figure = plt.figure(figsize=(0.62 * frames + 1, 1.9 if attention is None else 5.4), layout="constrained")
+    heights = (1, 1) if attention is None else (1, 1, 5)
+    grid = figure.add_gridspec(len(heights), frames, height_ratios=heights)
+    for row, (name, pictures) in enumerate((("there is", screens), ("is seen", seen))):
+        for t, picture in enumerate(pictures):
+            axes = figure.add_subplot(grid[row, t])
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if t == 0:
+                axes.set_ylabel(name)
+            if row == 0:
+                axes.set_title(str(t + 1), fontsize=8)
+    if attention is not None:
+        axes = figure.add_subplot(grid[2, :])
+        drawn = axes.imshow(attention.T, aspect="auto", **_colours(attention[numpy.isfinite(attention)]))
+        axes.set(xlabel="frame that attends", ylabel="to frame")
+        names = [str(t + 1) for t in range(frames)]
+        axes.set_xticks(range(frames), names)
+        axes.set_yticks(range(0, frames, 4), names[::4])
+        figure.colorbar(drawn, ax=axes, label="η λ^age h(τ)·h₀", location="bottom", shrink=0.4)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def film(path: Path, screens: numpy.ndarray, seen: numpy.ndarray, magnify: int = 10) -> None:
+    """The same as an animated GIF: the screen beside what is seen of it."""
+    gap = numpy.full((*screens.shape[:2], 1), 0.4)
+    pictures = numpy.concatenate([screens, gap, seen], axis=2).repeat(magnify, axis=1).repeat(magnify, axis=2)
+    first, *rest = (Image.fromarray((255 * picture).astype("uint8")) for picture in pictures)
+    durations = [200] * (len(screens) - 1) + [1000]
+    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)

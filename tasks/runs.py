@@ -10,11 +10,12 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy
 import tyro
@@ -29,11 +30,35 @@ KEPT = ("data_dir",)  # of these, what resuming needs to know
 INTERRUPTED, DIVERGED = 130, 3  # exit codes: told to stop; the loss was not finite
 
 
+class Measure(NamedTuple):
+    """What runs are compared by in a search: its name in each line of the metrics, what it is, and whether more of it
+    is better.
+    """
+
+    name: str
+    title: str
+    maximize: bool
+
+    def best(self, values: Iterable[float]) -> float:
+        """The best of these values."""
+        return max(values) if self.maximize else min(values)
+
+    @property
+    def worst(self) -> float:
+        """What a run is worth whose loss was not finite."""
+        return -inf if self.maximize else inf
+
+    def of(self, result: dict[str, Any]) -> float:
+        """What a run is worth: its result's own figure of this name, else the best in its curve."""
+        return result[self.name] if self.name in result else self.best(line[self.name] for line in result["curve"])
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """The options that every task has."""
 
     task: ClassVar[str]
+    measure: ClassVar[Measure] = Measure("validation_nll", "validation loss (nats)", maximize=False)
 
     seed: int = 0
     """Fixes data, weights and order: on the CPU of one machine, the same seed gives the same run, bit for bit."""
@@ -67,6 +92,11 @@ class RunSettings:
         checks.fraction("hold", self.hold)
         checks.choice("schedule", self.schedule, optim.SCHEDULES)
         checks.choice("dtype", self.dtype, checks.FLOATS)
+
+    @property
+    def reports(self) -> int:
+        """How many lines of metrics a whole run writes."""
+        raise NotImplementedError
 
     @property
     def blas_threads(self) -> int:

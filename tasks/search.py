@@ -1,12 +1,13 @@
-"""python -m tasks search TASK: tries settings, judged on the validation set, by a grid or at random, as the paper did.
+"""python -m tasks search TASK: tries settings, judged on validation data, by a grid or at random, as the paper did.
 
     python -m tasks search retrieval --grid learning_rate=5e-4,1e-3,2e-3 layer=lstm,irnn --epochs 10
     python -m tasks search retrieval --random 30 --over learning_rate=1e-4..1e-2:log rate=0.02..0.5:log
 
 All other options are the task's own, and hold for every trial. A trial is a run of the task in a process and a folder
 of its own, and is judged by its best negative log likelihood on the validation set; what it finds on the test set is
-not looked at. Trials are kept in an Optuna study, in a file in the search's folder, or anywhere by --storage URL, from
-which several machines can work at the same study. The same command again, with --out FOLDER, goes on where it stopped.
+not looked at. Agents are judged by their mean reward in the last tenth of the run. Trials are kept in an Optuna study,
+in a file in the search's folder, or anywhere by --storage URL, from which several machines can work at the same study.
+The same command again, with --out FOLDER, goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from threading import Lock, current_thread, main_thread
 from typing import Any, NamedTuple
 
@@ -36,6 +38,7 @@ from . import figures
 from .provenance import provenance
 from .runs import DIVERGED, INTERRUPTED, PLACES, RunSettings, settings_asked_for, write_json
 
+TOP = 5  # of the best trials the mean is told, as the paper averages them for its agents
 POLL = 0.3  # seconds between two looks at a trial's metrics
 
 
@@ -184,8 +187,9 @@ def _study(search: Search, url: str, name: str | None) -> optuna.Study:
     """The study, new or gone on with, with what is still to be tried waiting in it."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        storage=url, study_name=name or f"search-{search.base.task}", load_if_exists=True, direction="minimize",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4) if search.prune else optuna.pruners.NopPruner(),
+        storage=url, study_name=name or f"search-{search.base.task}", load_if_exists=True,
+        direction="maximize" if search.base.measure.maximize else "minimize",
+        pruner=_patient_pruner(search.base.reports) if search.prune else optuna.pruners.NopPruner(),
     )  # fmt: skip
     study.sampler = optuna.samplers.RandomSampler()  # no seed: each machine, and each start, draws numbers of its own
     before = study.user_attrs.get("search")
@@ -206,6 +210,11 @@ def _study(search: Search, url: str, name: str | None) -> optuna.Study:
         if not any(_params(trial) == chosen for trial in study.get_trials(deepcopy=False)):
             _enqueue(study, chosen)
     return study
+
+
+def _patient_pruner(reports: int) -> optuna.pruners.BasePruner:
+    """Leaves a trial alone for a quarter of its time: small learning rates are behind at first, as a rule."""
+    return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=reports // 4)
 
 
 def _was_cut_off(trial: FrozenTrial) -> bool:
@@ -312,26 +321,22 @@ class _Trials:
                 raise InterruptedError
             if code == DIVERGED:
                 print(f"{folder.name}: the loss was not finite: as bad as can be", flush=True)
-                return math.inf
+                return search.base.measure.worst
             if code:
                 raise ValueError(f"{folder.name}: its run ended with code {code}: {log.read_text()[-500:]}")
         # by the loss, also where the task takes the parameters with the fewest errors: it tells finer differences
-        best = min(json.loads(result.read_text())["curve"], key=lambda epoch: epoch["validation_nll"])
-        trial.set_user_attr("best_on_validation", best)
-        print(
-            f"{folder.name}: validation {best['validation_nll']:.5f} nats, {best['validation_error']:.3%}", flush=True
-        )
-        return best["validation_nll"]
+        value = search.base.measure.of(json.loads(result.read_text()))
+        print(f"{folder.name}: {search.base.measure.title} {value:.5f}", flush=True)
+        return value
 
     def _watch(self, process: subprocess.Popen, trial: optuna.Trial, folder: Path) -> int:
-        """Reports each epoch to the study until the process ends; returns its code. Raises TrialPruned."""
+        """Reports each line of metrics to the study until the process ends; returns its code. Raises TrialPruned."""
         metrics, seen = folder / "metrics.jsonl", 0
         while True:
             code = process.poll()
             lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []  # whole ones
-            for line in lines[seen:]:
-                epoch = json.loads(line)
-                trial.report(epoch["validation_nll"], epoch["epoch"])
+            for number, line in enumerate(lines[seen:], seen + 1):
+                trial.report(json.loads(line)[self._search.base.measure.name], number)
                 if code is None and trial.should_prune():
                     process.terminate()
                     process.wait()
@@ -344,10 +349,9 @@ class _Trials:
 
 def _store(search: Search, study: optuna.Study) -> None:
     """Writes search.json, and, once a trial is complete, best.json and search.png; prints the best."""
-    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.params]
+    trials, measure = [trial for trial in study.get_trials(deepcopy=False) if trial.params], search.base.measure
     rows = [
-        {"state": trial.state.name, **trial.params, "validation_nll": _value(trial) if _ended_well(trial) else None}
-        | {"epoch": trial.user_attrs.get("best_on_validation", {}).get("epoch")}
+        {"state": trial.state.name, **trial.params, measure.name: trial.value if _ended_well(trial) else None}
         for trial in trials
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
     ]
@@ -357,14 +361,17 @@ def _store(search: Search, study: optuna.Study) -> None:
     found: dict[str, Any] = provenance() | finished | search.description() | left | {"trials": rows}
     complete = [trial for trial in trials if _ended_well(trial)]
     if complete:
-        best = min(complete, key=_value)
-        found["best"] = best.params | {"validation_nll": best.value}
+        complete.sort(key=_value, reverse=measure.maximize)
+        best, top = complete[0], [_value(trial) for trial in complete[:TOP]]
+        found["best"] = best.params | {measure.name: best.value}
+        found[f"mean of the best {len(top)}"] = fmean(top)
         settings = replace(search.base, **best.params)
         write_json(search.folder / "best.json", {"task": settings.task} | settings.as_json())
     write_json(search.folder / "search.json", found)
     if complete:
-        figures.search(search.folder / "search.png", rows, search.space)
-        print(f"\nthe best of {len(complete)}: {best.params}, validation {best.value:.5f} nats")
+        figures.search(search.folder / "search.png", rows, search.space, measure)
+        print(f"\nthe best of {len(complete)}: {best.params}, {measure.title} {best.value:.5f}")
+        print(f"mean of the best {len(top)}: {fmean(top):.5f}")
         print(f"train with it: python -m tasks {search.base.task} --settings {search.folder / 'best.json'}")
 
 
@@ -373,7 +380,7 @@ def _ended_well(trial: FrozenTrial) -> bool:
 
 
 def _value(trial: FrozenTrial) -> float:
-    return math.inf if trial.value is None else trial.value
+    return math.nan if trial.value is None else trial.value
 
 
 def _without(arguments: list[str], option: str) -> list[str]:

@@ -57,6 +57,11 @@ class TrainingSettings(RunSettings):
         checks.not_negative("weight_decay", self.weight_decay)
         checks.choice("best_by", self.best_by, MEASURES)
 
+    @property
+    def reports(self) -> int:
+        """How many lines of metrics a whole run writes: one for each epoch."""
+        return self.epochs
+
 
 class Examples(Protocol):
     """What can be trained on: labels (N,), and batches of inputs."""

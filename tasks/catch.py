@@ -1,0 +1,337 @@
+"""Catch by agents with memory (section 4.4, figure 5): A3C, or A2C, of fast weights, LSTM or ReLU RNN."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy
+from tqdm import tqdm
+
+from fastweights_np import checkpoint, checks, fast_weights, to_device, to_host
+from fastweights_np.actor_critic import ActorCritic
+from fastweights_np.backend import array_module
+from fastweights_np.trees import flatten
+
+from . import figures, runs
+from .agents import MEASURED, OPTIMIZERS, ActorError, Actors, Board, Learner, Plan
+from .catch_game import ACTIONS, STARTS, Catch, Rules
+from .layers import LayerSettings
+from .runs import Interruption, RunSettings, interrupts_noted
+
+PARTS = 100  # of a run, in each of which rewards are averaged
+LAST = 10  # of these, the last, whose mean is the run's result
+SHOWN = 512  # games that the trained agent plays in the end, without learning
+CHECKPOINT = ("params", "moments", "counts", "settings", "seconds")
+
+
+@dataclass(frozen=True)
+class Settings(LayerSettings, RunSettings):
+    """Trains an agent that sees a falling ball for the first frames only, and has to catch it."""
+
+    task: ClassVar[str] = "catch"
+    measure: ClassVar[runs.Measure] = runs.Measure("mean_reward", "mean reward", maximize=True)
+
+    layer: Literal["fast_weights", "irnn", "lstm"] = "fast_weights"
+    """The recurrent layer; irnn is the paper's ReLU RNN."""
+    size: int = 16
+    """N: the screen has N x N pixels, an episode N frames."""
+    visible: int = 3
+    """M: after so many frames the screen is blank. The paper has 3 with N = 16, 5 with N = 24."""
+    paddle_width: int = 2
+    """Pixels of the paddle."""
+    paddle_start: Literal["random", "center"] = "random"
+    """Where the paddle starts; the paper does not say."""
+    frames: int = 10_000_000
+    """Frames to play in all."""
+    games: int = 64
+    """Games that each actor plays at the same time."""
+    method: Literal["a3c", "a2c"] = "a3c"
+    """a3c: actors in processes of their own, which update shared parameters without waiting for one another; a2c: one
+    learner in this process, which may be on a GPU."""
+    actors: int | None = None
+    """Actor-learners of A3C; by default one for each core."""
+    steps: int | None = None
+    """Decisions between two updates; by default a whole episode."""
+    discount: float = 0.99
+    """γ."""
+    value_weight: float = 0.5
+    """The weight of the value's squared error in the loss."""
+    entropy_weight: float = 0.01
+    """β, the weight of the policy's entropy."""
+    optimizer: Literal["rmsprop", "adam"] = "adam"
+    """The optimizer, whose statistics the actors share. Mnih et al. have RMSProp."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this joint norm if theirs is larger."""
+    hidden_size: int = 128
+    """R, the units of the recurrent layer, and of the ReLU layer below it."""
+    decay: float = 0.95
+    """λ of the fast weights, 0 to 1."""
+    rate: float = 0.02
+    """η of the fast weights."""
+    recurrent_scale: float | None = None
+    """W of fast weights and IRNN starts as this multiple of the identity; None is 0.5 here."""
+    checkpoint_every: float = 30.0
+    """Seconds between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        RunSettings.__post_init__(self)
+        LayerSettings.__post_init__(self)
+        self.rules()  # raises for what makes no game
+        for name in ("frames", "games"):
+            checks.count(name, getattr(self, name), least=1)
+        checks.choice("method", self.method, ("a3c", "a2c"))
+        checks.choice("optimizer", self.optimizer, OPTIMIZERS)
+        checks.choice("paddle_start", self.paddle_start, STARTS)
+        checks.fraction("discount", self.discount)
+        checks.not_negative("value_weight", self.value_weight)
+        checks.not_negative("entropy_weight", self.entropy_weight)
+        checks.not_negative("checkpoint_every", self.checkpoint_every)
+        if self.steps is not None:
+            checks.count("steps", self.steps, least=1)
+        if self.method == "a2c":
+            if self.actors not in (None, 1):
+                raise ValueError(f"actors: expected 1 for a2c, got {self.actors}; --games makes its batch larger")
+            object.__setattr__(self, "actors", 1)
+        elif self.actors is None:
+            object.__setattr__(self, "actors", os.cpu_count() or 1)
+        checks.count("actors", self.actors, least=1)  # type: ignore[arg-type]
+        if self.method == "a3c" and self.device != "cpu":
+            raise ValueError("device: expected cpu for a3c, whose actors are processes; on a GPU take --method a2c")
+        if self.recurrent_scale is None and self.layer != "lstm":
+            object.__setattr__(self, "recurrent_scale", 0.5)
+
+    @property
+    def reports(self) -> int:
+        """How many lines of metrics a whole run writes."""
+        return PARTS
+
+    def as_json(self) -> dict[str, Any]:
+        """Every setting that decides what is computed."""
+        return {name: value for name, value in super().as_json().items() if name != "checkpoint_every"}
+
+    def rules(self) -> Rules:
+        """The game."""
+        return Rules(self.size, self.visible, self.paddle_width, self.paddle_start)
+
+    def plan(self) -> Plan:
+        """How to play and to learn."""
+        rules, of_layer = self.rules(), self.of_layer()
+        agent = ActorCritic(self.size**2, len(ACTIONS), encoded_size=self.hidden_size, **of_layer)
+        return Plan(
+            agent, self.games, rules.decisions, self.size, self.steps or rules.decisions, self.discount,
+            self.value_weight, self.entropy_weight, self.clip_norm, self.optimizer, self.learning_rate, self.schedule,
+            self.hold, self.frames, PARTS, self.seed, self.dtype,
+        )  # fmt: skip
+
+
+def load(settings: Settings) -> None:
+    """There is nothing to read."""
+
+
+def run(settings: Settings, folder: Path, data: None) -> dict[str, Any]:
+    """Trains, lets the trained agent play, stores the result, draws the pictures.
+
+    Raises Interruption on Ctrl-C, after a checkpoint, ActorError if an actor has ended, FloatingPointError if a loss
+    was not finite; the checkpoint is kept.
+    """
+    plan = settings.plan()
+    training = _Training(settings, plan, folder)
+    training.run()
+    params = training.board.params
+    greedy, sampled = (_play(settings, plan, params, noise) for noise in (0.0, 1.0))
+    curve = training.curve()
+    result: dict[str, Any] = {
+        "mean_reward": float(numpy.mean([line["mean_reward"] for line in curve[-LAST:]])),
+        "test_reward": float(sampled.rewards.mean()),
+        "test_reward_greedy": float(greedy.rewards.mean()),
+        "chance": settings.rules().chance,
+        "frames": training.board.frames(),
+        "updates": int(training.board.updates.sum()),
+        "seconds": round(training.seconds(), 1),
+        "frames_per_second": round(training.board.frames() / training.seconds()),
+        "curve": curve,
+    }
+    runs.store_result(folder, settings, result)
+    print(f"\nmean reward {result['mean_reward']:.3f} in the last tenth of {result['frames']:,} frames")
+    print(f"trained: {result['test_reward']:.3f} in {SHOWN} games, {result['test_reward_greedy']:.3f} if it plays what")
+    print(f"seems best to it; chance is {result['chance']:.3f}, the most 1")
+    print(f"{result['frames_per_second']:,} frames/s, {training.seconds():.0f} s")
+    figures.reward_curve(folder / "learning_curve.png", curve, result["chance"])
+    figures.film_strip(folder / "episode.png", sampled.screens, sampled.seen, sampled.attention)
+    figures.film(folder / "episode.gif", sampled.screens, sampled.seen)
+    return result
+
+
+class _Training:
+    """A run: the board, who plays on it, and its checkpoints."""
+
+    def __init__(self, settings: Settings, plan: Plan, folder: Path) -> None:
+        self._settings, self._plan, self._folder = settings, plan, folder
+        self._make_game = partial(Catch, settings.rules(), settings.games, settings.dtype)
+        self._actors: Actors | None = None
+        if settings.method == "a3c":
+            self._actors = Actors(plan, settings.actors or 1, self._make_game)
+            self.board = self._actors.board
+        else:
+            self.board = Board(plan, 1, device=settings.device)
+        self._before, self._started = 0.0, time.perf_counter()
+        if settings.resume is None or not self._restore():
+            weights = plan.agent.init(settings.streams(1)[0], plan.dtype)
+            for name, leaf in flatten(to_device(weights, settings.device)).items():
+                flatten(self.board.params)[name][...] = leaf
+
+    def run(self) -> None:
+        """Plays until the budget is reached."""
+        last_saved = time.perf_counter()
+        bar = tqdm(total=self._plan.budget, disable=None, unit=" frames", unit_scale=True, dynamic_ncols=True)
+        with interrupts_noted() as interrupted, bar, self._playing():
+            while self._play_on():
+                bar.n = min(self.board.frames(), self._plan.budget)
+                bar.set_postfix_str(f"mean reward {self._latest():.3f}")
+                if interrupted:
+                    break
+                if time.perf_counter() > last_saved + self._settings.checkpoint_every:
+                    self.save()
+                    last_saved = time.perf_counter()
+        self.save()
+        if self.board.frames() < self._plan.budget:
+            raise Interruption
+
+    @contextmanager
+    def _playing(self) -> Iterator[None]:
+        """Within, actors play, if there are any; when they fail, what they have learned is saved."""
+        if self._actors is None:
+            self._learner = Learner(self._plan, self.board, self._make_game(xp=self._module()))
+            yield
+            return
+        self._actors.start()
+        try:
+            yield
+        except (ActorError, FloatingPointError) as error:
+            self._actors.close()
+            if isinstance(error, ActorError):
+                self.save()
+                raise ActorError(
+                    f"{error}; the checkpoint holds {self.board.frames():,} frames; go on with: "
+                    f"python -m tasks {self._settings.task} --resume {self._folder}"
+                ) from error
+            raise
+        finally:
+            self._actors.close()
+
+    def _module(self) -> Any:
+        return array_module(**flatten(self.board.params))
+
+    def _play_on(self) -> bool:
+        """Plays for a moment; whether there is more to play."""
+        if self._actors is not None:
+            return self._actors.running()
+        if self.board.frames() < self._plan.budget:
+            self._learner.play()
+        return self.board.frames() < self._plan.budget
+
+    def seconds(self) -> float:
+        """Training time so far, in all sessions."""
+        return self._before + time.perf_counter() - self._started
+
+    def curve(self) -> list[dict[str, float]]:
+        """How it went in each part of the run that has been played."""
+        sums, plan = self.board.sums.sum(axis=0), self._plan
+        rows = []
+        for part, row in enumerate(sums):
+            if row[-1]:
+                means = dict(zip((name.replace(" ", "_") for name in MEASURED[:-1]), row / row[-1], strict=False))
+                frames = min((part + 1) * plan.budget // plan.parts, self.board.frames())
+                rows.append({"frames": frames, "mean_reward": float(means.pop("reward"))} | _floats(means))
+        return rows
+
+    def _latest(self) -> float:
+        curve = self.curve()
+        return curve[-1]["mean_reward"] if curve else float("nan")
+
+    def save(self) -> None:
+        """A checkpoint, and the metrics so far."""
+        if self._actors is not None:
+            with self._actors.resting():
+                arrays = to_host(self.board.arrays())
+                self._write(arrays)
+        else:
+            self._write(to_host(self.board.arrays()))
+        lines = "".join(json.dumps(line) + "\n" for line in self.curve())
+        (self._folder / "metrics.jsonl").write_text(lines)
+
+    def _write(self, arrays: dict[str, Any]) -> None:
+        info = {"settings": self._settings.as_json(), "seconds": self.seconds()}
+        checkpoint.save(self._folder / "checkpoint.npz", arrays, info)
+
+    def _restore(self) -> bool:
+        """Goes on from the folder's checkpoint; False if the run did not get as far as writing one."""
+        path = self._folder / "checkpoint.npz"
+        if not path.exists():
+            return False
+        arrays, info = checkpoint.load(path)
+        checks.keys("checkpoint", arrays | info, CHECKPOINT, remedy=f"{path} is not of this task; start anew")
+        self._settings.check_resumed(info["settings"], path)
+        self.board.load(arrays)
+        self._before = info["seconds"]
+        return True
+
+
+def _floats(values: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}
+
+
+# ------------------------------------------------------------------------------------------------------ to look at it
+
+
+@dataclass(frozen=True)
+class Played:
+    """Games of a trained agent: the rewards (games,); of the first game the screens and what was seen, (N, N, N) each,
+    and, with fast weights, how strongly each frame attends to those before it (frames, frames), else None.
+    """
+
+    rewards: numpy.ndarray
+    screens: numpy.ndarray
+    seen: numpy.ndarray
+    attention: numpy.ndarray | None
+
+
+def _play(settings: Settings, plan: Plan, params: Any, noise: float) -> Played:
+    """Games without learning, actions drawn from the policy, or the likeliest ones without noise."""
+    xp = array_module(**flatten(params))
+    game, rng = Catch(settings.rules(), SHOWN, settings.dtype, xp), settings.streams(3)[2]
+    game.reset(rng)
+    screens, seen = [], []
+
+    def look() -> Any:
+        screens.append(to_host(game.screen()[0]))
+        seen.append(to_host(game.seen()[0]))
+        return game.seen()
+
+    def act(logits: Any) -> Any:
+        drawn = logits + noise * xp.asarray(rng.gumbel(size=logits.shape).astype(settings.dtype))
+        return game.step(drawn.argmax(axis=1))
+
+    def see(t: int, logits: Any) -> Any:
+        if logits is not None:
+            act(logits)
+        return look()
+
+    logits, _, cache = plan.agent.forward(params, see, plan.decisions, SHOWN)
+    rewards = act(logits[-1])
+    look()
+    attention = None
+    if settings.layer == "fast_weights":
+        attention = numpy.full((settings.size, settings.size), numpy.nan)
+        for t in range(1, plan.decisions):
+            attention[t, :t] = to_host(fast_weights.attention(cache[-1], t)[0])
+    shape = (settings.size,) * 3
+    return Played(to_host(rewards), numpy.reshape(screens, shape), numpy.reshape(seen, shape), attention)

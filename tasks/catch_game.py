@@ -1,0 +1,104 @@
+"""Catch (section 4.4 of Ba et al. 2016): a ball falls, a paddle has to be under it, and after M frames nothing is seen.
+
+The screen has N x N pixels, an episode N frames. A ball of one pixel starts in a random column of the first row and
+falls a row a frame; the paddle moves along the bottom row. When the ball is at the bottom row, the reward is +1 if the
+paddle touches it, else -1. Of a frame after the Mth nothing is seen, the paddle neither. The paper does not say where
+the paddle starts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Literal
+
+import numpy
+
+from fastweights_np import checks
+from fastweights_np.backend import Array
+
+ACTIONS = ("left", "stay", "right")
+STARTS = ("random", "center")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which game it is. Raises ValueError or TypeError for what makes no game."""
+
+    size: int = 16
+    visible: int = 3
+    paddle_width: int = 2
+    paddle_start: Literal["random", "center"] = "random"
+
+    def __post_init__(self) -> None:
+        checks.count("size", self.size, least=2)
+        checks.count("visible", self.visible, least=0)
+        checks.count("paddle_width", self.paddle_width, least=1)
+        checks.choice("paddle_start", self.paddle_start, STARTS)
+        if self.paddle_width > self.size:
+            raise ValueError(f"paddle_width: expected at most size, {self.size}, got {self.paddle_width}")
+
+    @property
+    def decisions(self) -> int:
+        """Actions in an episode: one after each frame but the last, which shows how it ended."""
+        return self.size - 1
+
+    @property
+    def chance(self) -> float:
+        """The mean reward of a paddle that is anywhere, wherever the ball is."""
+        return 2 * self.paddle_width / self.size - 1
+
+
+class Catch:
+    """A batch of games that begin and end together, held in arrays of the module `xp`."""
+
+    def __init__(self, rules: Rules, games: int, dtype: str = "float32", xp: ModuleType = numpy) -> None:
+        checks.count("games", games, least=1)
+        self.rules, self._xp, self._dtype = rules, xp, dtype
+        self._everyone = xp.arange(games)
+        self.frame = 0
+        self.ball = self.paddle = xp.zeros(games, "int64")  # columns: of the ball, of the paddle's left end
+
+    def reset(self, rng: numpy.random.Generator) -> None:
+        """Begins new games; where balls and paddles start is drawn on the host."""
+        rules, games = self.rules, len(self._everyone)
+        self.frame = 0
+        self.ball = self._xp.asarray(rng.integers(0, rules.size, games))
+        places = rules.size - rules.paddle_width + 1
+        start = rng.integers(0, places, games) if rules.paddle_start == "random" else numpy.full(games, places // 2)
+        self.paddle = self._xp.asarray(start)
+
+    @property
+    def over(self) -> bool:
+        """Whether the ball is at the bottom row."""
+        return self.frame == self.rules.decisions
+
+    def screen(self) -> Array:
+        """What there is, (games, N²): 1 where the ball or the paddle is, else 0."""
+        size = self.rules.size
+        pixels = self._xp.zeros((len(self._everyone), size * size), self._dtype)
+        pixels[self._everyone, self.frame * size + self.ball] = 1
+        for n in range(self.rules.paddle_width):
+            pixels[self._everyone, (size - 1) * size + self.paddle + n] = 1
+        return pixels
+
+    def seen(self) -> Array:
+        """What is seen of it, (games, N²)."""
+        if self.frame < self.rules.visible:
+            return self.screen()
+        return self._xp.zeros((len(self._everyone), self.rules.size**2), self._dtype)
+
+    def step(self, actions: Array) -> Array:
+        """Moves the paddles by the actions (games,), numbers of ACTIONS, and the balls; returns the rewards (games,).
+
+        Raises RuntimeError if the games are over.
+        """
+        if self.over:
+            raise RuntimeError("step: expected games that are not over; begin new ones by reset(rng)")
+        rules, xp = self.rules, self._xp
+        self.paddle = (self.paddle + actions - 1).clip(0, rules.size - rules.paddle_width)
+        self.frame += 1
+        if not self.over:
+            return xp.zeros(len(self._everyone), self._dtype)
+        caught = (self.ball >= self.paddle) & (self.ball < self.paddle + rules.paddle_width)
+        return caught.astype(self._dtype) * 2 - 1
