@@ -18,7 +18,7 @@ MISSING = 'tasks: {} is not installed; pip install -e ".[tasks]"'
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit code: 0 done, 2 bad settings, 3 the loss was not finite, 130 interrupted."""
+    """Returns the exit code: 0 done, 1 a part died, 2 bad settings, 3 the loss was not finite, 130 interrupted."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m tasks NAME [options]     python -m tasks NAME --help explains the options\n")
         for name, what in TASKS.items():
@@ -61,6 +61,9 @@ def main(arguments: list[str]) -> int:
     except FloatingPointError as error:
         print(f"tasks: {error}", file=sys.stderr)
         return runs.DIVERGED
+    except runs.RunFailed as error:
+        print(f"tasks: {error}", file=sys.stderr)
+        return runs.FAILED
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"tasks: {error}", file=sys.stderr)
         return 2

@@ -29,7 +29,7 @@ from fastweights_np.actor_critic import ActorCritic
 from fastweights_np.backend import Array, array_module
 from fastweights_np.trees import flatten, map_leaves, unflatten
 
-from .runs import DIVERGED
+from .runs import DIVERGED, RunFailed
 
 OPTIMIZERS: dict[str, Any] = {"rmsprop": optim.RMSProp, "adam": optim.Adam}
 MEASURED = ("reward", "policy loss", "value loss", "entropy", "batches")  # what is added up in each part of the run
@@ -220,7 +220,7 @@ class Learner:
 # ----------------------------------------------------------------------------------------------------- several learners
 
 
-class ActorError(RuntimeError):
+class ActorError(RunFailed):
     """An actor has ended before its time."""
 
 
@@ -259,7 +259,7 @@ class Actors:
         for number, process in enumerate(self._processes):
             process.join(0 if number else POLL)
             if process.exitcode:
-                told = self._told[number].recv() if self._told[number].poll() else None
+                told = _last_words(self._told[number])
                 if process.exitcode == DIVERGED:
                     raise FloatingPointError(told)
                 how = f"by signal {-process.exitcode}" if process.exitcode < 0 else f"with code {process.exitcode}"
@@ -288,6 +288,13 @@ class Actors:
                 process.join()
         for end in self._told:
             end.close()
+
+
+def _last_words(pipe: Any) -> str | None:
+    try:
+        return pipe.recv()
+    except EOFError:  # it was killed
+        return None
 
 
 def _acquire(lock: Any, process: Any) -> bool:

@@ -27,7 +27,7 @@ from .provenance import provenance
 # settings that say where, not what: they may change when a run is resumed
 PLACES = ("out", "resume", "settings", "device", "processes", "data_dir")
 KEPT = ("data_dir",)  # of these, what resuming needs to know
-INTERRUPTED, DIVERGED = 130, 3  # exit codes: told to stop; the loss was not finite
+FAILED, DIVERGED, INTERRUPTED = 1, 3, 130  # exit codes: a part of the run died; the loss was not finite; told to stop
 
 
 class Measure(NamedTuple):
@@ -165,6 +165,10 @@ def settings_of(folder: Path, kind: type[RunSettings]) -> RunSettings:
     if not path.exists():
         raise FileNotFoundError(f"resume: expected a folder that holds settings.json, found none in {folder}")
     return settings_from(path, kind, resume=folder)
+
+
+class RunFailed(RuntimeError):
+    """A part of the run has died, through no fault of its settings: the checkpoint has been written."""
 
 
 class Interruption(Exception):

@@ -1,0 +1,290 @@
+"""Catch: the game, its Gymnasium environment, and agents that learn it, alone and several at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium
+import numpy
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import tasks.catch_environment
+from fastweights_np import checkpoint
+from fastweights_np.trees import flatten
+from tasks import agents, catch, runs
+from tasks.__main__ import main
+from tasks.catch_game import Catch, Rules
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--size", "6", "--visible", "2", "--hidden-size", "12", "--games", "16"]
+
+
+# ----------------------------------------------------------------------------------------------------------------- game
+
+
+def test_the_ball_falls_a_row_a_frame_and_is_seen_for_the_first_frames_only():
+    game = Catch(Rules(size=6, visible=2), games=5)
+    game.reset(numpy.random.default_rng(0))
+    column = game.ball.copy()
+    for frame in range(6):
+        screen = game.screen().reshape(5, 6, 6)
+        assert (screen[numpy.arange(5), frame, column] == 1).all()
+        assert (screen[:, :5].sum(axis=(1, 2)) == (1 if frame < 5 else 0)).all()
+        assert (game.seen().reshape(5, 6, 6) == (screen if frame < 2 else 0)).all()
+        if frame < 5:
+            assert not game.over
+            rewards = game.step(numpy.full(5, 1))
+            assert (rewards == 0).all() or frame == 4
+    assert game.over
+    with pytest.raises(RuntimeError, match="games that are not over"):
+        game.step(numpy.ones(5, int))
+
+
+def test_the_reward_tells_whether_the_paddle_touches_the_ball():
+    game = Catch(Rules(size=4, paddle_width=2), games=4)
+    game.reset(numpy.random.default_rng(0))
+    game.ball, game.paddle = numpy.arange(4), numpy.full(4, 1)  # the paddle is at columns 1 and 2
+    for _ in range(2):
+        game.step(numpy.full(4, 1))
+    numpy.testing.assert_array_equal(game.step(numpy.full(4, 1)), [-1, 1, 1, -1])
+
+
+def test_the_paddle_moves_as_it_is_told_and_stays_on_the_screen():
+    game = Catch(Rules(size=4, paddle_width=2, paddle_start="center"), games=3)
+    game.reset(numpy.random.default_rng(0))
+    numpy.testing.assert_array_equal(game.paddle, [1, 1, 1])
+    game.step(numpy.array([0, 1, 2]))
+    numpy.testing.assert_array_equal(game.paddle, [0, 1, 2])
+    game.step(numpy.array([0, 0, 2]))
+    numpy.testing.assert_array_equal(game.paddle, [0, 0, 2])
+
+
+@pytest.mark.parametrize(("size", "papers"), [(16, -0.75), (24, -0.83)])
+def test_chance_is_the_papers(size, papers):
+    rules = Rules(size=size)
+    assert rules.chance == pytest.approx(papers, abs=0.005)
+    game, rng = Catch(rules, games=4000), numpy.random.default_rng(0)
+    game.reset(rng)
+    while not game.over:
+        rewards = game.step(numpy.ones(4000, int))  # stays where it is, which is anywhere
+    assert rewards.mean() == pytest.approx(rules.chance, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 1}, "size: expected at least 2"),
+        ({"paddle_width": 20}, "paddle_width: expected at most size, 16, got 20"),
+        ({"paddle_start": "left"}, "paddle_start: expected one of center, random; got 'left'"),
+        ({"visible": -1}, "visible: expected at least 0"),
+    ],
+)
+def test_rules_that_make_no_game_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Rules(**options)
+
+
+# ---------------------------------------------------------------------------------------------------------- environment
+
+
+@pytest.mark.parametrize("render_mode", [None, "rgb_array", "ansi"])
+def test_the_environment_passes_gymnasiums_own_check(render_mode):
+    check_env(gymnasium.make("fastweights_np/Catch-v0", size=6, visible=2, render_mode=render_mode).unwrapped)
+
+
+def test_the_environment_plays_the_same_game():
+    env = gymnasium.make("fastweights_np/Catch-v0", size=6, visible=2)
+    seen, _ = env.reset(seed=3)
+    game = Catch(Rules(6, 2), 1)
+    game.reset(numpy.random.Generator(numpy.random.PCG64(numpy.random.SeedSequence(3))))
+    numpy.testing.assert_array_equal(seen.reshape(1, -1), game.seen())
+    for action in (0, 2, 2, 1, 0):
+        seen, reward, over, _, _ = env.step(action)
+        assert reward == game.step(numpy.array([action]))[0]
+        assert over == game.over
+        numpy.testing.assert_array_equal(seen.reshape(1, -1), game.seen())
+
+
+def test_the_environment_draws_what_there_is():
+    env = gymnasium.make("fastweights_np/Catch-v0", size=4, visible=1, paddle_start="center", render_mode="ansi")
+    env.reset(seed=0)
+    assert env.render().split("\n")[3] == ".##."
+    env.step(1)
+    assert env.render().split("\n")[3] == ".oo."
+    with pytest.raises(ValueError, match="render_mode: expected None or one of rgb_array, ansi; got 'human'"):
+        tasks.catch_environment.CatchEnvironment(render_mode="human")
+    with pytest.raises(ValueError, match="action: expected 0, 1 or 2"):
+        env.unwrapped.step(3)
+
+
+# --------------------------------------------------------------------------------------------------------------- agents
+
+
+def trained(folder, *options):
+    assert main(["catch", *SMALL, *options, "--out", str(folder)]) == 0
+    result = json.loads((folder / "result.json").read_text())
+    return result, checkpoint.load(folder / "checkpoint.npz")[0]
+
+
+def same(one, other):
+    for name, leaf in flatten(one).items():
+        numpy.testing.assert_array_equal(leaf, flatten(other)[name], err_msg=name)
+
+
+@pytest.mark.parametrize("options", [["--layer", "fast_weights"], ["--layer", "lstm", "--steps", "2"]])
+def test_one_actor_is_deterministic_and_plays_as_the_learner_alone_does(tmp_path, options):
+    """A3C with one actor, in a process of its own, is A2C."""
+    options = [*options, "--frames", "4000"]
+    result, alone = trained(tmp_path / "a2c", *options, "--method", "a2c")
+    again, one = trained(tmp_path / "a3c", *options, "--actors", "1")
+    same(alone, one)
+    assert result["curve"] == again["curve"]
+    assert result["frames"] == 4032  # whole batches of 16 games of 6 frames
+    assert result["updates"] == 42 * (1 if "fast_weights" in options else 3)
+
+
+def test_it_learns(tmp_path):
+    result, _ = trained(tmp_path / "run", "--frames", "60000", "--method", "a2c", "--learning-rate", "5e-3")
+    assert result["chance"] == pytest.approx(-1 / 3)
+    assert result["mean_reward"] > 0.5
+    assert result["test_reward_greedy"] > 0.5
+    for file in ("learning_curve.png", "episode.png", "episode.gif"):
+        assert (tmp_path / "run" / file).stat().st_size > 0
+
+
+def test_several_actors_share_what_they_learn(tmp_path):
+    before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+    result, arrays = trained(tmp_path / "run", "--frames", "40000", "--actors", "2", "--learning-rate", "5e-3")
+    batches = arrays["counts"]["batches"]
+    assert (batches > 0).all()
+    assert result["frames"] == batches.sum() * 16 * 6 >= 40000
+    assert result["curve"][-1]["mean_reward"] > result["chance"]
+    if before:
+        assert set(os.listdir("/dev/shm")) <= before, "no shared memory is left"
+
+
+def started(folder, *options):
+    command = [sys.executable, "-m", "tasks", "catch", *SMALL, "--checkpoint-every", "0.1", *options]
+    process = subprocess.Popen(
+        [*command, "--out", str(folder)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    limit = time.monotonic() + 60
+    while (
+        not (folder / "checkpoint.npz").exists()
+        or not checkpoint.load(folder / "checkpoint.npz")[0]["counts"]["batches"].all()
+    ):
+        assert time.monotonic() < limit, process.communicate()
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    return process
+
+
+def children(process) -> list[int]:
+    """The actors of a run: its children, but for the one that multiprocessing keeps for itself."""
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="actors are found by /proc, which is Linux's")
+def test_when_an_actor_is_killed_the_run_ends_with_a_good_checkpoint_and_goes_on(tmp_path, capfd):
+    folder = tmp_path / "run"
+    process = started(folder, "--actors", "2", "--frames", "100000000")
+    actors = children(process)
+    assert len(actors) == 2
+    os.kill(actors[0], signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == runs.FAILED
+    assert "ended by signal 9; the checkpoint holds" in said
+    assert f"--resume {folder}" in said
+    assert not any(map(lives, actors)), "no actor is left"
+    arrays, info = checkpoint.load(folder / "checkpoint.npz")
+    played = arrays["counts"]["batches"].sum() * 16 * 6
+    # what was asked for is not reached in a test: a shorter run in its place
+    settings = json.loads((folder / "settings.json").read_text()) | {"frames": int(played) + 5000}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    checkpoint.save(
+        folder / "checkpoint.npz", arrays, info | {"settings": info["settings"] | {"frames": settings["frames"]}}
+    )
+    assert main(["catch", "--resume", str(folder)]) == 0
+    result = json.loads((folder / "result.json").read_text())
+    assert result["frames"] >= played + 5000
+
+
+@pytest.mark.parametrize("how", [["--method", "a2c"], ["--actors", "1"]])
+def test_stopped_and_resumed_it_ends_as_the_run_that_was_not_stopped(tmp_path, how):
+    straight, expected = trained(tmp_path / "straight", "--frames", "150000", *how)
+    process = started(tmp_path / "run", "--frames", "150000", *how)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == runs.INTERRUPTED, said
+    assert main(["catch", "--resume", str(tmp_path / "run")]) == 0
+    arrays, _ = checkpoint.load(tmp_path / "run" / "checkpoint.npz")
+    same(expected, arrays)
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["curve"] == straight["curve"]
+
+
+def test_a_killed_run_leaves_no_actor(tmp_path):
+    process = started(tmp_path / "run", "--actors", "2", "--frames", "100000000")
+    actors = children(process)
+    process.kill()
+    process.communicate()
+    limit = time.monotonic() + 20
+    while any(map(lives, actors)):
+        assert time.monotonic() < limit, "actors outlive the run"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--method", "a2c", "--actors", "2"], "actors: expected 1 for a2c, got 2"),
+        (["--device", "cuda"], "device: expected cpu for a3c"),
+        (["--frames", "0"], "frames: expected at least 1, got 0"),
+        (["--discount", "1.5"], "discount: expected a number from 0 to 1, got 1.5"),
+        (["--paddle-width", "9"], "paddle_width: expected at most size, 6, got 9"),
+    ],
+)
+def test_bad_settings_say_what_is_wrong(tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit) as ended:
+        main(["catch", *SMALL, *options, "--out", str(tmp_path / "run")])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_is_told_and_ends_all(tmp_path, capsys):
+    options = ["--learning-rate", "1e30", "--clip-norm", "1e30", "--frames", "100000", "--actors", "2"]
+    with numpy.errstate(all="ignore"):
+        assert main(["catch", *SMALL, *options, "--out", str(tmp_path / "run")]) == runs.DIVERGED
+    assert "loss: expected a finite number" in capsys.readouterr().err
+
+
+def test_a_search_over_agents_prefers_more_reward(tmp_path):
+    options = ["search", "catch", "--grid", "learning_rate=0.0,5e-3", *SMALL, "--frames", "20000", "--method", "a2c"]
+    assert main([*options, "--out", str(tmp_path / "search")]) == 0
+    found = json.loads((tmp_path / "search" / "search.json").read_text())
+    assert found["best"]["learning_rate"] == 5e-3
+    assert found["best"]["mean_reward"] == max(trial["mean_reward"] for trial in found["trials"])
+
+
+def test_the_board_refuses_what_is_anothers(tmp_path):
+    plan = catch.Settings(size=6, hidden_size=8, actors=1, frames=100).plan()
+    board = agents.Board(plan, 1)
+    other = agents.Board(replace(plan, agent=replace(plan.agent, hidden_size=9)), 1)
+    with pytest.raises(ValueError, match="checkpoint: expected the arrays of this run"):
+        board.load(other.arrays())
