@@ -11,7 +11,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from tasks.figures import error_axis
+from tasks.catch_game import Rules
+from tasks.figures import error_axis, reward_axis
 from tasks.retrieval import key_blind_floor
 
 from .drawings import draw_glimpses
@@ -24,6 +25,7 @@ NAMES = {
     "irnn": "IRNN", "lstm": "LSTM", "associative_lstm": "A-LSTM", "fast_weights": "Fast weights",
     "multilevel": "Fast weights", "convnet": "ConvNet",
 }  # fmt: skip
+NAMES_OF_AGENTS = NAMES | {"irnn": "ReLU RNN"}
 Cells = dict[str, dict[int, float]]  # layer to R to a number of Ba et al. 2016
 # test error in %
 TABLE_1: Cells = {
@@ -42,9 +44,15 @@ TABLE_2: Cells = {
 TABLE_3: Cells = {
     "irnn": {200: 81.11}, "lstm": {200: 81.32}, "convnet": {200: 88.23}, "multilevel": {200: 86.34},
 }  # fmt: skip
+# frames in millions until 0.9 is passed, and the reward at the end, read off figure 5; None: it is not passed
+FIGURE_5: dict[tuple[int, int], dict[str, tuple[float | None, float | None]]] = {
+    (16, 3): {"irnn": (None, 0.95), "lstm": (5.5, None), "fast_weights": (3, 0.99)},
+    (24, 5): {"irnn": (None, 0.65), "lstm": (23, None), "fast_weights": (12, 0.99)},
+}
 SEEDS = 3
 SEEDS_OF_TABLE_2 = 2
 LAYER_NORM = "mnist-layer-norm"  # the group of IRNNs with layer norm
+CATCH_LAYER_NORM = "catch-layer-norm"  # the group of agents with layer norm, but without fast weights
 CAPACITY = "retrieval-capacity"  # the group of runs with more and more pairs
 NO_DECAY = "retrieval-capacity-no-decay"  # the same of fast weights with λ = 1
 PAIRS = (4, 8, 12, 16)
@@ -64,6 +72,7 @@ def make() -> str:
         "table3": table(3, load("faces"), TABLE_3, SEEDS, missing),
         "ablation": ablation(digits, load(LAYER_NORM), missing),
         "search": searches(load("search"), missing),
+        "figure5": figure_5(load("catch"), load(CATCH_LAYER_NORM), missing),
     }
     for name, text in tables.items():
         (STORE / f"{name}.md").write_text(text)
@@ -246,6 +255,54 @@ def capacity(runs: list[Run], without_decay: list[Run], missing: list[str]) -> N
     axes.legend()
     figure.savefig(STORE / "capacity.png", dpi=130)
     plt.close(figure)
+
+
+def figure_5(runs: list[Run], with_layer_norm: list[Run], missing: list[str]) -> str:
+    """Mean reward against frames, mean and range over the seeds, a panel for each game; and a table of the same."""
+    figure, panels = plt.subplots(1, len(FIGURE_5), figsize=(11, 4), layout="constrained", sharey=True)
+    lines = []
+    for axes, (game, theirs) in zip(panels, FIGURE_5.items(), strict=True):
+        agents = [(NAMES_OF_AGENTS[layer], layer, runs) for layer in theirs]
+        agents.append(("ReLU RNN, layer norm", "irnn", with_layer_norm))
+        for colour, (name, layer, of) in enumerate(agents):
+            chosen = [
+                run for run in of
+                if (run["settings"]["size"], run["settings"]["visible"], run["settings"]["layer"]) == (*game, layer)
+            ]  # fmt: skip
+            if len(chosen) < SEEDS:
+                missing.append(f"figure 5, N = {game[0]}, {name}: {len(chosen)} of {SEEDS} seeds")
+            if not chosen:
+                continue
+            points = min(len(run["curve"]) for run in chosen)
+            frames = [line["frames"] / 1e6 for line in chosen[0]["curve"][:points]]
+            by_part = list(zip(*([line["mean_reward"] for line in run["curve"]] for run in chosen), strict=False))
+            axes.plot(frames, [mean(rewards) for rewards in by_part], color=f"C{colour}", label=name)
+            lowest, highest = [min(rewards) for rewards in by_part], [max(rewards) for rewards in by_part]
+            axes.fill_between(frames, lowest, highest, color=f"C{colour}", alpha=0.25, linewidth=0)
+            lines.append(_line_of_agent(game, name, theirs.get(layer) if of is runs else None, chosen))
+        reward_axis(axes, Rules(*game).chance)
+        axes.set_title(f"Catch, N = {game[0]}, M = {game[1]}: mean and range over the seeds", fontsize=10)
+    panels[0].legend()
+    figure.savefig(STORE / "figure5.png", dpi=130)
+    plt.close(figure)
+    header = ["N, M", "agent", "reward at the end, every seed", "paper", "frames to 0.9 (millions)", "paper",
+              "frames", "frames/s, two runs at a time"]  # fmt: skip
+    return markdown(header, lines)
+
+
+def _line_of_agent(
+    game: tuple[int, int], name: str, theirs: tuple[float | None, float | None] | None, chosen: list[Run]
+) -> list[str]:  # fmt: skip
+    passed = [
+        next((f"{line['frames'] / 1e6:.1f}" for line in run["curve"] if line["mean_reward"] >= 0.9), "-")
+        for run in chosen
+    ]
+    soon, end = theirs or (None, None)
+    return [
+        f"{game[0]}, {game[1]}", name, ", ".join(f"{run['mean_reward']:.3f}" for run in chosen),
+        "-" if end is None else str(end), ", ".join(passed), "-" if soon is None else str(soon),
+        f"{chosen[0]['frames']:,}", f"{median(run['frames_per_second'] for run in chosen):,.0f}",
+    ]  # fmt: skip
 
 
 def _is_the_papers(settings: Run) -> bool:

@@ -1,6 +1,6 @@
 """The store of measured runs: bench/results/TASK/LAYER-R50-seed0.json, a file a run, as the task wrote it.
 
-Retrieval's names tell K too: fast_weights-K4-R50-seed0.json.
+Retrieval's names tell K too, fast_weights-K4-R50-seed0.json, and catch's N.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 STORE = Path(__file__).parent / "results"
-PICTURED = ("retrieval", "mnist")  # the tasks whose attention may be shown: the pixels of faces belong to others
+# which picture of a run is stored, too; none of faces, whose pixels belong to others
+PICTURED = {"retrieval": "attention.png", "mnist": "attention.png", "catch": "episode.png"}
+SIZES = {"pairs": "K", "size": "N"}  # what names tell beside R, where a task has it
 MAY_DIFFER = ("seed", "test_curve")  # between runs that count as one: test_curve changes no number of a run
 
 
@@ -38,8 +40,8 @@ def add(folder: Path, group: str = "", replace: bool = False) -> Path:
     result = json.loads(source.read_text())
     settings = result["settings"]
     store = STORE / (f"{result['task']}-{group}" if group else result["task"])
-    pairs = f"-K{settings['pairs']}" if "pairs" in settings else ""
-    name = f"{settings['layer']}{pairs}-R{settings['hidden_size']}-seed"
+    size = next((f"-{letter}{settings[key]}" for key, letter in SIZES.items() if key in settings), "")
+    name = f"{settings['layer']}{size}-R{settings['hidden_size']}-seed"
     target = store / f"{name}{settings['seed']}.json"
     for fellow in sorted(set(store.glob(f"{name}*.json")) - {target}):
         # settings that are younger than a stored run had what is now their default
@@ -50,7 +52,8 @@ def add(folder: Path, group: str = "", replace: bool = False) -> Path:
                 f"folders: expected the settings of {fellow.relative_to(STORE)}, but for the seed; {folder} differs in "
                 f"{', '.join(odd)}; keep it apart with --group NAME"
             )
-    return _store(source, folder / "attention.png" if result["task"] in PICTURED else None, target, replace)
+    pictured = PICTURED.get(result["task"])
+    return _store(source, folder / pictured if pictured else None, target, replace)
 
 
 def _defaults(task: str) -> dict[str, Any]:

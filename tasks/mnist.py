@@ -22,7 +22,7 @@ class Settings(ImageSettings):
 
     data: Literal["mnist", "fashion"] = "mnist"
     """MNIST or Fashion-MNIST; without --data-dir it is fetched once, into the user's cache."""
-    epochs: int = 100
+    epochs: int = 60
     """Passes over the training set."""
     learning_rate: float = 4e-3
     """Adam's step size before the schedule."""

@@ -129,6 +129,16 @@ MUTANTS = {
     "convnet: the whole window gets the gradient": ("convnet.py", "dy * (winners == n)", "dy"),
     "convnet: slope of relu dropped": ("convnet.py", "dy * ops.Relu(y).slope(y)", "dy * 1.0"),
     "convnet: bias's gradient of one place": ("convnet.py", "dy.reshape(len(dy), -1).sum(axis=1)", "dy[:, 0, 0].sum(axis=1)"),
+    "entropy: its sign": ("ops.py", "return -dH[:, None] *", "return dH[:, None] *"),
+    "entropy: H dropped": ("ops.py", "(log_pi + H[:, None])", "(log_pi + 1)"),
+    "squared error: target dropped": ("ops.py", "return dloss * (values - targets)", "return dloss * values"),
+    "actor-critic: advantages have the wrong sign": ("actor_critic.py", "advantages / games, pi", "-advantages / games, pi"),
+    "actor-critic: advantages dropped": ("actor_critic.py", "advantages / games, pi", "xp.full_like(H, 1 / games), pi"),
+    "actor-critic: mean over steps, too": ("actor_critic.py", "xp.full_like(values, value_weight / games)", "xp.full_like(values, value_weight / values.size)"),
+    "actor-critic: entropy's gradient dropped": ("actor_critic.py", "    dlogits += ops.entropy_backward(", "    _ = ops.entropy_backward("),
+    "actor-critic: entropy pushed down": ("actor_critic.py", "-entropy_weight / games", "entropy_weight / games"),
+    "actor-critic: value's way into the state dropped": ("actor_critic.py", "        dh += dh_by_value\n", ""),
+    "actor-critic: encoder's slope that of the layer's input": ("actor_critic.py", "ops.Relu(x), x)", "ops.Relu(x), x + 1)"),
     "network: readout's relu ignored": ("network.py", "dz = dhidden * relu.slope(hidden)", "dz = dhidden"),
 }  # fmt: skip
 
