@@ -41,6 +41,11 @@ def main(arguments: list[str]) -> int:
             each.add_argument("--sizes", type=_size, nargs="+", metavar="B,T,H", help="measure these sizes instead")
         if command == "profile":
             each.add_argument("--size", type=_size, metavar="B,T,H", help="the size (128,11,20)")
+    actors = commands.add_parser("actors", help="frames a second of catch's training, with one actor and with several")
+    actors.add_argument("--layer", choices=("fast_weights", "irnn", "lstm"), default="fast_weights")
+    actors.add_argument(
+        "--actors", type=_positive, nargs="+", default=[1, cores], help="how many at once, each in turn"
+    )
     add = commands.add_parser("add", help="store the results of finished task runs and searches in bench/results")
     add.add_argument("folders", type=Path, nargs="+", help="output folders of python -m tasks")
     add.add_argument("--replace", action="store_true", help="put a run in the place of one that is stored already")
@@ -81,8 +86,8 @@ def _do(chosen: argparse.Namespace) -> None:
         from . import paper
 
         print(paper.make())
-        tables = "table1.md, table2.md, table3.md, ablation.md, search.md"
-        print(f"in {results.STORE}: {tables}, table1.png, figure2.png, capacity.png")
+        tables = "table1.md, table2.md, table3.md, ablation.md, search.md, figure5.md"
+        print(f"in {results.STORE}: {tables}, table1.png, figure2.png, capacity.png, figure5.png")
     elif chosen.command in ("speed", "long"):
         from . import speed
 
@@ -91,6 +96,10 @@ def _do(chosen: argparse.Namespace) -> None:
         from . import loop
 
         loop.run(chosen.layer, sorted(set(chosen.threads)), chosen.task)
+    elif chosen.command == "actors":
+        from . import actors
+
+        actors.run(chosen.layer, sorted(set(chosen.actors)))
     elif chosen.command == "profile":
         from . import profile
 

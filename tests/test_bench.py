@@ -8,7 +8,7 @@ import json
 import numpy
 import pytest
 
-from bench import paper, report, results, speed
+from bench import actors, paper, report, results, speed
 from bench.__main__ import main
 from bench.peers import contest
 from bench.peers.problem import Layer, Training
@@ -279,3 +279,37 @@ def test_tables_take_the_best_of_ours_and_of_the_peers(tmp_path, monkeypatch):
     assert "| 1, 2, 3 | 2.00 (ours, 2 threads) | 4.00 (JAX scan, matrix, 2 threads) | **0.50** | 0.25 |" in table
     speed._picture(rows, "speed")
     assert (tmp_path / "speed.png").stat().st_size > 0
+
+
+def test_actors_are_timed_in_turns(store, monkeypatch, capsys):
+    asked = []
+
+    def frames_per_second(layer, size, visible, count, frames):
+        asked.append((size, count))
+        return 1000 * count
+
+    monkeypatch.setattr(report, "STORE", store)
+    monkeypatch.setattr(actors, "_frames_per_second", frames_per_second)
+    assert main(["actors", "--actors", "2", "1"]) == 0
+    assert asked == [(size, count) for size in (16, 24) for _ in range(actors.ROUNDS) for count in (1, 2)]
+    assert "| 24, 5 | 1,000 | 2,000 | 2.00 |" in (store / "actors.md").read_text()
+
+
+def test_figure_5_has_every_seed_and_when_an_agent_passes_0_9(store, tmp_path, capsys):
+    for seed, (reward, group) in enumerate([(0.99, ""), (0.95, ""), (0.5, "layer-norm")]):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        settings = {"layer": "irnn", "size": 16, "visible": 3, "hidden_size": 128, "seed": seed}
+        curve = [{"frames": 1e6 * n, "mean_reward": reward * n / 10} for n in range(1, 11)]
+        result = {"task": "catch", "settings": settings, "mean_reward": reward, "curve": curve}
+        result |= {"frames": 10_000_000, "frames_per_second": 5e4}
+        (folder / "result.json").write_text(json.dumps(result))
+        assert main(["add", str(folder), *(["--group", group] if group else [])]) == 0
+    assert (store / "catch" / "irnn-N16-R128-seed0.json").exists()
+    capsys.readouterr()
+    assert main(["paper"]) == 0
+    printed = capsys.readouterr().out
+    assert "| 16, 3 | ReLU RNN | 0.990, 0.950 | 0.95 | 10.0, 10.0 | - | 10,000,000 | 50,000 |" in printed
+    assert "| 16, 3 | ReLU RNN, layer norm | 0.500 | - | - | - | 10,000,000 | 50,000 |" in printed
+    assert "missing: figure 5, N = 16, ReLU RNN: 2 of 3 seeds" in printed
+    assert (store / "figure5.png").stat().st_size > 0
