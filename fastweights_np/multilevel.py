@@ -130,6 +130,10 @@ class Tape:
                 )
             )
             first += len(queries)
+        self.steps = {
+            name: xp.asarray([t for t, moment in enumerate(self.moments) if moment.transition == name], "int64")
+            for name in TRANSITIONS
+        }
 
 
 @dataclass
@@ -241,7 +245,7 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     dx, dC, db = ops.linear_backward(dboundaries, x, params["C"])
     grads = {"C": dC, "b": db}
     for name in TRANSITIONS:
-        steps = [t for t, moment in enumerate(tape.moments) if moment.transition == name]
+        steps = tape.steps[name]
         grads[name] = transition_backward(dboundaries[steps], tape.h[steps])  # the rest of (V3)
     if "gain" in params:
         grads["gain"], grads["bias"] = dnorm[:, 0]

@@ -154,27 +154,36 @@ class Learner:
         self._pairs = list(zip(flatten(self._params).values(), flatten(board.params).values(), strict=True))
         self._xp = array_module(params=self._pairs[0][0])
         self._workspaces: dict[int, Workspace] = {}  # by the number of steps
+        self._unreported: list[tuple[int, list[Array]]] = []  # of each batch its first frame, and what is MEASURED
 
     def play(self) -> None:
-        """A batch of games, from their beginning to their end, and all updates in it; puts down how it went."""
+        """A batch of games, from their beginning to their end, and all updates in it."""
         plan, board, game = self._plan, self._board, self._game
         rng, first_frame = plan.rng(self._actor, int(board.batches[self._actor])), board.frames()
         game.reset(rng)
-        sums = [0.0] * len(MEASURED)
-        state = None
+        sums, state = [0.0] * (len(MEASURED) - 1), None
         for start in range(0, plan.decisions, plan.steps):
             steps = min(plan.steps, plan.decisions - start)
             state, rewards, loss = self._learn(steps, state, rng, plan.rate_at(first_frame))
-            for n, value in enumerate((rewards, *loss)):
-                sums[n] += float(value) * (steps / plan.decisions if n else 1)
-        if not all(map(isfinite, sums)):
-            raise FloatingPointError(
-                f"loss: expected a finite number, got {sums[1:]} at frame {first_frame}; lower --learning-rate, "
-                "--clip-norm, or --rate if the layer is fast_weights"
-            )
-        sums[-1] = 1.0
-        board.sums[self._actor, plan.part(first_frame)] += sums
+            of_decisions = [value * (steps / plan.decisions) for value in loss]
+            sums = [before + value for before, value in zip(sums, [rewards, *of_decisions], strict=True)]
+        self._unreported.append((first_frame, sums))
         board.batches[self._actor] += 1
+
+    def report(self) -> None:
+        """Puts down on the board how it went since the last report. A GPU is waited for here, and nowhere else.
+
+        Raises FloatingPointError if a loss was not finite.
+        """
+        for first_frame, values in self._unreported:
+            sums = [float(value) for value in values]
+            if not all(map(isfinite, sums)):
+                raise FloatingPointError(
+                    f"loss: expected a finite number, got {sums[1:]} at frame {first_frame}; lower --learning-rate, "
+                    "--clip-norm, or --rate if the layer is fast_weights"
+                )
+            self._board.sums[self._actor, self._plan.part(first_frame)] += [*sums, 1.0]
+        self._unreported.clear()
 
     def _learn(
         self, steps: int, state: Any, rng: numpy.random.Generator, learning_rate: float
@@ -317,6 +326,7 @@ def _act(
             while board.frames() < plan.budget and not stop.is_set() and os.getppid() == parent:
                 with between:
                     learner.play()
+                    learner.report()
                 time.sleep(0)  # or else the lock is hardly ever free
     except FloatingPointError as error:
         tell.send(str(error))

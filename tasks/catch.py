@@ -27,6 +27,7 @@ from .layers import LayerSettings
 from .runs import Interruption, RunSettings, interrupts_noted
 
 PARTS = 100  # of a run, in each of which rewards are averaged
+REPORT_EVERY = 10  # batches of games that A2C plays between two looks at how they went, each of which makes a GPU wait
 LAST = 10  # of these, the last, whose mean is the run's result
 SHOWN = 512  # games that the trained agent plays in the end, without learning
 CHECKPOINT = ("params", "moments", "counts", "settings", "seconds")
@@ -234,8 +235,10 @@ class _Training:
         """Plays for a moment; whether there is more to play."""
         if self._actors is not None:
             return self._actors.running()
-        if self.board.frames() < self._plan.budget:
-            self._learner.play()
+        for _ in range(REPORT_EVERY):
+            if self.board.frames() < self._plan.budget:
+                self._learner.play()
+        self._learner.report()
         return self.board.frames() < self._plan.budget
 
     def seconds(self) -> float:

@@ -170,7 +170,7 @@ class _Run:
     def rest_of_epoch(self) -> Iterator[None]:
         """Makes the updates that are left of this epoch, yielding after each."""
         self._epoch_start = self._order.bit_generator.state
-        order = self._order.permutation(len(self.training.labels))
+        order = to_device(self._order.permutation(len(self.training.labels)), self.settings.device)
         training = self.training.varied(self._order)
         done, size = self.update % self.batches, self.settings.batch_size
         for start in range(done * size, self.batches * size, size):

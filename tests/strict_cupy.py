@@ -1,0 +1,396 @@
+"""A stand-in for CuPy on a machine without a GPU: its arrays hold NumPy's, but refuse what CuPy's refuse, and more.
+
+    with strict_cupy.installed() as cupy:      # as if CuPy had been imported
+        x = cupy.asarray(numpy.ones(3))
+        ...                                    # numpy.sum(x) and x + numpy.ones(3) raise TypeError
+        cupy.usage.pulls                       # how often a value was brought to the host
+
+It has just the functions, methods and keywords that stand in the tables below, so that all others raise: each of them
+is held against the real CuPy by test_cupy_surface.py, and those that the package uses are listed in cupy_surface.txt.
+Reductions give 0-d arrays, `empty` is filled with NaN, an index out of range wraps, NumPy's functions are refused (the
+real ones would be handed on to CuPy where it has them, which hides the rest), and so is every mixture with host arrays.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy
+
+SCALARS = (bool, int, float, complex, numpy.generic)
+CASTING = "same_kind"  # from a result to an array given as out=, as ufuncs have it
+BOOL_OUT = "?"  # comparisons may be put into arrays of numbers
+
+
+class Usage:
+    """What has been used since it was last cleared."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets all."""
+        self.functions: dict[str, set[str]] = {}  # name to keywords
+        self.pulls: list[str] = []  # what brought a value to the host
+        self.launches = 0  # array operations, each a kernel of its own on a GPU
+
+    def note(self, name: str, keywords: Any = (), launches: int = 0) -> None:
+        """A function or method was called."""
+        self.functions.setdefault(name, set()).update(keywords)
+        self.launches += launches
+
+
+usage = Usage()
+
+
+def _host(value: Any, what: str) -> Any:
+    """The NumPy array behind a strict one, or a scalar as it is. Raises TypeError for what lives on the host."""
+    if isinstance(value, ndarray):
+        return value._host
+    if isinstance(value, SCALARS):
+        return value
+    raise TypeError(f"{what}: unsupported type {type(value)}: CuPy does not take arrays of the host")
+
+
+def _index(index: Any, shape: tuple[int, ...]) -> Any:
+    """An index in NumPy's terms; integers in device arrays wrap around, as CuPy's do."""
+    parts = index if isinstance(index, tuple) else (index,)
+    axes = len([part for part in parts if part is not None and part is not Ellipsis])
+    found, axis = [], 0
+    for part in parts:
+        if part is Ellipsis:
+            axis += len(shape) - axes
+        elif part is None:
+            pass
+        elif isinstance(part, ndarray):
+            held = part._host
+            if held.dtype.kind not in "iub":
+                raise IndexError(f"arrays used as indices must be of integer or boolean type, got {held.dtype}")
+            axis += held.ndim if held.dtype.kind == "b" else 1
+            found.append(held if held.dtype.kind == "b" else held % shape[axis - 1])
+            continue
+        elif isinstance(part, (int, numpy.integer, slice)) and not isinstance(part, bool):
+            axis += 1
+        else:
+            raise TypeError(f"index: unsupported type {type(part)}: CuPy takes no lists and no arrays of the host")
+        found.append(part)
+    return tuple(found)
+
+
+def _is_basic(index: Any) -> bool:
+    return not any(isinstance(part, ndarray) for part in (index if isinstance(index, tuple) else (index,)))
+
+
+class ndarray:  # noqa: N801 (CuPy's name)
+    """An array on the device."""
+
+    __array_priority__ = 100
+    __slots__ = ("_host",)
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, host: Any) -> None:
+        self._host = numpy.asarray(host)
+
+    # what NumPy would do with it
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("implicit conversion to a NumPy array is not allowed; use .get()")
+
+    def __array_ufunc__(self, ufunc: Any, *_: Any, **__: Any) -> Any:
+        raise TypeError(f"numpy.{ufunc.__name__} was called with a device array; use the module that owns the array")
+
+    def __array_function__(self, function: Any, *_: Any, **__: Any) -> Any:
+        raise TypeError(f"numpy.{function.__name__} was called with a device array; use the module that owns the array")
+
+    # what is known without looking at values
+    shape = property(lambda self: self._host.shape)
+    ndim = property(lambda self: self._host.ndim)
+    size = property(lambda self: self._host.size)
+    nbytes = property(lambda self: self._host.nbytes)
+    dtype = property(lambda self: self._host.dtype)
+    strides = property(lambda self: self._host.strides)
+    flags = property(lambda self: SimpleNamespace(c_contiguous=self._host.flags.c_contiguous))
+    T = property(lambda self: ndarray(self._host.T))
+
+    @property
+    def real(self) -> ndarray:
+        """A view of the real parts."""
+        return ndarray(self._host.real)
+
+    @real.setter
+    def real(self, value: Any) -> None:
+        usage.launches += 1
+        self._host.real = _host(value, "real")
+
+    @property
+    def imag(self) -> ndarray:
+        """A view of the imaginary parts."""
+        return ndarray(self._host.imag)
+
+    @imag.setter
+    def imag(self, value: Any) -> None:
+        usage.launches += 1
+        self._host.imag = _host(value, "imag")
+
+    def __len__(self) -> int:
+        return len(self._host)
+
+    def __iter__(self) -> Iterator[ndarray]:
+        if not self.ndim:
+            raise TypeError("iteration over a 0-d array")
+        return (self[n] for n in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"device array of shape {self.shape}, {self.dtype}"
+
+    # what brings values to the host
+    def _pulled(self, how: str) -> numpy.ndarray:
+        usage.pulls.append(f"{how} of shape {self.shape}")
+        return self._host
+
+    def get(self) -> numpy.ndarray:
+        """A copy on the host."""
+        usage.note("ndarray.get")
+        return self._pulled("get").copy()
+
+    def item(self) -> Any:
+        """The one value."""
+        usage.note("ndarray.item")
+        return self._pulled("item").item()
+
+    def __float__(self) -> float:
+        return float(self._pulled("float"))
+
+    def __int__(self) -> int:
+        return int(self._pulled("int"))
+
+    def __index__(self) -> int:
+        return int(self._pulled("index"))
+
+    def __bool__(self) -> bool:
+        return bool(self._pulled("bool"))
+
+    # parts of it
+    def __getitem__(self, index: Any) -> ndarray:
+        usage.launches += not _is_basic(index)
+        return ndarray(self._host[_index(index, self.shape)])
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        usage.launches += 1
+        self._host[_index(index, self.shape)] = _host(value, "setitem")
+
+
+def _operator(name: str) -> Callable[..., Any]:
+    function = getattr(numpy.ndarray, name)
+
+    def operate(self: ndarray, *others: Any) -> Any:
+        usage.launches += 1
+        hosts = [_host(other, name) for other in others]
+        result = function(self._host, *hosts)
+        if result is NotImplemented:
+            return result
+        if name.startswith("__i") and name != "__invert__":
+            self._host = result  # the same array
+            return self
+        return ndarray(result)
+
+    operate.__name__ = name
+    return operate
+
+
+OPERATORS = (
+    "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor",
+)  # fmt: skip
+for _name in OPERATORS:
+    for _form in ("", "r", "i"):
+        if (_form, _name) != ("i", "matmul"):
+            setattr(ndarray, f"__{_form}{_name}__", _operator(f"__{_form}{_name}__"))
+for _name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "abs", "invert"):
+    setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))
+
+# each method with its keywords, and whether it is a kernel: a view is none
+METHODS: dict[str, tuple[tuple[str, ...], bool]] = {
+    "reshape": ((), False), "swapaxes": ((), False), "transpose": ((), False), "copy": ((), True),
+    "astype": (("copy",), True), "fill": ((), True), "view": ((), False), "conj": ((), True),
+    "sum": (("axis", "dtype", "out", "keepdims"), True), "mean": (("axis", "dtype", "out", "keepdims"), True),
+    "max": (("axis", "out", "keepdims"), True), "min": (("axis", "out", "keepdims"), True),
+    "argmax": (("axis",), True), "any": (("axis",), True), "all": (("axis",), True),
+    "clip": ((), True), "repeat": (("axis",), True), "take": (("axis", "out"), True),
+}  # fmt: skip
+
+
+def _method(name: str, known: tuple[str, ...], is_kernel: bool) -> Callable[..., Any]:
+    def call(self: ndarray, *arguments: Any, **keywords: Any) -> Any:
+        _check_keywords(f"ndarray.{name}", keywords, known)
+        usage.note(f"ndarray.{name}", keywords, int(is_kernel))
+        hosts = [_plain(argument, name) for argument in arguments]
+        out = keywords.pop("out", None)
+        result = getattr(self._host, name)(*hosts, **keywords)
+        if not is_kernel and result.size and not numpy.shares_memory(result, self._host):
+            usage.launches += 1  # a reshape that has to copy
+        if out is None:
+            return None if result is None else ndarray(result)
+        return _put(result, out, name)
+
+    call.__name__ = name
+    return call
+
+
+def _plain(value: Any, what: str) -> Any:
+    """Of an argument that may be a device array, a number, a shape, a dtype or a list of these, NumPy's form."""
+    if isinstance(value, (ndarray, numpy.ndarray)):
+        return _host(value, what)
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(each, what) for each in value)
+    return value
+
+
+def _check_keywords(name: str, keywords: dict[str, Any], known: tuple[str, ...]) -> None:
+    odd = set(keywords) - set(known)
+    if odd:
+        raise TypeError(f"{name}: keywords that CuPy lacks, or that are not in the stand-in: {', '.join(sorted(odd))}")
+
+
+def _put(result: numpy.ndarray, out: Any, name: str) -> ndarray:
+    if not isinstance(out, ndarray):
+        raise TypeError(f"{name}: out has to be a device array, got {type(out)}")
+    if numpy.shape(result) != out.shape:
+        raise ValueError(f"{name}: out has shape {out.shape}, the result {numpy.shape(result)}")
+    if not numpy.can_cast(numpy.asarray(result).dtype, out.dtype, CASTING):
+        raise TypeError(f"{name}: cannot cast {numpy.asarray(result).dtype} to {out.dtype} of out")
+    out._host[...] = result
+    return out
+
+
+for _name, (_known, _kernel) in METHODS.items():
+    setattr(ndarray, _name, _method(_name, _known, _kernel))
+
+
+# ------------------------------------------------------------------------------------------------------------ functions
+
+UFUNCS = (
+    "add", "subtract", "multiply", "divide", "negative", "maximum", "minimum", "exp", "log", "sqrt", "reciprocal",
+    "tanh", "abs", "greater", "greater_equal", "less", "less_equal", "equal", "conjugate",
+)  # fmt: skip
+# each function with its keywords, and how many kernels it is; those that make arrays take shapes, dtypes and numbers
+FUNCTIONS: dict[str, tuple[tuple[str, ...], int]] = {
+    "zeros": (("dtype",), 1), "ones": (("dtype",), 1), "full": (("dtype",), 1), "arange": (("dtype",), 1),
+    "zeros_like": (("dtype",), 1), "full_like": (("dtype",), 1), "ones_like": (("dtype",), 1),
+    "ascontiguousarray": ((), 1), "concatenate": (("axis",), 1), "stack": (("axis",), 1), "repeat": (("axis",), 1),
+    "where": ((), 1), "matmul": (("out",), 1), "take": (("axis", "out"), 1), "broadcast_to": ((), 0),
+    "split": (("axis",), 0), "array_split": (("axis",), 0), "expand_dims": (("axis",), 0), "einsum": ((), 1),
+}  # fmt: skip
+
+
+class Ufunc:
+    """A function of each entry."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._function = name, getattr(numpy, name)
+
+    def __call__(self, *arguments: Any, out: Any = None, **keywords: Any) -> ndarray:
+        name, inputs = self._name, self._function.nin
+        _check_keywords(name, keywords, ())
+        given = list(arguments)
+        if len(given) > inputs:
+            out = given.pop()
+        usage.note(name, () if out is None else ("out",), 1)
+        result = self._function(*(_host(argument, name) for argument in given))
+        return ndarray(result) if out is None else _put(result, out, name)
+
+    def at(self, target: ndarray, index: Any, values: Any) -> None:
+        """target[index] op= values, duplicates one after another."""
+        if self._name != "add":
+            raise AttributeError(f"cupy.{self._name}.at")
+        usage.note("add.at", (), 1)
+        self._function.at(target._host, _index(index, target.shape), _host(values, "add.at"))
+
+
+def _function(name: str, known: tuple[str, ...], launches: int) -> Callable[..., Any]:
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        _check_keywords(name, keywords, known)
+        usage.note(name, keywords, launches)
+        given = [_plain(argument, name) for argument in arguments]
+        out = keywords.pop("out", None)
+        if name == "take" and len(given) == 4:
+            *given, out = given[:3], arguments[3]
+            given = given[0]
+        if name == "take":
+            axis = given[2] if len(given) > 2 else keywords["axis"]
+            given[1] = given[1] % given[0].shape[axis]
+        result = getattr(numpy, name)(*given, **keywords)
+        if isinstance(result, list):
+            return [ndarray(each) for each in result]
+        return ndarray(result) if out is None else _put(result, out, name)
+
+    call.__name__ = name
+    return call
+
+
+def empty(shape: Any, dtype: Any = float) -> ndarray:
+    """Not zeros: NaN, or the least number there is, so that what is read before it is written shows."""
+    usage.note("empty")
+    made = numpy.empty(shape, dtype)
+    made.fill(numpy.nan if made.dtype.kind in "fc" else numpy.iinfo(made.dtype).min if made.dtype.kind in "iu" else 1)
+    return ndarray(made)
+
+
+def empty_like(array: ndarray, dtype: Any = None) -> ndarray:
+    """As `empty`, of another array's shape."""
+    usage.note("empty_like")
+    return empty(array.shape, dtype or array.dtype)
+
+
+def asarray(value: Any, dtype: Any = None) -> ndarray:
+    """On the device: the one way there for an array of the host."""
+    usage.note("asarray", () if dtype is None else ("dtype",))
+    if isinstance(value, ndarray):
+        return value if dtype is None else value.astype(dtype)
+    return ndarray(numpy.array(value, dtype))
+
+
+def array(value: Any, dtype: Any = None) -> ndarray:
+    """A new array on the device, from one there, or from the host."""
+    usage.note("array", () if dtype is None else ("dtype",), int(isinstance(value, ndarray)))
+    return ndarray(numpy.array(value._host if isinstance(value, ndarray) else value, dtype))
+
+
+def sliding_window_view(array: ndarray, window_shape: Any, axis: Any) -> ndarray:
+    """A view of all windows."""
+    usage.note("lib.stride_tricks.sliding_window_view")
+    return ndarray(numpy.lib.stride_tricks.sliding_window_view(array._host, window_shape, axis))
+
+
+def module() -> Any:
+    """The stand-in, as a module; what is not in the tables raises AttributeError."""
+    cupy = ModuleType("cupy")
+    cupy.ndarray, cupy.usage = ndarray, usage  # type: ignore[attr-defined]
+    for function in (empty, empty_like, asarray, array):
+        setattr(cupy, function.__name__, function)
+    for name in UFUNCS:
+        setattr(cupy, name, Ufunc(name))
+    for name, (known, launches) in FUNCTIONS.items():
+        setattr(cupy, name, _function(name, known, launches))
+    tricks = SimpleNamespace(sliding_window_view=sliding_window_view)
+    cupy.lib = SimpleNamespace(stride_tricks=tricks)  # type: ignore[attr-defined]
+    runtime = SimpleNamespace(getDeviceCount=lambda: 1)
+    cupy.cuda = SimpleNamespace(runtime=runtime)  # type: ignore[attr-defined]
+    return cupy
+
+
+@contextmanager
+def installed() -> Iterator[Any]:
+    """Within, `import cupy` gives the stand-in."""
+    before, cupy = sys.modules.get("cupy"), module()
+    sys.modules["cupy"] = cupy
+    usage.clear()
+    try:
+        yield cupy
+    finally:
+        if before is None:
+            del sys.modules["cupy"]
+        else:
+            sys.modules["cupy"] = before
