@@ -46,6 +46,7 @@ def main(arguments: list[str]) -> int:
     actors.add_argument(
         "--actors", type=_positive, nargs="+", default=[1, cores], help="how many at once, each in turn"
     )
+    commands.add_parser("launches", help="array operations of a time step, which are kernel launches on a GPU")
     add = commands.add_parser("add", help="store the results of finished task runs and searches in bench/results")
     add.add_argument("folders", type=Path, nargs="+", help="output folders of python -m tasks")
     add.add_argument("--replace", action="store_true", help="put a run in the place of one that is stored already")
@@ -100,6 +101,10 @@ def _do(chosen: argparse.Namespace) -> None:
         from . import actors
 
         actors.run(chosen.layer, sorted(set(chosen.actors)))
+    elif chosen.command == "launches":
+        from . import launches
+
+        launches.run()
     elif chosen.command == "profile":
         from . import profile
 

@@ -18,6 +18,11 @@ Array = Any  # a numpy.ndarray or a cupy.ndarray; everything that a function is 
 
 FEW_ROWS = 64  # of a target of scatter_add: below, its one-hot form is faster (37 rows: 0.10 ms to 0.13 ms)
 
+OLDEST_CUPY = (13, 4)
+INSTALL = (
+    "install the extra that fits your driver: "
+    'pip install "fastweights-np[gpu]" (CUDA 12) or "fastweights-np[gpu-cuda13]" (CUDA 13)'
+)
 MIXED = (
     "{first} is on the {first_place} and {other} on the {other_place}; all arrays of a call must be in one place: "
     'move them with to_device(tree, "cuda") or to_host(tree)'
@@ -42,7 +47,7 @@ def array_module(**arrays: Array | None) -> ModuleType:
         if isinstance(value, numpy.ndarray):
             place = "host (NumPy)"
         elif is_device_array(value):
-            place = "GPU (CuPy)"
+            place = f"GPU {value.device.id} (CuPy)"
         else:
             raise TypeError(
                 f"{name}: expected a NumPy or CuPy array, got {type(value).__name__}; convert it with numpy.asarray"
@@ -50,7 +55,7 @@ def array_module(**arrays: Array | None) -> ModuleType:
         if first and place != first_place:
             raise TypeError(MIXED.format(first=first, first_place=first_place, other=name, other_place=place))
         first, first_place = first or name, place
-    return numpy if first_place != "GPU (CuPy)" else sys.modules["cupy"]
+    return sys.modules["cupy"] if first_place.startswith("GPU") else numpy
 
 
 def to_device(tree: Any, device: str) -> Any:
@@ -101,14 +106,22 @@ def _require_cupy() -> ModuleType:
     try:
         import cupy
     except ImportError as error:
-        raise RuntimeError(
-            'device "cuda" needs CuPy, which is not installed; install the extra that fits your driver: '
-            'pip install "fastweights-np[gpu]" (CUDA 12) or "fastweights-np[gpu-cuda13]" (CUDA 13)'
-        ) from error
+        raise RuntimeError(f'device "cuda" needs CuPy, which is not installed; {INSTALL}') from error
+    installed = tuple(int(part) for part in cupy.__version__.split(".")[:2])
+    if installed < OLDEST_CUPY:
+        oldest = ".".join(map(str, OLDEST_CUPY))
+        raise RuntimeError(f'device "cuda" needs CuPy {oldest} or newer, got {cupy.__version__}; {INSTALL}')
+    driver = cupy.cuda.runtime.driverGetVersion()
+    if not driver:
+        raise RuntimeError('device "cuda": CuPy finds no NVIDIA driver; install one, or use device "cpu"')
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:  # CuPy raises its own CUDARuntimeError, which cannot be named without CuPy
-        raise RuntimeError(f'device "cuda": CuPy finds no usable GPU driver ({error}); use device "cpu"') from error
+        version = f"{driver // 1000}.{driver % 1000 // 10}"
+        raise RuntimeError(
+            f'device "cuda": the driver is for CUDA {version}, and CuPy cannot use it ({error}); '
+            'update the driver, or use device "cpu"'
+        ) from error
     if count == 0:
         raise RuntimeError('device "cuda": CuPy finds no GPU on this machine; use device "cpu"')
     return cupy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy
 
@@ -40,9 +40,20 @@ class Workspace:
                 "call backward before the next forward, or give each forward its own workspace"
             )
 
-    def buffers(self, key: Hashable, build: Callable[[], Buffers]) -> Buffers:
-        """What build() made the last time, if that was for the same key; else what it makes now."""
+    def buffers(self, key: tuple[Any, ...], build: Callable[[], Buffers]) -> Buffers:
+        """What build() made the last time, if that was for the same key; else what it makes now.
+
+        key[1] is the shape (T, B, H) of the sequences. Raises MemoryError, with these sizes, if there is no room.
+        """
         if key != self._key:
             self._key, self._buffers = None, None  # so that old and new need not fit in memory together
-            self._key, self._buffers = key, build()
+            try:
+                self._buffers = build()
+            except MemoryError as error:
+                steps, batch_size, units = key[1]
+                raise MemoryError(
+                    f"no room for the arrays of {steps} steps of {batch_size} sequences and {units} units: {error}; "
+                    "lower one of them"
+                ) from error
+            self._key = key
         return self._buffers  # type: ignore[return-value]

@@ -64,6 +64,11 @@ def main(arguments: list[str]) -> int:
     except runs.RunFailed as error:
         print(f"tasks: {error}", file=sys.stderr)
         return runs.FAILED
+    except MemoryError as error:
+        sizes = [name for name in ("batch_size", "games", "hidden_size") if hasattr(settings, name)]
+        lower = " or ".join(f"--{name.replace('_', '-')}, {getattr(settings, name)}" for name in sizes)
+        print(f"tasks: out of memory: {error}; lower {lower}", file=sys.stderr)
+        return 2
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"tasks: {error}", file=sys.stderr)
         return 2

@@ -109,6 +109,7 @@ class ndarray:  # noqa: N801 (CuPy's name)
     shape = property(lambda self: self._host.shape)
     ndim = property(lambda self: self._host.ndim)
     size = property(lambda self: self._host.size)
+    device = SimpleNamespace(id=0)
     nbytes = property(lambda self: self._host.nbytes)
     dtype = property(lambda self: self._host.dtype)
     strides = property(lambda self: self._host.strides)
@@ -376,8 +377,9 @@ def module() -> Any:
         setattr(cupy, name, _function(name, known, launches))
     tricks = SimpleNamespace(sliding_window_view=sliding_window_view)
     cupy.lib = SimpleNamespace(stride_tricks=tricks)  # type: ignore[attr-defined]
-    runtime = SimpleNamespace(getDeviceCount=lambda: 1)
+    runtime = SimpleNamespace(getDeviceCount=lambda: 1, driverGetVersion=lambda: 13000)
     cupy.cuda = SimpleNamespace(runtime=runtime)  # type: ignore[attr-defined]
+    cupy.__version__ = "14.0.0"  # type: ignore[attr-defined]
     return cupy
 
 

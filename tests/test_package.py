@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import pytest
 
 import fastweights_np as fw
 from fastweights_np import backend, network, trees
+from tasks.__main__ import main
 
 ROOT = Path(fw.__file__).parent.parent
 # each may import what stands before it; the audit, the reference and the tests stand outside
@@ -102,22 +103,63 @@ def test_unknown_device_is_refused():
         fw.to_device({}, "gpu")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cupy") is not None, reason="CuPy is installed here")
-def test_cuda_without_cupy_says_what_to_install():
+def test_cuda_without_cupy_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)  # as if it were not installed
     with pytest.raises(RuntimeError, match=r"needs CuPy.*fastweights-np\[gpu\]"):
         fw.to_device({"W": numpy.ones(1)}, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("version", "driver", "devices", "message"),
+    [
+        ("14.0.0", 0, 0, r"finds no NVIDIA driver; install one, or use device \"cpu\""),
+        ("14.0.0", 11080, "cudaErrorInsufficientDriver", r"driver is for CUDA 11.8, .*update the driver, or"),
+        ("14.0.0", 13000, 0, r"finds no GPU on this machine"),
+        ("12.3.0", 13000, 1, r"needs CuPy 13.4 or newer, got 12.3.0; install the extra"),
+    ],
+)
+def test_cuda_that_cannot_be_used_says_which_and_what_to_do(version, driver, devices, message, monkeypatch, capsys):
+    def count() -> int:
+        if isinstance(devices, str):
+            raise OSError(devices)
+        return devices
+
+    runtime = SimpleNamespace(getDeviceCount=count, driverGetVersion=lambda: driver)
+    cupy = SimpleNamespace(__version__=version, cuda=SimpleNamespace(runtime=runtime))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    with pytest.raises(RuntimeError, match=message):
+        fw.to_device({"W": numpy.ones(1)}, "cuda")
+    assert main(["retrieval", "--device", "cuda"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith('tasks: device "cuda"')
+    assert said.count("\n") == 1, "one sentence"
+
+
+def test_without_memory_the_sizes_and_what_to_lower_are_told(monkeypatch):
+    def no_room(*_: object) -> None:
+        raise MemoryError("5 GiB wanted")
+
+    params = fw.irnn.init(numpy.random.default_rng(0), 3, 4)
+    monkeypatch.setattr(fw.irnn, "Tape", no_room)
+    with pytest.raises(MemoryError, match=r"no room .* 7 steps of 2 sequences and 4 units: 5 GiB wanted; lower"):
+        fw.irnn.forward(params, numpy.zeros((7, 2, 3), "float32"))
 
 
 def test_mixed_places_are_refused(monkeypatch):
     class Elsewhere:
         """Stands for an array that CuPy owns."""
 
+        def __init__(self, device: int = 0) -> None:
+            self.device = SimpleNamespace(id=device)
+
     class FakeCupy:
         ndarray = Elsewhere
 
     monkeypatch.setitem(sys.modules, "cupy", FakeCupy)
-    with pytest.raises(TypeError, match=r"W is on the host \(NumPy\) and x on the GPU.*to_device"):
+    with pytest.raises(TypeError, match=r"W is on the host \(NumPy\) and x on the GPU 0 \(CuPy\).*to_device"):
         backend.array_module(W=numpy.ones(1), x=Elsewhere())
+    with pytest.raises(TypeError, match=r"W is on the GPU 0 \(CuPy\) and x on the GPU 1"):
+        backend.array_module(W=Elsewhere(), x=Elsewhere(1))
     assert backend.array_module(x=Elsewhere()) is FakeCupy
     assert backend.array_module(W=numpy.ones(1), h0=None) is numpy
 
