@@ -58,20 +58,20 @@ class Gates:
 
     def __init__(self, like: Array, layer_norm: bool) -> None:
         self._xp = xp = array_module(like=like)
-        self.norms = [ops.LayerNorm(like) for _ in range(4)] if layer_norm else []
+        self.norm = ops.LayerNorm(like) if layer_norm else None  # four, side by side
         # σ(z) = (1 + tanh(z/2)) / 2: one tanh serves all four, and does not overflow as exp does
         self._scale = xp.asarray([0.5, 0.5, 1.0, 0.5], like.dtype)[:, None, None]
         self._shift = 1 - self._scale
 
     def load(self, params: Params) -> None:
         """Takes gain and bias, if the layer has them, as they are now."""
-        for n, norm in enumerate(self.norms):
-            norm.load(params["gain"][n], params["bias"][n])
+        if self.norm is not None:
+            self.norm.load(params["gain"], params["bias"])
 
-    def forward(self, z: Array, records: Sequence[Record]) -> None:
-        """Turns z into the gates. With layer norm, fills the four records."""
-        for z_n, norm, record in zip(z, self.norms, records, strict=False):
-            z_n[...], _, _ = norm.forward(z_n, record.normalized, record.inverse_std)
+    def forward(self, z: Array, record: Record) -> None:
+        """Turns z into the gates. With layer norm, fills the record."""
+        if self.norm is not None:
+            z[...], _, _ = self.norm.forward(z, record.normalized, record.inverse_std)
         z *= self._scale
         self._xp.tanh(z, out=z)
         z *= self._scale
@@ -86,12 +86,12 @@ class Gates:
         xp.subtract(1, square[G], out=out[G])
         xp.subtract(gates[O], square[O], out=out[O])
 
-    def backward(self, dz: Array, records: Sequence[Record], dparams: Array) -> None:
-        """With layer norm, turns the gradient of LN[z] (4, B, H) into that of z; adds to dparams (4, 2, 1, H)."""
-        for dz_n, norm, record, dparams_n in zip(dz, self.norms, records, dparams, strict=False):
-            # y = LN[z_n]                                                                                   (F2), (M4)
-            norm.dy[...] = dz_n
-            norm.backward(record.normalized, record.inverse_std, dparams_n, out=dz_n)
+    def backward(self, dz: Array, record: Record, dparams: Array) -> None:
+        """With layer norm, turns the gradient of LN[z] (4, B, H) into that of z; adds to dparams (2, 4, 1, H)."""
+        if self.norm is not None:
+            # y = LN[z]                                                                                     (F2), (M4)
+            self.norm.dy[...] = dz
+            self.norm.backward(record.normalized, record.inverse_std, dparams, out=dz)
 
 
 class Moment(NamedTuple):
@@ -99,7 +99,7 @@ class Moment(NamedTuple):
 
     z: Array  # (4, B, H): W h + C x + b, then the gates
     gates: Sequence[Array]  # i, f, g, o, (B, H) each
-    records: list[Record]  # what their layer norms leave
+    record: Record  # what their layer norms leave
     c_before: Array  # (B, H), as are the next three
     c: Array
     tanh_c: Array
@@ -118,11 +118,11 @@ class Tape:
         self.h, self.c = (xp.empty((steps + 1, batch_size, hidden_size), dtype) for _ in range(2))  # [0]: h0 and c0
         self.z, self.dz = (xp.empty((*GATES, *shape), dtype) for _ in range(2))
         self.tanh_c, self.dh_dc = (xp.empty(shape, dtype) for _ in range(2))
-        self.gates = Gates(self.h[0], layer_norm)
-        records = [Record.of_all_steps(z_n, layer_norm) for z_n in self.z]
+        self.gates = Gates(self.z[:, 0], layer_norm)
+        record = Record.of_all_steps(self.z, layer_norm)
         self.moments = [
             Moment(
-                self.z[:, t], list(self.z[:, t]), [record.at(t) for record in records], self.c[t], self.c[t + 1],
+                self.z[:, t], list(self.z[:, t]), record.at(t), self.c[t], self.c[t + 1],
                 self.tanh_c[t], self.h[t + 1], self.dz[:, t], self.dz[:O, t], self.dz[O, t], self.dh_dc[t],
             )
             for t in range(steps)
@@ -203,7 +203,7 @@ def forward(
         look(t, h)
         z, (i, f, g, o) = at.z, at.gates
         z += xp.matmul(h, W_transposed, out=from_state)
-        tape.gates.forward(z, at.records)
+        tape.gates.forward(z, at.record)
         c = xp.multiply(f, at.c_before, out=at.c)
         c += xp.multiply(i, g, out=written)
         h = xp.multiply(o, xp.tanh(c, out=at.tanh_c), out=at.h)
@@ -223,7 +223,7 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     params, tape, gates = cache.params, cache.tape, cache.tape.gates
     xp, dhs = array_module(h=tape.h), gradients_of_steps(dh, tape.h[1:])
     W, steps = params["W"], len(tape.moments)
-    dnorm = xp.zeros((len(gates.norms), 2, 1, W.shape[-1]), dh.dtype)  # of gain and bias, for each gate
+    dnorm = xp.zeros((2, *GATES, 1, W.shape[-1]), dh.dtype)  # of gain and bias, for each gate
     dh_next, dc, scratch = (xp.zeros(tape.h.shape[1:], dh.dtype) for _ in range(3))  # from the steps after t
     from_gates = xp.empty((*GATES, *dc.shape), dh.dtype)
 
@@ -240,13 +240,13 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
             # c(t+1) = f ⊙ c(t) + i ⊙ g                                                                           (M2)
             xp.multiply(at.dz_ifg, dc, out=at.dz_ifg)
             dc *= at.gates[F]
-            gates.backward(at.dz, at.records, dnorm)
+            gates.backward(at.dz, at.record, dnorm)
             # z_n(t+1) = W_n h(t) + C_n x(t) + b_n                                                                (M4)
             xp.matmul(at.dz, W, out=from_gates).sum(axis=0, out=dh_next)
 
     grads, dx = affine_backward(tape.dz, params, cache.x, tape.h[:-1])
     if "gain" in params:
-        grads["gain"], grads["bias"] = dnorm[:, 0, 0], dnorm[:, 1, 0]
+        grads["gain"], grads["bias"] = dnorm[:, :, 0]
     return grads | ({"c0": dc} if also else {}), dx, dh_next
 
 
@@ -278,9 +278,9 @@ def step(params: Params, x: Array, state: State) -> tuple[Array, State]:
     checks.shape("x", x, (batch_size, params["C"].shape[-1]), "x is (sequences, inputs) for the sequences of state")
     z = state.h @ W.swapaxes(1, 2)
     z += ops.linear(x, params["C"], params["b"])
-    gates = Gates(state.h, "gain" in params)
+    gates = Gates(z, "gain" in params)
     gates.load(params)
-    gates.forward(z, [Record()] * 4)
+    gates.forward(z, Record())
     i, f, g, o = z
     c = f * state.c + i * g
     h = o * xp.tanh(c)

@@ -188,30 +188,31 @@ ACTIVATIONS: dict[str, type[Relu] | type[Tanh]] = {"relu": Relu, "tanh": Tanh}
 class LayerNorm:
     """y = gain ⊙ n + bias with n = (z - mean(z)) / sqrt(var(z) + ε), over the last axis (the H units of one state).
 
-    gain and bias (H,); z, y, n (rows, H). Made once for all z of one shape, (rows, H), and given gain and bias by
-    `load`: NumPy adds a row to a matrix at a third of the speed of adding two matrices, so they are kept as equal rows,
-    and means are taken by a product, which is faster than `.mean`. With H = 1, n is 0.
+    gain and bias (H,); z, y, n (rows, H); or (N, H) and (N, rows, H) for N of them side by side. With H = 1, n is 0.
+    Made once for all z of one shape, and given gain and bias by `load`: NumPy adds a row to a matrix at a third of the
+    speed of adding two matrices, so they are kept as equal rows, and means are taken by a product, which is faster than
+    `.mean`.
     Source: Ba, Kiros, Hinton 2016, arXiv 1607.06450, equation (4).
     """
 
     def __init__(self, like: Array) -> None:
         xp = self._xp = array_module(like=like)
-        rows, units = like.shape
+        *blocks, rows, units = like.shape
         self._gain, self._bias, self._scratch = (xp.empty_like(like) for _ in range(3))
         self._mean = xp.full((units, 1), 1 / units, like.dtype)  # z @ column is the mean of each row
-        self._mean_by_gain = xp.empty_like(self._mean)
-        self._epsilon = xp.full((rows, 1), LAYER_NORM_EPSILON, like.dtype)
-        self._column = xp.empty((rows, 1), like.dtype)
+        self._mean_by_gain = xp.empty((*blocks, units, 1), like.dtype)
+        self._epsilon = xp.full((*blocks, rows, 1), LAYER_NORM_EPSILON, like.dtype)
+        self._column = xp.empty((*blocks, rows, 1), like.dtype)
         # for backward: dy n and dy side by side, so that a product serves both
-        self._pair = xp.empty((2, rows, units), like.dtype)
+        self._pair = xp.empty((2, *blocks, rows, units), like.dtype)
         self._ones = xp.ones((1, rows), like.dtype)  # ones @ z is the sum of its rows
-        self._sums, self._means = xp.empty((2, 1, units), like.dtype), xp.empty((2, rows, 1), like.dtype)
+        self._sums, self._means = xp.empty((2, *blocks, 1, units), like.dtype), xp.empty_like(self._pair[..., :1])
         self._dy_n, self.dy = self._pair
 
     def load(self, gain: Array, bias: Array) -> None:
         """Takes gain and bias as they are now."""
-        self._gain[...], self._bias[...] = gain, bias
-        self._xp.multiply(self._mean, gain[:, None], out=self._mean_by_gain)
+        self._gain[...], self._bias[...] = gain[..., None, :], bias[..., None, :]
+        self._xp.multiply(self._mean, gain[..., None], out=self._mean_by_gain)
 
     def forward(
         self, z: Array, normalized: Array | None = None, inverse_std: Array | None = None
@@ -232,7 +233,7 @@ class LayerNorm:
         return y, n, inverse_std
 
     def backward(self, normalized: Array, inverse_std: Array, dparams: Array, out: Array) -> Array:
-        """dz (rows, H) from the dy that has been put in self.dy; adds dgain and dbias to dparams (2, 1, H)."""
+        """dz, shaped as z, from the dy that has been put in self.dy; adds dgain and dbias to dparams (2, ..., 1, H)."""
         xp, n, dy, dy_n = self._xp, normalized, self.dy, self._dy_n
         # y = gain ⊙ n + bias                                                                               (L5), (L7)
         xp.multiply(dy, n, out=dy_n)

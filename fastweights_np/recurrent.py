@@ -163,7 +163,7 @@ def transition_backward(dz: Array, h_before: Array) -> Array:
 
 
 class Record(NamedTuple):
-    """What h = f(LN[z]) leaves for its gradient, of one step (B, ...) or of all (T, B, ...)."""
+    """What h = f(LN[z]) leaves for its gradient, of one step (..., B, H) or of all (..., T, B, H)."""
 
     state: Array = None  # h
     normalized: Array = None  # what layer norm made of z, before gain and bias; None without layer norm
@@ -171,7 +171,7 @@ class Record(NamedTuple):
 
     @classmethod
     def of_all_steps(cls, state: Array, layer_norm: bool) -> Record:
-        """With room for what layer norm leaves, if there is one; state (T, B, H)."""
+        """With room for what layer norm leaves, if there is one; state (..., T, B, H)."""
         if not layer_norm:
             return cls(state)
         xp = array_module(state=state)
@@ -179,9 +179,7 @@ class Record(NamedTuple):
 
     def at(self, t: int) -> Record:
         """That of step t, from that of all steps."""
-        if self.normalized is None:
-            return Record(self.state[t])
-        return Record(self.state[t], self.normalized[t], self.inverse_std[t])
+        return Record(*(None if array is None else array[..., t, :, :] for array in self))
 
 
 class Response:
