@@ -75,7 +75,8 @@ def make() -> str:
         "figure5": figure_5(load("catch"), load(CATCH_LAYER_NORM), missing),
     }
     for name, text in tables.items():
-        (STORE / f"{name}.md").write_text(text)
+        if text:
+            (STORE / f"{name}.md").write_text(text)
     draw_glimpses(STORE)
     learning_curves(runs)
     figure_2(runs, missing)
@@ -171,7 +172,7 @@ def _searched_layers(search: Run) -> set[str]:
     if "layer" in search["space"]:
         return set(search["space"]["layer"])
     words = " ".join(search["options"]).replace("=", " ").split()
-    usual = "fast_weights" if search["task"] == "retrieval" else "multilevel"
+    usual = "multilevel" if search["task"] in ("mnist", "faces") else "fast_weights"
     return {words[words.index("--layer") + 1] if "--layer" in words else usual}
 
 
@@ -282,6 +283,9 @@ def figure_5(runs: list[Run], with_layer_norm: list[Run], missing: list[str]) ->
             lines.append(_line_of_agent(game, name, theirs.get(layer) if of is runs else None, chosen))
         reward_axis(axes, Rules(*game).chance)
         axes.set_title(f"Catch, N = {game[0]}, M = {game[1]}: mean and range over the seeds", fontsize=10)
+    if not lines:
+        plt.close(figure)
+        return ""
     panels[0].legend()
     figure.savefig(STORE / "figure5.png", dpi=130)
     plt.close(figure)

@@ -22,10 +22,15 @@ from .network import LAYERS, PatchEncoder, Tree
 from .recurrent import uniform
 from .workspace import Workspace
 
+CLOSED_LOOP_LAYERS = ("fast_weights", "irnn", "lstm")  # those that an agent can be made of
+OF_FORWARD_ALONE = ("chunk",)  # the options of a layer's forward that its step does not have
+
 
 def returns(rewards: Array, discount: float, bootstrap: Array) -> Array:
     """R (T, B) from the rewards (T, B) of each step, and the value (B,) of what comes after the last."""
     checks.fraction("discount", discount)
+    checks.floating(rewards=rewards, bootstrap=bootstrap)
+    checks.shape("rewards", rewards, ("T", "B"), "rewards is (steps, games)")
     checks.shape("bootstrap", bootstrap, rewards.shape[1:], "one value for each game")
     result, later = array_module(rewards=rewards, bootstrap=bootstrap).empty_like(rewards), bootstrap
     for t in reversed(range(len(rewards))):
@@ -54,6 +59,8 @@ def loss_and_gradients(
     checks.shape("logits", logits, (*values.shape, "actions"), "one row of logits for each value")
     for name, array in (("actions", actions), ("targets", targets)):
         checks.shape(name, array, values.shape, "one for each value")
+    checks.floating(logits=logits, values=values, targets=targets)
+    checks.indices("actions", actions, logits.shape[-1])
     checks.not_negative("value_weight", value_weight)
     checks.not_negative("entropy_weight", entropy_weight)
     xp, games = array_module(logits=logits, values=values, actions=actions, targets=targets), values.shape[-1]
@@ -75,8 +82,8 @@ class ActorCritic:
 
         x(t) = relu(E seen(t) + e),   h(t+1) = layer(h(t), x(t)),   logits(t) = P h(t+1) + p,   v(t) = w h(t+1) + u
 
-    `layer` is a name in network.LAYERS, of a layer that can be in a closed loop; `init_options` and `options` go to its
-    init and forward as they are. Raises ValueError for an unknown layer.
+    `layer` is one of CLOSED_LOOP_LAYERS; `init_options` and `options` go to its init and forward as they are. Raises
+    ValueError for another layer.
     """
 
     inputs: int
@@ -88,7 +95,7 @@ class ActorCritic:
     encoded_size: int = 128
 
     def __post_init__(self) -> None:
-        checks.choice("layer", self.layer, LAYERS)
+        checks.choice("layer", self.layer, CLOSED_LOOP_LAYERS)
         for name in ("inputs", "actions", "hidden_size", "encoded_size"):
             checks.count(name, getattr(self, name), least=1)
 
@@ -120,6 +127,8 @@ class ActorCritic:
         layer's before the first step, as `final_state` gives it, or None for its initial one.
         """
         checks.keys("params", params, ("encoder", "layer", "heads"))
+        checks.count("steps", steps, least=1)
+        checks.count("games", games, least=1)
         heads = params["heads"]
         xp, dtype = array_module(**heads), heads["policy"].dtype
         seen = xp.empty((steps, games, self.inputs), dtype)
@@ -129,11 +138,16 @@ class ActorCritic:
         def make(t: int, h: Array) -> Array:
             if t:
                 ops.linear(h, heads["policy"], heads["policy_bias"], out=logits[t - 1])
-            seen[t] = see(t, logits[t - 1] if t else None)
+            looked = see(t, logits[t - 1] if t else None)
+            checks.array(f"what see({t}, ..) returned", looked, (games, self.inputs), "it is (games, inputs)")
+            seen[t] = looked
             return encoder.forward(params["encoder"], seen[t])[0]
 
         x = ops.ClosedLoop(xp.empty((steps, games, self.encoded_size), dtype), make)
-        initial = {} if state is None else {f"{name}0": value for name, value in state._asdict().items()}
+        initial: dict[str, Array] = {}
+        if state is not None:
+            checks.instance("state", state, LAYERS[self.layer].State, "final_state of this agent returns it")
+            initial = {f"{name}0": value for name, value in state._asdict().items()}
         h, layer_cache = LAYERS[self.layer].forward(params["layer"], x, workspace=workspace, **initial, **self.options)
         ops.linear(h[-1], heads["policy"], heads["policy_bias"], out=logits[-1])
         return logits, self.values(params, h), (params, seen, x.array, h, layer_cache)
@@ -145,6 +159,8 @@ class ActorCritic:
     def backward(self, dlogits: Array, dvalues: Array, cache: Any) -> Tree:
         """The gradients of the parameters, through all steps, from those of logits (T, B, actions), values (T, B)."""
         params, seen, x, h, layer_cache = cache
+        checks.shape("dlogits", dlogits, (*h.shape[:2], self.actions), "one row for each step of each game")
+        checks.shape("dvalues", dvalues, h.shape[:2], "one for each step of each game")
         # logits = h policyᵀ + policy_bias,   values = h valueᵀ + value_bias                                     (L1)
         dh, dpolicy, dpolicy_bias = ops.linear_backward(dlogits, h, params["heads"]["policy"])
         dh_by_value, dvalue, dvalue_bias = ops.linear_backward(dvalues[..., None], h, params["heads"]["value"])
@@ -161,5 +177,6 @@ class ActorCritic:
     def next_values(self, params: Tree, seen: Array, state: Any) -> Array:
         """The values (B,) of what is seen after the last step of a forward that ended in `state`; without gradient."""
         x, _ = self._encoder.forward(params["encoder"], seen)
-        h, _ = LAYERS[self.layer].step(params["layer"], x, state, **self.options)
+        options = {name: value for name, value in self.options.items() if name not in OF_FORWARD_ALONE}
+        h, _ = LAYERS[self.layer].step(params["layer"], x, state, **options)
         return self.values(params, h)

@@ -25,6 +25,13 @@ def shape(name: str, array: Array, expected: Sequence[int | str], remedy: str = 
         raise ValueError(f"{name}: expected shape {wanted}, got {got}" + (f"; {remedy}" if remedy else ""))
 
 
+def array(name: str, value: object, expected: Sequence[int | str], remedy: str = "") -> None:
+    """Raises TypeError unless value is an array, ValueError unless it has the expected shape."""
+    if not hasattr(value, "shape"):
+        raise TypeError(f"{name}: expected a NumPy or CuPy array, got {type(value).__name__}")
+    shape(name, value, expected, remedy)
+
+
 def floating(**arrays: Array | None) -> None:
     """Raises TypeError unless all arrays (None values are passed over) share one dtype, float32 or float64."""
     first, first_dtype = "", None

@@ -54,10 +54,17 @@ class ClosedLoop:
     So an agent, whose next look depends on what it does, needs only one pass to act and to learn. A recurrent layer
     takes it as its input, and calls make once for each t, in order. h is what `forward` returns as h[t-1], and at t = 0
     the initial state; make must neither change nor keep it. array (T, B, I) holds what has been made, for `backward`.
+
+    Raises TypeError for an array that is none, or for what cannot be called.
     """
 
     array: Array
     make: Callable[[int, Array], Array]
+
+    def __post_init__(self) -> None:
+        checks.array("array", self.array, ("T", "B", "I"), "it is (steps, sequences, inputs)")
+        if not callable(self.make):
+            raise TypeError(f"make: expected a function of t and h, got {type(self.make).__name__}")
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -135,7 +135,9 @@ def input_sums(x: ops.Input, params: Params, out: Array) -> Callable[[int, Array
         return lambda t, h: None
 
     def look(t: int, h: Array) -> None:
-        x.array[t] = x.make(t, h)
+        made = x.make(t, h)
+        checks.array(f"what make({t}, h) returned", made, x.shape[1:], "it is (sequences, inputs)")
+        x.array[t] = made
         out[..., t, :, :] = ops.linear(x.array[t], params["C"], params["b"])
 
     return look

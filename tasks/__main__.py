@@ -56,7 +56,10 @@ def main(arguments: list[str]) -> int:
             task.run(settings, folder, data)
     except (runs.Interruption, KeyboardInterrupt):
         again = shlex.join([*program.split(), "--resume", str(folder)])
-        print(f"\ninterrupted; the checkpoint is in {folder}; go on with: {again}", file=sys.stderr)
+        written = (
+            "the checkpoint is" if (folder / "checkpoint.npz").exists() else "there was no checkpoint to write yet"
+        )
+        print(f"\ninterrupted; {written} in {folder}; go on with: {again}", file=sys.stderr)
         return runs.INTERRUPTED
     except FloatingPointError as error:
         print(f"tasks: {error}", file=sys.stderr)

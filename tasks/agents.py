@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite, prod
@@ -33,6 +33,7 @@ from .runs import DIVERGED, RunFailed
 
 OPTIMIZERS: dict[str, Any] = {"rmsprop": optim.RMSProp, "adam": optim.Adam}
 MEASURED = ("reward", "policy loss", "value loss", "entropy", "batches")  # what is added up in each part of the run
+REMEDY = "lower --learning-rate or --clip-norm, or --rate if the layer is fast_weights"
 POLL = 0.05  # seconds between two looks at the actors
 
 
@@ -67,17 +68,11 @@ class Plan:
     entropy_weight: float
     clip_norm: float
     optimizer: str
-    learning_rate: float
-    schedule: str
-    hold: float
+    rate_at: Callable[[int, int], float]  # the learning rate, when so many frames of so many have been played
     budget: int  # frames in all
     parts: int  # of the run, in each of which rewards are averaged
     seed: int
     dtype: str
-
-    def rate_at(self, frame: int) -> float:
-        """The learning rate when so many frames have been played."""
-        return self.learning_rate * optim.SCHEDULES[self.schedule](min(frame, self.budget), self.budget, self.hold)
 
     def part(self, frame: int) -> int:
         """The part of the run that a frame belongs to."""
@@ -132,6 +127,14 @@ class Board:
         counts = {"batches": self.batches, "updates": self.updates, "sums": self.sums}
         return {"params": self.params, "moments": self.moments, "counts": counts}
 
+    def check_finite(self) -> None:
+        """Raises FloatingPointError if a parameter is not finite: the last update may have been one too many."""
+        for name, leaf in flatten(self.params).items():
+            if not bool(array_module(leaf=leaf).isfinite(leaf).all()):
+                raise FloatingPointError(
+                    f"{name}: expected finite parameters, got others after {self.frames()} frames; {REMEDY}"
+                )
+
     def load(self, arrays: dict[str, Any]) -> None:
         """Takes what `arrays` gave. Raises ValueError if it is of another run's shapes."""
         theirs, ours = flatten(arrays), flatten(self.arrays())
@@ -164,7 +167,9 @@ class Learner:
         sums, state = [0.0] * (len(MEASURED) - 1), None
         for start in range(0, plan.decisions, plan.steps):
             steps = min(plan.steps, plan.decisions - start)
-            state, rewards, loss = self._learn(steps, state, rng, plan.rate_at(first_frame))
+            state, rewards, loss = self._learn(
+                steps, state, rng, plan.rate_at(min(first_frame, plan.budget), plan.budget)
+            )
             of_decisions = [value * (steps / plan.decisions) for value in loss]
             sums = [before + value for before, value in zip(sums, [rewards, *of_decisions], strict=True)]
         self._unreported.append((first_frame, sums))
@@ -179,8 +184,7 @@ class Learner:
             sums = [float(value) for value in values]
             if not all(map(isfinite, sums)):
                 raise FloatingPointError(
-                    f"loss: expected a finite number, got {sums[1:]} at frame {first_frame}; lower --learning-rate, "
-                    "--clip-norm, or --rate if the layer is fast_weights"
+                    f"loss: expected a finite number, got {sums[1:]} at frame {first_frame}; {REMEDY}"
                 )
             self._board.sums[self._actor, self._plan.part(first_frame)] += [*sums, 1.0]
         self._unreported.clear()
@@ -243,7 +247,7 @@ class Actors:
         context = multiprocessing.get_context("spawn")
         memory = context.RawArray("b", Board.size(plan, actors))  # without a name: nothing is left if all end
         self.board = Board(plan, actors, memory)
-        self._plan, self._stop = plan, context.Event()
+        self._stop = context.Event()
         self._between = [context.Lock() for _ in range(actors)]  # held by an actor while it plays a batch
         pipes = [context.Pipe(duplex=False) for _ in range(actors)]
         self._told = [pipe[0] for pipe in pipes]
@@ -258,27 +262,33 @@ class Actors:
 
     def start(self) -> None:
         """Starts them, from what the board holds."""
-        for process in self._processes:
-            process.start()
+        with _signals_held_back():  # which they inherit: a terminal's Ctrl-C is for the process that asked
+            for process in self._processes:
+                process.start()
         for end in self._theirs:
             end.close()
 
     def running(self) -> bool:
         """Waits a moment; whether any still plays. Raises ActorError or FloatingPointError if one has failed."""
+        self._processes[0].join(POLL)
+        playing = any(process.exitcode is None for process in self._processes)  # before: so that no failure is missed
         for number, process in enumerate(self._processes):
-            process.join(0 if number else POLL)
             if process.exitcode:
                 told = _last_words(self._told[number])
                 if process.exitcode == DIVERGED:
                     raise FloatingPointError(told)
                 how = f"by signal {-process.exitcode}" if process.exitcode < 0 else f"with code {process.exitcode}"
                 raise ActorError(f"actor {number} ended {how}" + (f": {told}" if told else ""))
-        return any(process.exitcode is None for process in self._processes)
+        return playing
 
     @contextmanager
     def resting(self) -> Iterator[None]:
         """Within, no actor is in the middle of a batch; one that has died in it is not waited for."""
-        held = [lock for lock, process in zip(self._between, self._processes, strict=True) if _acquire(lock, process)]
+        held = [
+            lock
+            for lock, process in zip(self._between, self._processes, strict=True)
+            if _acquire(lock, lambda process=process: process.exitcode is None)  # type: ignore[misc]
+        ]
         try:
             yield
         finally:
@@ -299,6 +309,19 @@ class Actors:
             end.close()
 
 
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Within, being told to stop waits; processes that are started then are never told."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _last_words(pipe: Any) -> str | None:
     try:
         return pipe.recv()
@@ -306,9 +329,10 @@ def _last_words(pipe: Any) -> str | None:
         return None
 
 
-def _acquire(lock: Any, process: Any) -> bool:
+def _acquire(lock: Any, waits: Callable[[], bool]) -> bool:
+    """Waits for the lock, for as long as waits() says so: who holds it may have died. Whether it was given."""
     while not lock.acquire(timeout=POLL):
-        if process.exitcode is not None:
+        if not waits():
             return False
     return True
 
@@ -317,16 +341,21 @@ def _act(
     plan: Plan, actors: int, number: int, make_game: Any, memory: Any, stop: Any, between: Any, tell: Any, parent: int
 ) -> None:  # fmt: skip
     """An actor's life: one batch after another, until all actors together have played the budget."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all at once, but it is for the process that asked
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where signals cannot be held back
     try:
         with threadpool_limits(1):
             board = Board(plan, actors, memory)
             learner = Learner(plan, board, make_game(), number)
-            while board.frames() < plan.budget and not stop.is_set() and os.getppid() == parent:
-                with between:
+
+            def goes_on() -> bool:
+                return board.frames() < plan.budget and not stop.is_set() and os.getppid() == parent
+
+            while goes_on() and _acquire(between, goes_on):
+                try:
                     learner.play()
                     learner.report()
+                finally:
+                    between.release()
                 time.sleep(0)  # or else the lock is hardly ever free
     except FloatingPointError as error:
         tell.send(str(error))

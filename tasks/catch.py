@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,10 +21,10 @@ from fastweights_np.backend import array_module
 from fastweights_np.trees import flatten
 
 from . import figures, runs
-from .agents import MEASURED, OPTIMIZERS, ActorError, Actors, Board, Learner, Plan
+from .agents import MEASURED, OPTIMIZERS, REMEDY, ActorError, Actors, Board, Learner, Plan
 from .catch_game import ACTIONS, STARTS, Catch, Rules
-from .layers import LayerSettings
-from .runs import Interruption, RunSettings, interrupts_noted
+from .layers import TAKES, LayerSettings
+from .runs import Interruption, RunSettings, interrupts_noted, write_text
 
 PARTS = 100  # of a run, in each of which rewards are averaged
 REPORT_EVERY = 10  # batches of games that A2C plays between two looks at how they went, each of which makes a GPU wait
@@ -54,6 +54,10 @@ class Settings(LayerSettings, RunSettings):
     """Frames to play in all."""
     games: int = 64
     """Games that each actor plays at the same time."""
+    seed: int = 0
+    """Fixes weights and games: with a2c, or a3c with one actor, the same seed gives the same run, bit for bit."""
+    threads: int = 1
+    """BLAS threads of a2c; each actor of a3c has one."""
     method: Literal["a3c", "a2c"] = "a3c"
     """a3c: actors in processes of their own, which update shared parameters without waiting for one another; a2c: one
     learner in this process, which may be on a GPU."""
@@ -97,17 +101,12 @@ class Settings(LayerSettings, RunSettings):
         checks.not_negative("checkpoint_every", self.checkpoint_every)
         if self.steps is not None:
             checks.count("steps", self.steps, least=1)
-        if self.method == "a2c":
-            if self.actors not in (None, 1):
-                raise ValueError(f"actors: expected 1 for a2c, got {self.actors}; --games makes its batch larger")
-            object.__setattr__(self, "actors", 1)
-        elif self.actors is None:
-            object.__setattr__(self, "actors", os.cpu_count() or 1)
-        checks.count("actors", self.actors, least=1)  # type: ignore[arg-type]
+        if self.actors is not None:
+            checks.count("actors", self.actors, least=1)
+        if self.method == "a2c" and self.actors not in (None, 1):
+            raise ValueError(f"actors: expected 1 for a2c, got {self.actors}; --games makes its batch larger")
         if self.method == "a3c" and self.device != "cpu":
             raise ValueError("device: expected cpu for a3c, whose actors are processes; on a GPU take --method a2c")
-        if self.recurrent_scale is None and self.layer != "lstm":
-            object.__setattr__(self, "recurrent_scale", 0.5)
 
     @property
     def reports(self) -> int:
@@ -125,11 +124,13 @@ class Settings(LayerSettings, RunSettings):
     def plan(self) -> Plan:
         """How to play and to learn."""
         rules, of_layer = self.rules(), self.of_layer()
+        if "recurrent_scale" in TAKES[self.layer][0]:
+            of_layer["init_options"].setdefault("recurrent_scale", 0.5)
         agent = ActorCritic(self.size**2, len(ACTIONS), encoded_size=self.hidden_size, **of_layer)
         return Plan(
             agent, self.games, rules.decisions, self.size, self.steps or rules.decisions, self.discount,
-            self.value_weight, self.entropy_weight, self.clip_norm, self.optimizer, self.learning_rate, self.schedule,
-            self.hold, self.frames, PARTS, self.seed, self.dtype,
+            self.value_weight, self.entropy_weight, self.clip_norm, self.optimizer, self.rate_at, self.frames, PARTS,
+            self.seed, self.dtype,
         )  # fmt: skip
 
 
@@ -146,26 +147,26 @@ def run(settings: Settings, folder: Path, data: None) -> dict[str, Any]:
     plan = settings.plan()
     training = _Training(settings, plan, folder)
     training.run()
-    params = training.board.params
-    greedy, sampled = (_play(settings, plan, params, noise) for noise in (0.0, 1.0))
-    curve = training.curve()
+    board = training.board
+    greedy, sampled = (_play(settings, plan, board.params, noise) for noise in (0.0, 1.0))
     result: dict[str, Any] = {
-        "mean_reward": float(numpy.mean([line["mean_reward"] for line in curve[-LAST:]])),
+        "mean_reward": training.last_reward(),
         "test_reward": float(sampled.rewards.mean()),
         "test_reward_greedy": float(greedy.rewards.mean()),
         "chance": settings.rules().chance,
-        "frames": training.board.frames(),
-        "updates": int(training.board.updates.sum()),
-        "seconds": round(training.seconds(), 1),
-        "frames_per_second": round(training.board.frames() / training.seconds()),
-        "curve": curve,
+        "actors": len(board.batches),
+        "frames": board.frames(),
+        "updates": int(board.updates.sum()),
+        "seconds": round(training.seconds, 1),
+        "frames_per_second": round(board.frames() / training.seconds),
+        "curve": training.curve(),
     }
     runs.store_result(folder, settings, result)
     print(f"\nmean reward {result['mean_reward']:.3f} in the last tenth of {result['frames']:,} frames")
     print(f"trained: {result['test_reward']:.3f} in {SHOWN} games, {result['test_reward_greedy']:.3f} if it plays what")
     print(f"seems best to it; chance is {result['chance']:.3f}, the most 1")
-    print(f"{result['frames_per_second']:,} frames/s, {training.seconds():.0f} s")
-    figures.reward_curve(folder / "learning_curve.png", curve, result["chance"])
+    print(f"{result['frames_per_second']:,} frames/s, {result['seconds']:.0f} s")
+    figures.reward_curve(folder / "learning_curve.png", result["curve"], result["chance"])
     figures.film_strip(folder / "episode.png", sampled.screens, sampled.seen, sampled.attention)
     figures.film(folder / "episode.gif", sampled.screens, sampled.seen)
     return result
@@ -176,55 +177,61 @@ class _Training:
 
     def __init__(self, settings: Settings, plan: Plan, folder: Path) -> None:
         self._settings, self._plan, self._folder = settings, plan, folder
+        stored, info = self._stored()
+        actors = len(stored["counts"]["batches"]) if stored else settings.actors or _cores()
         self._make_game = partial(Catch, settings.rules(), settings.games, settings.dtype)
-        self._actors: Actors | None = None
-        if settings.method == "a3c":
-            self._actors = Actors(plan, settings.actors or 1, self._make_game)
-            self.board = self._actors.board
+        self._actors = Actors(plan, actors, self._make_game) if settings.method == "a3c" else None
+        self.board = self._actors.board if self._actors else Board(plan, 1, device=settings.device)
+        self.seconds = info["seconds"] if stored else 0.0  # of training, in all sessions
+        if stored:
+            self.board.load(stored)
         else:
-            self.board = Board(plan, 1, device=settings.device)
-        self._before, self._started = 0.0, time.perf_counter()
-        if settings.resume is None or not self._restore():
             weights = plan.agent.init(settings.streams(1)[0], plan.dtype)
             for name, leaf in flatten(to_device(weights, settings.device)).items():
                 flatten(self.board.params)[name][...] = leaf
 
     def run(self) -> None:
         """Plays until the budget is reached."""
-        last_saved = time.perf_counter()
+        if self.board.frames() >= self._plan.budget:
+            return
+        before, started = self.seconds, time.perf_counter()
+        saved, part = started, 0
         bar = tqdm(total=self._plan.budget, disable=None, unit=" frames", unit_scale=True, dynamic_ncols=True)
         with interrupts_noted() as interrupted, bar, self._playing():
-            while self._play_on():
-                bar.n = min(self.board.frames(), self._plan.budget)
+            while self._play_on() and not interrupted:
+                now, frames = time.perf_counter(), self.board.frames()
+                self.seconds = before + now - started
+                bar.n = min(frames, self._plan.budget)
                 bar.set_postfix_str(f"mean reward {self._latest():.3f}")
-                if interrupted:
-                    break
-                if time.perf_counter() > last_saved + self._settings.checkpoint_every:
+                if self._plan.part(frames) > part:
+                    part = self._plan.part(frames)
+                    self._write_metrics(part)
+                if now > saved + self._settings.checkpoint_every:
                     self.save()
-                    last_saved = time.perf_counter()
+                    saved = now
+        self.seconds = before + time.perf_counter() - started
         self.save()
         if self.board.frames() < self._plan.budget:
             raise Interruption
+        self._write_metrics(PARTS)
 
     @contextmanager
     def _playing(self) -> Iterator[None]:
-        """Within, actors play, if there are any; when they fail, what they have learned is saved."""
+        """Within, actors play, if there are any; when one has died, what they have learned is saved."""
         if self._actors is None:
             self._learner = Learner(self._plan, self.board, self._make_game(xp=self._module()))
             yield
             return
-        self._actors.start()
         try:
+            self._actors.start()
             yield
-        except (ActorError, FloatingPointError) as error:
+        except ActorError as error:
             self._actors.close()
-            if isinstance(error, ActorError):
-                self.save()
-                raise ActorError(
-                    f"{error}; the checkpoint holds {self.board.frames():,} frames; go on with: "
-                    f"python -m tasks {self._settings.task} --resume {self._folder}"
-                ) from error
-            raise
+            self.save()
+            raise ActorError(
+                f"{error}; the checkpoint holds {self.board.frames():,} frames; go on with: "
+                f"python -m tasks {self._settings.task} --resume {self._folder}"
+            ) from error
         finally:
             self._actors.close()
 
@@ -241,55 +248,57 @@ class _Training:
         self._learner.report()
         return self.board.frames() < self._plan.budget
 
-    def seconds(self) -> float:
-        """Training time so far, in all sessions."""
-        return self._before + time.perf_counter() - self._started
+    def curve(self, parts: int = PARTS) -> list[dict[str, float]]:
+        """How it went in each of the first parts of the run, but for those in which no games began."""
+        sums, plan = self.board.sums.sum(axis=0)[:parts], self._plan
+        names = [name.replace(" ", "_") for name in MEASURED[1:-1]]
+        return [
+            {
+                "frames": min((part + 1) * plan.budget // plan.parts, self.board.frames()),
+                "mean_reward": float(row[0] / row[-1]),
+                **{name: float(value / row[-1]) for name, value in zip(names, row[1:-1], strict=True)},
+            }
+            for part, row in enumerate(sums)
+            if row[-1]
+        ]
 
-    def curve(self) -> list[dict[str, float]]:
-        """How it went in each part of the run that has been played."""
-        sums, plan = self.board.sums.sum(axis=0), self._plan
-        rows = []
-        for part, row in enumerate(sums):
-            if row[-1]:
-                means = dict(zip((name.replace(" ", "_") for name in MEASURED[:-1]), row / row[-1], strict=False))
-                frames = min((part + 1) * plan.budget // plan.parts, self.board.frames())
-                rows.append({"frames": frames, "mean_reward": float(means.pop("reward"))} | _floats(means))
-        return rows
+    def last_reward(self) -> float:
+        """The mean reward of the games that began in the last parts of the run; of all, if none did."""
+        sums = self.board.sums.sum(axis=0)
+        last = sums[-LAST:].sum(axis=0)
+        rewards, *_, batches = last if last[-1] else sums.sum(axis=0)
+        return float(rewards / batches)
 
     def _latest(self) -> float:
         curve = self.curve()
         return curve[-1]["mean_reward"] if curve else float("nan")
 
+    def _write_metrics(self, parts: int) -> None:
+        """The parts of the run that are over: such a line does not change again but for games that began in it."""
+        write_text(self._folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.curve(parts)))
+
     def save(self) -> None:
-        """A checkpoint, and the metrics so far."""
-        if self._actors is not None:
-            with self._actors.resting():
-                arrays = to_host(self.board.arrays())
-                self._write(arrays)
-        else:
-            self._write(to_host(self.board.arrays()))
-        lines = "".join(json.dumps(line) + "\n" for line in self.curve())
-        (self._folder / "metrics.jsonl").write_text(lines)
+        """Writes a checkpoint. Raises FloatingPointError if it would not be finite: the one before is kept."""
+        with self._actors.resting() if self._actors else nullcontext():
+            self.board.check_finite()
+            arrays = to_host(self.board.arrays())
+            info = {"settings": self._settings.as_json(), "seconds": self.seconds}
+            checkpoint.save(self._folder / "checkpoint.npz", arrays, info)
 
-    def _write(self, arrays: dict[str, Any]) -> None:
-        info = {"settings": self._settings.as_json(), "seconds": self.seconds()}
-        checkpoint.save(self._folder / "checkpoint.npz", arrays, info)
-
-    def _restore(self) -> bool:
-        """Goes on from the folder's checkpoint; False if the run did not get as far as writing one."""
+    def _stored(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """(arrays, info) of the checkpoint to go on from; empty for a new run, or one that did not get as far."""
         path = self._folder / "checkpoint.npz"
-        if not path.exists():
-            return False
+        if self._settings.resume is None or not (path.exists() or (self._folder / "metrics.jsonl").exists()):
+            return {}, {}
         arrays, info = checkpoint.load(path)
         checks.keys("checkpoint", arrays | info, CHECKPOINT, remedy=f"{path} is not of this task; start anew")
         self._settings.check_resumed(info["settings"], path)
-        self.board.load(arrays)
-        self._before = info["seconds"]
-        return True
+        return arrays, info
 
 
-def _floats(values: dict[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in values.items()}
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # ------------------------------------------------------------------------------------------------------ to look at it
@@ -329,6 +338,8 @@ def _play(settings: Settings, plan: Plan, params: Any, noise: float) -> Played:
         return look()
 
     logits, _, cache = plan.agent.forward(params, see, plan.decisions, SHOWN)
+    if not bool(xp.isfinite(logits).all()):
+        raise FloatingPointError(f"logits: expected finite ones of the trained agent, got others; {REMEDY}")
     rewards = act(logits[-1])
     look()
     attention = None

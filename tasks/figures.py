@@ -34,13 +34,14 @@ def learning_curve(
     """Training and validation loss, and validation error, against updates, with the floor of a key-blind model."""
     updates = [line["update"] for line in curve]
     figure, (loss, error) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    loss.plot(updates, [line["train_loss"] for line in curve], label="training", color="tab:gray")
-    loss.plot(updates, [line["validation_nll"] for line in curve], label="validation", color="tab:blue")
+    marker = "." if len(curve) < 3 else ""  # a line between fewer points is hardly seen, or not at all
+    for name, label, colour in (("train_loss", "training", "tab:gray"), ("validation_nll", "validation", "tab:blue")):
+        loss.plot(updates, [line[name] for line in curve], marker=marker, label=label, color=colour)
     if floor_nll is not None:
         loss.axhline(floor_nll, linestyle=":", color="black", label="key-blind floor")
     loss.set(xlabel="updates", ylabel="negative log likelihood (nats)", yscale="log")
     loss.legend()
-    error.plot(updates, [100 * line["validation_error"] for line in curve], color="tab:blue")
+    error.plot(updates, [100 * line["validation_error"] for line in curve], marker=marker, color="tab:blue")
     error_axis(error, None if floor_error is None else 100 * floor_error)
     error.set(xlabel="updates", ylabel="validation error (%)")
     loss.grid(alpha=0.3)
@@ -175,8 +176,9 @@ def attention(path: Path, strings: list[str], answers: list[str], strengths: num
 def reward_curve(path: Path, curve: list[dict[str, float]], chance: float) -> None:
     """Mean reward against frames."""
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    axes.plot([line["frames"] / 1e6 for line in curve], [line["mean_reward"] for line in curve])
+    axes.plot([line["frames"] / 1e6 for line in curve], [line["mean_reward"] for line in curve], marker=".")
     reward_axis(axes, chance)
+    axes.legend()
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

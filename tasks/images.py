@@ -76,6 +76,7 @@ class Images:
     ) -> None:  # fmt: skip
         self.pixels, self.labels = to_device((pixels, labels), settings.device)
         self._settings, self._standardize, self._places = settings, standardize, places
+        self.device = settings.device
 
     def varied(self, rng: numpy.random.Generator) -> Images:
         """The images moved and mirrored at random, as the settings have it; what moves in repeats the border."""
@@ -125,7 +126,8 @@ def data(
 ) -> Data:  # fmt: skip
     """The data set of three parts, (pixels, labels) each. Raises ValueError if the settings do not suit it."""
     training, validation, test = (Images(pixels, labels, settings, standardize) for pixels, labels in parts)
-    glimpses.layout(training.pixels.shape[-1], settings.patch)
+    if settings.layer != "convnet":
+        glimpses.layout(training.pixels.shape[-1], settings.patch)  # raises for a patch that does not tile
     if settings.batch_size > len(training.labels):
         most = f"at most the {len(training.labels)} images to train on"
         raise ValueError(f"batch_size: expected {most}, got {settings.batch_size}; lower it")
@@ -148,8 +150,8 @@ def model(settings: ImageSettings, side: int, classes: int) -> Model:
 def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
     """Trains, tests the parameters that were best on validation, once, stores the result, draws the pictures."""
     side, classes = data.test.pixels.shape[-1], data.classes
-    shown = to_host(data.test.pixels[:1])[0]
-    figures.glimpses(folder / "glimpses.png", shown, settings.patch)
+    if settings.layer != "convnet":
+        figures.glimpses(folder / "glimpses.png", to_host(data.test.pixels[:1])[0], settings.patch)
     with closing(model(settings, side, len(classes))) as net:
         outcome = training.train(net, settings, folder, data.training, data.validation)
     if isinstance(net, Network):
@@ -182,25 +184,23 @@ def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
 
 def test(net: Model, params: Any, split: Images, classes: int) -> tuple[float, float, numpy.ndarray]:
     """(mean negative log likelihood in nats, error rate, counts [label, answer]) over a split."""
-    nll, error = training.evaluate(net, params, split)
     confusion = numpy.zeros((classes, classes), int)
-    for start in range(0, len(split.labels), 1000):
-        inputs, labels = split.batch(slice(start, start + 1000))
-        answers = net.forward(params, inputs)[0].argmax(axis=1)
-        labels, answers = to_host((labels, answers))
-        numpy.add.at(confusion, (labels, answers), 1)
+    nll, error = training.evaluate(net, params, split, confusion=confusion)
     return nll, error, confusion
 
 
 def _draw_attention(
     net: Model, params: Any, split: Images, classes: tuple[str, ...], patch: int, path: Path, count: int = 6
 ) -> None:  # fmt: skip
-    """What the first images' integration steps attend to: the coarse glimpses that were stored before."""
-    inputs, labels = split.batch(slice(0, count))
+    """What integration steps attend to, the coarse glimpses that were stored before; of the first images of classes."""
+    of_classes = to_host(split.labels)
+    first = [numpy.flatnonzero(of_classes == each)[:1] for each in range(len(classes))]
+    chosen = to_device(numpy.concatenate(first)[:count], split.device)
+    inputs, labels = split.batch(chosen)
     logits, (_, layer_cache, _) = net.forward(params, inputs)
     steps = [t for t, integrates in enumerate(layer_cache.controls.integrate) if integrates]
     strengths = [multilevel.attention(layer_cache, t) for t in steps]
-    images, labels, answers, strengths = to_host((split.pixels[:count], labels, logits.argmax(axis=1), strengths))
+    images, labels, answers, strengths = to_host((split.pixels[chosen], labels, logits.argmax(axis=1), strengths))
     said = [
         f"{classes[answer]}" + ("" if answer == label else f" (wrong: {classes[label]})")
         for answer, label in zip(answers, labels, strict=True)

@@ -231,8 +231,13 @@ def open_folder(settings: RunSettings) -> Path:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes readable JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file, whole or not at all."""
     beside = path.with_name(path.name + ".writing")
-    beside.write_text(json.dumps(value, indent=1) + "\n")
+    beside.write_text(text)
     os.replace(beside, path)
 
 

@@ -312,11 +312,13 @@ class _Trials:
                     command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
                 )
             self._running.add(process)
-            if self._stopped:  # while it was being started
-                process.terminate()
-            trial.set_user_attr("processes", (platform.node(), os.getpid(), process.pid))
-            code = self._watch(process, trial, folder)
-            self._running.discard(process)
+            try:
+                if self._stopped:  # while it was being started
+                    process.terminate()
+                trial.set_user_attr("processes", (platform.node(), os.getpid(), process.pid))
+                code = self._watch(process, trial, folder)
+            finally:
+                self._running.discard(process)
             if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
                 raise InterruptedError
             if code == DIVERGED:

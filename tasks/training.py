@@ -15,11 +15,11 @@ import numpy
 from tqdm import tqdm
 
 from fastweights_np import Workspace, checkpoint, checks, ops, optim
-from fastweights_np.backend import Array, to_device
+from fastweights_np.backend import Array, to_device, to_host
 from fastweights_np.network import Model
 from fastweights_np.trees import map_leaves
 
-from .runs import Interruption, RunSettings, interrupts_noted
+from .runs import Interruption, RunSettings, interrupts_noted, write_text
 
 CHECKPOINT = (
     "params", "best_params", "optimizer", "settings", "update", "random_state", "epoch_loss", "best", "curve", "seconds"
@@ -103,14 +103,20 @@ class Outcome:
     seconds: float
 
 
-def evaluate(network: Model, params: Any, split: Examples, workspace: Workspace | None = None) -> tuple[float, float]:
-    """(mean negative log likelihood in nats, error rate) over a split."""
+def evaluate(
+    network: Model, params: Any, split: Examples, workspace: Workspace | None = None,
+    confusion: numpy.ndarray | None = None,
+) -> tuple[float, float]:  # fmt: skip
+    """(mean negative log likelihood in nats, error rate) over a split; adds counts [label, answer] to confusion."""
     count, nll, wrong = len(split.labels), 0.0, 0.0
     for start in range(0, count, 1000):
         inputs, labels = split.batch(slice(start, start + 1000))
         logits, _ = network.forward(params, inputs, workspace)
         nll += ops.softmax_cross_entropy(logits, labels)[0].sum(dtype="float64")
-        wrong += (logits.argmax(axis=1) != labels).sum()
+        answers = logits.argmax(axis=1)
+        wrong += (answers != labels).sum()
+        if confusion is not None:
+            numpy.add.at(confusion, to_host((labels, answers)), 1)
     return float(nll) / count, float(wrong) / count
 
 
@@ -268,4 +274,4 @@ class _Run:
         self._epoch_loss, self._before = info["epoch_loss"], info["seconds"]
         # lines written after the checkpoint belong to updates that will be made again
         lines = "".join(json.dumps(line) + "\n" for line in self.curve)
-        (self.folder / "metrics.jsonl").write_text(lines)
+        write_text(self.folder / "metrics.jsonl", lines)

@@ -274,7 +274,7 @@ for _name, (_known, _kernel) in METHODS.items():
 
 UFUNCS = (
     "add", "subtract", "multiply", "divide", "negative", "maximum", "minimum", "exp", "log", "sqrt", "reciprocal",
-    "tanh", "abs", "greater", "greater_equal", "less", "less_equal", "equal", "conjugate",
+    "tanh", "abs", "greater", "greater_equal", "less", "less_equal", "equal", "conjugate", "isfinite",
 )  # fmt: skip
 # each function with its keywords, and how many kernels it is; those that make arrays take shapes, dtypes and numbers
 FUNCTIONS: dict[str, tuple[tuple[str, ...], int]] = {

@@ -295,6 +295,10 @@ def test_actors_are_timed_in_turns(store, monkeypatch, capsys):
     assert "| 24, 5 | 1,000 | 2,000 | 2.00 |" in (store / "actors.md").read_text()
 
 
+def test_a_run_of_agents_is_timed():
+    assert actors._frames_per_second("irnn", 16, 3, 1, 2000) > 0
+
+
 def test_figure_5_has_every_seed_and_when_an_agent_passes_0_9(store, tmp_path, capsys):
     for seed, (reward, group) in enumerate([(0.99, ""), (0.95, ""), (0.5, "layer-norm")]):
         folder = tmp_path / str(seed)

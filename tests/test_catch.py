@@ -160,15 +160,20 @@ def test_it_learns(tmp_path):
         assert (tmp_path / "run" / file).stat().st_size > 0
 
 
+def shared_memory() -> set[str]:
+    """What multiprocessing's names of shared memory and of locks there are."""
+    found = os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []
+    return {name for name in found if name.startswith(("pym-", "psm_", "sem.mp-"))}
+
+
 def test_several_actors_share_what_they_learn(tmp_path):
-    before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+    before = shared_memory()
     result, arrays = trained(tmp_path / "run", "--frames", "40000", "--actors", "2", "--learning-rate", "5e-3")
     batches = arrays["counts"]["batches"]
     assert (batches > 0).all()
     assert result["frames"] == batches.sum() * 16 * 6 >= 40000
     assert result["curve"][-1]["mean_reward"] > result["chance"]
-    if before:
-        assert set(os.listdir("/dev/shm")) <= before, "no shared memory is left"
+    assert shared_memory() <= before, "no shared memory is left"
 
 
 def started(folder, *options):
@@ -241,12 +246,12 @@ def test_stopped_and_resumed_it_ends_as_the_run_that_was_not_stopped(tmp_path, h
 def test_a_killed_run_leaves_no_actor(tmp_path):
     process = started(tmp_path / "run", "--actors", "2", "--frames", "100000000")
     actors = children(process)
-    process.kill()
-    process.communicate()
+    process.kill()  # perhaps while it writes a checkpoint, for which the actors wait
     limit = time.monotonic() + 20
     while any(map(lives, actors)):
         assert time.monotonic() < limit, "actors outlive the run"
         time.sleep(0.05)
+    process.communicate()
 
 
 @pytest.mark.parametrize(
@@ -267,15 +272,89 @@ def test_bad_settings_say_what_is_wrong(tmp_path, capsys, options, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_not_finite_is_told_and_ends_all(tmp_path, capsys):
-    options = ["--learning-rate", "1e30", "--clip-norm", "1e30", "--frames", "100000", "--actors", "2"]
+@pytest.mark.parametrize("how", [["--actors", "2"], ["--method", "a2c"]])
+@pytest.mark.parametrize("frames", ["100000", "1"])
+def test_what_is_not_finite_is_told_and_never_saved(tmp_path, capsys, how, frames):
+    """Within the run, or by its very last update."""
+    options = ["--learning-rate", "1e30", "--clip-norm", "1e30", "--frames", frames, "--checkpoint-every", "0"]
     with numpy.errstate(all="ignore"):
-        assert main(["catch", *SMALL, *options, "--out", str(tmp_path / "run")]) == runs.DIVERGED
-    assert "loss: expected a finite number" in capsys.readouterr().err
+        assert main(["catch", *SMALL, *options, *how, "--out", str(tmp_path / "run")]) == runs.DIVERGED
+    said = capsys.readouterr().err
+    assert "expected a finite number" in said or "expected finite" in said
+    assert "lower --learning-rate" in said
+    if (tmp_path / "run" / "checkpoint.npz").exists():
+        arrays, _ = checkpoint.load(tmp_path / "run" / "checkpoint.npz")
+        assert all(numpy.isfinite(leaf).all() for leaf in flatten(arrays["params"]).values())
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_ctrl_c_in_a_terminal_is_for_the_run_alone_even_while_actors_start(tmp_path):
+    """It reaches all processes of the group; before the actors are there, and when they are."""
+    for wait in (0.0, 0.3):
+        folder = tmp_path / str(wait)
+        command = [sys.executable, "-m", "tasks", "catch", *SMALL, "--actors", "2", "--frames", "100000000"]
+        process = subprocess.Popen(
+            [*command, "--out", str(folder)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        assert process.stdout.readline().startswith("catch: writing to")
+        time.sleep(wait)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert "Traceback" not in said
+        assert process.returncode == runs.INTERRUPTED
+        assert "interrupted" in said
+
+
+def test_if_an_actor_cannot_be_started_all_end_at_once(tmp_path, monkeypatch, capsys):
+    start, started_before = agents.multiprocessing.process.BaseProcess.start, []
+
+    def fails_at_the_second(process):
+        if started_before:
+            raise BlockingIOError("no more processes")
+        started_before.append(process)
+        start(process)
+
+    monkeypatch.setattr(agents.multiprocessing.process.BaseProcess, "start", fails_at_the_second)
+    options = ["--actors", "2", "--frames", "100000000", "--out", str(tmp_path / "run")]
+    assert main(["catch", *SMALL, *options]) == 2
+    assert "no more processes" in capsys.readouterr().err
+    assert started_before[0].exitcode == 0
+
+
+def test_settings_that_are_left_open_stay_so(tmp_path):
+    """So that another layer, method, or machine may fill them in; a search over layers is a case of it."""
+    stored = catch.Settings(layer="fast_weights").as_json()
+    assert (stored["recurrent_scale"], stored["actors"]) == (None, None)
+    assert replace(catch.Settings(), layer="lstm", method="a2c").plan().agent.layer == "lstm"
+    assert catch.Settings(layer="irnn").plan().agent.init_options["recurrent_scale"] == 0.5
+    assert catch.Settings(layer="irnn", recurrent_scale=1.0).plan().agent.init_options["recurrent_scale"] == 1.0
+
+
+def test_a_run_whose_checkpoint_is_lost_is_not_begun_anew_by_resuming(tmp_path, capsys):
+    result, _ = trained(tmp_path / "run", "--frames", "2000", "--method", "a2c")
+    assert main(["catch", "--resume", str(tmp_path / "run")]) == 0
+    again = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (again["seconds"], again["curve"]) == (result["seconds"], result["curve"]), "nothing was played"
+    (tmp_path / "run" / "checkpoint.npz").unlink()
+    assert main(["catch", "--resume", str(tmp_path / "run")]) == 2
+    assert "checkpoint" in capsys.readouterr().err
+
+
+def test_the_last_tenth_is_that_of_the_run(tmp_path):
+    settings = catch.Settings(size=6, hidden_size=8, games=10, frames=6000, method="a2c")
+    training = catch._Training(settings, settings.plan(), tmp_path)
+    sums = training.board.sums[0]
+    sums[:90, 0], sums[90:, 0], sums[:, -1] = -1.0, 0.5, 1.0
+    sums[95] = 3 * sums[95]  # three batches began in it
+    assert training.last_reward() == pytest.approx(0.5)
+    sums[90:] = 0
+    assert training.last_reward() == -1.0, "no game began in the last tenth"
 
 
 def test_a_search_over_agents_prefers_more_reward(tmp_path):
-    options = ["search", "catch", "--grid", "learning_rate=0.0,5e-3", *SMALL, "--frames", "20000", "--method", "a2c"]
+    options = ["search", "catch", "--grid", "learning_rate=0.0,5e-3", "layer=irnn,lstm", *SMALL]
+    options += ["--frames", "10000", "--method", "a2c"]
     assert main([*options, "--out", str(tmp_path / "search")]) == 0
     found = json.loads((tmp_path / "search" / "search.json").read_text())
     assert found["best"]["learning_rate"] == 5e-3

@@ -79,6 +79,11 @@ def test_a_patch_that_does_not_tile_is_refused_with_those_that_do():
 # ------------------------------------------------------------------------------------------------------------ the tasks
 
 
+def test_a_convnets_patch_need_not_tile(data_dir, tmp_path):
+    options = ["mnist", "--layer", "convnet", "--patch", "5", *SMALL, "--data-dir", str(data_dir)]
+    assert main([*options, "--out", str(tmp_path / "run")]) == 0
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_every_layer_trains_mnist(layer, data_dir, tmp_path, capsys):
     assert main(["mnist", "--layer", layer, *SMALL, "--data-dir", str(data_dir), "--out", str(tmp_path / "run")]) == 0
@@ -88,7 +93,7 @@ def test_every_layer_trains_mnist(layer, data_dir, tmp_path, capsys):
     assert counts.sum() == 10
     assert 1 - counts.trace() / 10 == pytest.approx(result["test_error"])
     pictures = {path.name for path in (tmp_path / "run").glob("*.png")}
-    expected = {"learning_curve.png", "confusion.png", "glimpses.png"}
+    expected = {"learning_curve.png", "confusion.png"} | ({"glimpses.png"} if layer != "convnet" else set())
     assert pictures == (expected | {"attention.png"} if layer == "multilevel" else expected)
     assert str(data_dir) not in json.dumps(result["settings"]), "where the data lay does not matter"
     assert "test error" in capsys.readouterr().out

@@ -74,6 +74,7 @@ def test_the_readmes_scripts_run():
     exec("".join(scripts), names)
     assert names["h_t"].shape == (8, 20)
     assert names["loss"] < 0.1
+    assert names["rewards"][-1].mean() > 0.5
 
 
 def test_import_is_light():
