@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from fastweights_np import Workspace, checkpoint, checks, ops, optim
 from fastweights_np.backend import Array, to_device, to_host
-from fastweights_np.network import Model
+from fastweights_np.network import Model, train_step
 from fastweights_np.trees import map_leaves
 
 from .runs import Interruption, RunSettings, interrupts_noted, write_text
@@ -43,6 +43,8 @@ class TrainingSettings(RunSettings):
     threads: int = 1
     """BLAS threads. The products are small: more threads than one usually slow the run down. With the ConvNet, threads
     that share the images of a batch, which speed it up."""
+    graph: bool = False
+    """On a GPU, whether an update's kernels are launched at once, as a CUDA graph. Not seen on hardware yet."""
     processes: int = 1
     """Processes that share each batch in the recurrent layer. Two of them pay from about 100 units on, if two cores are
     free."""
@@ -181,9 +183,11 @@ class _Run:
         done, size = self.update % self.batches, self.settings.batch_size
         for start in range(done * size, self.batches * size, size):
             inputs, labels = training.batch(order[start : start + size])
-            loss, grads = self.network.loss_and_gradients(self.params, inputs, labels, self._workspace)
-            optim.clip_by_global_norm(grads, self.settings.clip_norm)
-            self.optimizer.step(self.params, grads, self.settings.rate_at(self.update, self.updates))
+            loss = train_step(
+                self.network, self.params, self.optimizer, inputs, labels,
+                self.settings.rate_at(self.update, self.updates), clip_norm=self.settings.clip_norm,
+                workspace=self._workspace, graph=self.settings.graph,
+            )  # fmt: skip
             self.update += 1
             self._unseen.append(loss)
             yield

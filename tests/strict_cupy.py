@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -38,13 +38,30 @@ class Usage:
         self.pulls: list[str] = []  # what brought a value to the host
         self.launches = 0  # array operations, each a kernel of its own on a GPU
 
-    def note(self, name: str, keywords: Any = (), launches: int = 0) -> None:
+    def note(self, name: str, keywords: Any = ()) -> None:
         """A function or method was called."""
         self.functions.setdefault(name, set()).update(keywords)
-        self.launches += launches
 
 
 usage = Usage()
+_recording: list[Callable[[], Any]] | None = None  # the kernels that a stream captures
+
+
+def _kernel(compute: Callable[[], Any], launches: int = 1, into: numpy.ndarray | None = None) -> numpy.ndarray:
+    """Runs a kernel, whose result is put `into` an array, or is a new one; notes it, and records it for a graph."""
+    usage.launches += launches
+    result = numpy.asarray(compute())
+    target = result if into is None else into
+    if into is not None:
+        into[...] = result
+    if _recording is not None and launches:
+        _recording.append(lambda: numpy.copyto(target, compute(), casting="unsafe"))
+    return target
+
+
+def _refuse_in_a_capture(what: str) -> None:
+    if _recording is not None:
+        raise RuntimeError(f"{what} while a stream captures: it would not be in the graph")
 
 
 def _host(value: Any, what: str) -> Any:
@@ -123,8 +140,8 @@ class ndarray:  # noqa: N801 (CuPy's name)
 
     @real.setter
     def real(self, value: Any) -> None:
-        usage.launches += 1
-        self._host.real = _host(value, "real")
+        given = _host(value, "real")
+        _kernel(lambda: given, into=self._host.real)
 
     @property
     def imag(self) -> ndarray:
@@ -133,8 +150,8 @@ class ndarray:  # noqa: N801 (CuPy's name)
 
     @imag.setter
     def imag(self, value: Any) -> None:
-        usage.launches += 1
-        self._host.imag = _host(value, "imag")
+        given = _host(value, "imag")
+        _kernel(lambda: given, into=self._host.imag)
 
     def __len__(self) -> int:
         return len(self._host)
@@ -149,6 +166,7 @@ class ndarray:  # noqa: N801 (CuPy's name)
 
     # what brings values to the host
     def _pulled(self, how: str) -> numpy.ndarray:
+        _refuse_in_a_capture(how)
         usage.pulls.append(f"{how} of shape {self.shape}")
         return self._host
 
@@ -176,27 +194,27 @@ class ndarray:  # noqa: N801 (CuPy's name)
 
     # parts of it
     def __getitem__(self, index: Any) -> ndarray:
-        usage.launches += not _is_basic(index)
-        return ndarray(self._host[_index(index, self.shape)])
+        if _is_basic(index):
+            return ndarray(self._host[_index(index, self.shape)])
+        return ndarray(_kernel(lambda: self._host[_index(index, self.shape)]))
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        usage.launches += 1
-        self._host[_index(index, self.shape)] = _host(value, "setitem")
+        given = _host(value, "setitem")
+
+        def put() -> numpy.ndarray:
+            self._host[_index(index, self.shape)] = given
+            return self._host
+
+        _kernel(put)
 
 
 def _operator(name: str) -> Callable[..., Any]:
     function = getattr(numpy.ndarray, name)
 
     def operate(self: ndarray, *others: Any) -> Any:
-        usage.launches += 1
-        hosts = [_host(other, name) for other in others]
-        result = function(self._host, *hosts)
-        if result is NotImplemented:
-            return result
-        if name.startswith("__i") and name != "__invert__":
-            self._host = result  # the same array
-            return self
-        return ndarray(result)
+        held, hosts = self._host, [_host(other, name) for other in others]
+        result = _kernel(lambda: function(held, *hosts))
+        return self if name.startswith("__i") and name != "__invert__" else ndarray(result)
 
     operate.__name__ = name
     return operate
@@ -226,15 +244,17 @@ METHODS: dict[str, tuple[tuple[str, ...], bool]] = {
 def _method(name: str, known: tuple[str, ...], is_kernel: bool) -> Callable[..., Any]:
     def call(self: ndarray, *arguments: Any, **keywords: Any) -> Any:
         _check_keywords(f"ndarray.{name}", keywords, known)
-        usage.note(f"ndarray.{name}", keywords, int(is_kernel))
+        usage.note(f"ndarray.{name}", keywords)
         hosts = [_plain(argument, name) for argument in arguments]
         out = keywords.pop("out", None)
-        result = getattr(self._host, name)(*hosts, **keywords)
-        if not is_kernel and result.size and not numpy.shares_memory(result, self._host):
-            usage.launches += 1  # a reshape that has to copy
-        if out is None:
-            return None if result is None else ndarray(result)
-        return _put(result, out, name)
+        if name == "fill":
+            _kernel(lambda: hosts[0], into=self._host)
+            return None
+        if not is_kernel:
+            view = getattr(self._host, name)(*hosts, **keywords)
+            if not view.size or numpy.shares_memory(view, self._host):
+                return ndarray(view)  # else it is a reshape that has to copy
+        return _run(lambda: getattr(self._host, name)(*hosts, **keywords), out, name)
 
     call.__name__ = name
     return call
@@ -255,19 +275,23 @@ def _check_keywords(name: str, keywords: dict[str, Any], known: tuple[str, ...])
         raise TypeError(f"{name}: keywords that CuPy lacks, or that are not in the stand-in: {', '.join(sorted(odd))}")
 
 
-def _put(result: numpy.ndarray, out: Any, name: str) -> ndarray:
+def _run(compute: Callable[[], Any], out: Any, name: str) -> ndarray:
+    """Runs a kernel with its result in out, if there is one, as ufuncs have it."""
+    if out is None:
+        return ndarray(_kernel(compute))
     if not isinstance(out, ndarray):
         raise TypeError(f"{name}: out has to be a device array, got {type(out)}")
-    if numpy.shape(result) != out.shape:
-        raise ValueError(f"{name}: out has shape {out.shape}, the result {numpy.shape(result)}")
-    if not numpy.can_cast(numpy.asarray(result).dtype, out.dtype, CASTING):
-        raise TypeError(f"{name}: cannot cast {numpy.asarray(result).dtype} to {out.dtype} of out")
-    out._host[...] = result
+    result = numpy.asarray(compute())
+    if result.shape != out.shape:
+        raise ValueError(f"{name}: out has shape {out.shape}, the result {result.shape}")
+    if not numpy.can_cast(result.dtype, out.dtype, CASTING):
+        raise TypeError(f"{name}: cannot cast {result.dtype} to {out.dtype} of out")
+    _kernel(compute, into=out._host)
     return out
 
 
-for _name, (_known, _kernel) in METHODS.items():
-    setattr(ndarray, _name, _method(_name, _known, _kernel))
+for _name, (_known, _is_kernel) in METHODS.items():
+    setattr(ndarray, _name, _method(_name, _known, _is_kernel))
 
 
 # ------------------------------------------------------------------------------------------------------------ functions
@@ -298,34 +322,45 @@ class Ufunc:
         given = list(arguments)
         if len(given) > inputs:
             out = given.pop()
-        usage.note(name, () if out is None else ("out",), 1)
-        result = self._function(*(_host(argument, name) for argument in given))
-        return ndarray(result) if out is None else _put(result, out, name)
+        usage.note(name, () if out is None else ("out",))
+        hosts = [_host(argument, name) for argument in given]
+        return _run(lambda: self._function(*hosts), out, name)
 
     def at(self, target: ndarray, index: Any, values: Any) -> None:
         """target[index] op= values, duplicates one after another."""
         if self._name != "add":
             raise AttributeError(f"cupy.{self._name}.at")
-        usage.note("add.at", (), 1)
-        self._function.at(target._host, _index(index, target.shape), _host(values, "add.at"))
+        usage.note("add.at")
+        given = _host(values, "add.at")
+
+        def add() -> numpy.ndarray:
+            self._function.at(target._host, _index(index, target.shape), given)
+            return target._host
+
+        _kernel(add)
 
 
 def _function(name: str, known: tuple[str, ...], launches: int) -> Callable[..., Any]:
     def call(*arguments: Any, **keywords: Any) -> Any:
         _check_keywords(name, keywords, known)
-        usage.note(name, keywords, launches)
+        usage.note(name, keywords)
         given = [_plain(argument, name) for argument in arguments]
         out = keywords.pop("out", None)
         if name == "take" and len(given) == 4:
-            *given, out = given[:3], arguments[3]
-            given = given[0]
-        if name == "take":
-            axis = given[2] if len(given) > 2 else keywords["axis"]
-            given[1] = given[1] % given[0].shape[axis]
-        result = getattr(numpy, name)(*given, **keywords)
-        if isinstance(result, list):
-            return [ndarray(each) for each in result]
-        return ndarray(result) if out is None else _put(result, out, name)
+            out = arguments[3]
+            del given[3]
+
+        def compute() -> Any:
+            if name != "take":
+                return getattr(numpy, name)(*given, **keywords)
+            values, index, *rest = given
+            axis = rest[0] if rest else keywords["axis"]
+            return values.take(index % values.shape[axis], axis)
+
+        if not launches:
+            views = compute()
+            return [ndarray(view) for view in views] if isinstance(views, list) else ndarray(views)
+        return _run(compute, out, name)
 
     call.__name__ = name
     return call
@@ -350,19 +385,76 @@ def asarray(value: Any, dtype: Any = None) -> ndarray:
     usage.note("asarray", () if dtype is None else ("dtype",))
     if isinstance(value, ndarray):
         return value if dtype is None else value.astype(dtype)
+    _refuse_in_a_capture("a copy from the host")
     return ndarray(numpy.array(value, dtype))
 
 
 def array(value: Any, dtype: Any = None) -> ndarray:
     """A new array on the device, from one there, or from the host."""
-    usage.note("array", () if dtype is None else ("dtype",), int(isinstance(value, ndarray)))
-    return ndarray(numpy.array(value._host if isinstance(value, ndarray) else value, dtype))
+    usage.note("array", () if dtype is None else ("dtype",))
+    if isinstance(value, ndarray):
+        return ndarray(_kernel(lambda: numpy.array(value._host, dtype)))
+    _refuse_in_a_capture("a copy from the host")
+    return ndarray(numpy.array(value, dtype))
 
 
 def sliding_window_view(array: ndarray, window_shape: Any, axis: Any) -> ndarray:
     """A view of all windows."""
     usage.note("lib.stride_tricks.sliding_window_view")
     return ndarray(numpy.lib.stride_tricks.sliding_window_view(array._host, window_shape, axis))
+
+
+class Stream:
+    """A queue of kernels, which can be captured as a graph."""
+
+    def __init__(self, non_blocking: bool = False) -> None:
+        if non_blocking:
+            usage.note("cuda.Stream", ("non_blocking",))
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def begin_capture(self) -> None:
+        """From now on kernels are recorded. (The real one does not run them while it does.)"""
+        global _recording
+        usage.note("cuda.Stream.begin_capture")
+        _recording = []
+
+    def end_capture(self) -> Graph:
+        """What has been recorded."""
+        global _recording
+        usage.note("cuda.Stream.end_capture")
+        kernels, _recording = _recording, None
+        return Graph(kernels or [])
+
+    def synchronize(self) -> None:
+        """Waits."""
+        usage.note("cuda.Stream.synchronize")
+
+
+class Graph:
+    """Kernels that are launched all at once, on the arrays that they were recorded with."""
+
+    def __init__(self, kernels: list[Callable[[], Any]]) -> None:
+        self._kernels = kernels
+
+    def launch(self, stream: Any = None) -> None:
+        """Runs them again."""
+        usage.note("cuda.Graph.launch", ("stream",))
+        usage.launches += 1
+        for kernel in self._kernels:
+            kernel()
+
+
+def _noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        usage.note(name)
+        return function(*arguments)
+
+    return call
 
 
 def module() -> Any:
@@ -378,7 +470,13 @@ def module() -> Any:
     tricks = SimpleNamespace(sliding_window_view=sliding_window_view)
     cupy.lib = SimpleNamespace(stride_tricks=tricks)  # type: ignore[attr-defined]
     runtime = SimpleNamespace(getDeviceCount=lambda: 1, driverGetVersion=lambda: 13000)
-    cupy.cuda = SimpleNamespace(runtime=runtime)  # type: ignore[attr-defined]
+    cupy.cuda = SimpleNamespace(runtime=runtime, Stream=Stream, Graph=Graph)  # type: ignore[attr-defined]
+    for name, stands_in in (
+        ("get_current_stream", Stream),
+        ("MemoryPool", lambda: SimpleNamespace(malloc=None)),
+        ("using_allocator", lambda malloc: nullcontext()),
+    ):
+        setattr(cupy.cuda, name, _noted(f"cuda.{name}", stands_in))
     cupy.__version__ = "14.0.0"  # type: ignore[attr-defined]
     return cupy
 

@@ -27,9 +27,9 @@ ORDER = [
     {"fast_weights", "irnn", "lstm", "associative_lstm"},
     {"multilevel", "convnet"},
     {"parallel"},
+    {"optim", "checkpoint"},
     {"network"},
     {"actor_critic"},
-    {"optim", "checkpoint"},
 ]
 
 
