@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> int:
         if command == "loop":
             each.add_argument("--task", choices=("retrieval", "mnist"), default="retrieval")
         if command in ("speed", "long"):
+            each.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: timed by CUDA events")
             each.add_argument("--sizes", type=_size, nargs="+", metavar="B,T,H", help="measure these sizes instead")
         if command == "profile":
             each.add_argument("--size", type=_size, metavar="B,T,H", help="the size (128,11,20)")
@@ -92,7 +93,8 @@ def _do(chosen: argparse.Namespace) -> None:
     elif chosen.command in ("speed", "long"):
         from . import speed
 
-        speed.run(chosen.layer, sorted(set(chosen.threads)), chosen.command == "long", chosen.sizes or ())
+        threads = sorted(set(chosen.threads)) if chosen.device == "cpu" else [max(chosen.threads)]
+        speed.run(chosen.layer, threads, chosen.command == "long", chosen.sizes or (), chosen.device)
     elif chosen.command == "loop":
         from . import loop
 

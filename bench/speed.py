@@ -11,6 +11,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
+from fastweights_np import to_device
+
 from .peers.contest import ENTRIES, FORMS, at_work, available, layer_contestants, take_turns
 from .peers.problem import Layer
 from .report import geometric_mean, markdown, named, sized, store
@@ -29,15 +31,18 @@ LONG_CONTESTANTS = (
 COMPILED = "torch.compile"
 
 
-def run(layer: str, threads: list[int], long: bool, chosen: Sequence[tuple[int, int, int]] = ()) -> None:
+def run(
+    layer: str, threads: list[int], long: bool, chosen: Sequence[tuple[int, int, int]] = (), device: str = "cpu"
+) -> None:  # fmt: skip
     """Measures every size (B, T, H), or those chosen, with each number of threads.
 
-    Stores speed, or long, as .json, .md and .png; sizes that were chosen are told in the name.
+    Stores speed, or long, as .json, .md and .png; sizes that were chosen, and a GPU, are told in the name.
     """
+    to_device({}, device)  # raises if there is none
     sizes = chosen or (LONG if long else GLIMPSES if layer == "multilevel" else SIZES)
     rows = []
     for count in threads:
-        names = [name for name in layer_contestants(layer, count) if not name.startswith(COMPILED)]
+        names = [name for name in layer_contestants(layer, count, device) if not name.startswith(COMPILED)]
         names += [f"{COMPILED}, {FORMS[layer][0]}"] if count == max(threads) else []
         names, absent = available([name for name in names if not long or name in LONG_CONTESTANTS])
         for each in absent:
@@ -45,7 +50,8 @@ def run(layer: str, threads: list[int], long: bool, chosen: Sequence[tuple[int, 
         if all(ENTRIES[name].ours for name in names):
             raise ValueError('no peer is installed; install them with pip install -e ".[bench]"')
         for batch_size, steps, hidden_size in sizes:
-            row = _row(Layer(layer, batch_size, steps, hidden_size), names, count, memory=long)
+            problem = Layer(layer, batch_size, steps, hidden_size, device=device)
+            row = _row(problem, names, count, memory=long)
             print(_line(row), flush=True)
             if {ENTRIES[name].ours for name in row["times"]} == {True, False}:
                 rows.append(row)
@@ -53,7 +59,7 @@ def run(layer: str, threads: list[int], long: bool, chosen: Sequence[tuple[int, 
                 print("   left out: there is no contest at this size", flush=True)
     if not rows:
         raise ValueError("no size had both ours and a peer with right answers")
-    name = ("long" if long else "speed") + sized(chosen)
+    name = ("long" if long else "speed") + ("" if device == "cpu" else f"-{device}") + sized(chosen)
     store(name, rows, _table(rows), layer)
     _picture(rows, named(name, layer))
 

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import quantiles
 from typing import Any, NamedTuple
@@ -150,20 +150,25 @@ def available(names: list[str]) -> tuple[list[str], list[str]]:
     return [name for name in names if name not in absent], absent
 
 
-def layer_contestants(layer: str, threads: int) -> list[str]:
-    """Those that have this layer, or the ConvNet: ours, and the forms that the peers have it in."""
+def layer_contestants(layer: str, threads: int, device: str = "cpu") -> list[str]:
+    """Those that have this layer, or the ConvNet: ours, and the forms that the peers have it in.
+
+    On a GPU without those that are for the host alone: autograd, and ours on several processes.
+    """
     forms, other = FORMS.get(layer, ("plain",)), "threads" if layer in FORMS else "processes"
     return [
         name
         for name, entry in ENTRIES.items()
         if entry.how.get("form", forms[0]) in forms and entry.parts <= threads and other not in entry.how
-    ]
+        and (device == "cpu" or (entry.module != "in_autograd" and entry.parts == 1))
+    ]  # fmt: skip
 
 
 def expected_answer(problem: Layer | Training) -> Arrays:
     """Ours in float64, which the audit holds against the equations."""
+    on_the_host: Layer | Training = replace(problem, device="cpu") if isinstance(problem, Layer) else problem
     make = in_numpy.layer if isinstance(problem, Layer) else in_numpy.training
-    contestant = make(problem, dtype="float64")  # type: ignore[arg-type]
+    contestant = make(on_the_host, dtype="float64")  # type: ignore[arg-type]
     return contestant.answer(contestant.run())
 
 

@@ -181,7 +181,8 @@ FORMS: dict[str, dict[str, Any]] = {
 
 def layer(problem: Layer, form: str, scan: bool = True) -> Contestant:
     """The layer and its vector-Jacobian product as one jit-compiled program."""
-    params, x, h0, dh = jax.tree.map(jnp.asarray, problem.arrays())
+    (device, *_) = jax.devices("gpu" if problem.device == "cuda" else "cpu")
+    params, x, h0, dh = jax.device_put(problem.arrays(), device)
     function = partial(FORMS[problem.layer][form], scan=scan, **problem.all_options())
 
     @jax.jit

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy
 
-from fastweights_np import Workspace, optim, parallel
+from fastweights_np import Workspace, optim, parallel, to_device, to_host
 from fastweights_np.network import LAYERS
 from fastweights_np.trees import flatten
 from tasks import images, mnist, retrieval
@@ -19,7 +19,7 @@ def layer(problem: Layer, processes: int = 1, dtype: str = "float32") -> Contest
     """The layer as the package has it, with a workspace, as training uses it."""
     module, workspace = LAYERS[problem.layer], Workspace()
     layer: Any = module if processes == 1 else parallel.Layer(module, processes)
-    params, x, h0, dh = problem.arrays(dtype)
+    params, x, h0, dh = to_device(problem.arrays(dtype), problem.device)
     options = problem.all_options()
 
     def run() -> Any:
@@ -28,9 +28,21 @@ def layer(problem: Layer, processes: int = 1, dtype: str = "float32") -> Contest
 
     def answer(result: Any) -> Arrays:
         h, (grads, dx, dh0) = result
-        return {"h": h, "dx": dx, "dh0": dh0} | {"d" + name: grad for name, grad in grads.items()}
+        return to_host({"h": h, "dx": dx, "dh0": dh0} | {"d" + name: grad for name, grad in grads.items()})
 
-    return Contestant(run, answer)
+    return Contestant(run, answer) if problem.device == "cpu" else Contestant(run, answer, seconds_on_a_gpu)
+
+
+def seconds_on_a_gpu(run: Any) -> float:
+    """How long run() takes on CuPy's current stream."""
+    import cupy
+
+    before, after = cupy.cuda.Event(), cupy.cuda.Event()
+    before.record()
+    run()
+    after.record()
+    after.synchronize()
+    return cupy.cuda.get_elapsed_time(before, after) / 1e3
 
 
 def training(problem: Training, processes: int = 1, threads: int = 1, dtype: str = "float32") -> Contestant:

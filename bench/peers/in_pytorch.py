@@ -31,7 +31,7 @@ def fast_weights_attention(
     """Equations (2a), (4), (5) with S = 1."""
     steps = x.shape[0]
     from_input = functional.linear(x, params["C"], params["b"])
-    weights = rate * decay ** torch.arange(steps - 1, -1, -1, dtype=x.dtype)
+    weights = rate * decay ** torch.arange(steps - 1, -1, -1, dtype=x.dtype, device=x.device)
     states: list[Tensor] = []
     for t in range(steps):
         z = boundary = from_input[t] + h @ params["W"].T
@@ -80,7 +80,7 @@ def multilevel(
         z = a if wiped else torch.addmm(a, h, params["V" if integrate else "W"].T)
         if read and stored:
             past, v = torch.stack(stored, 1), torch.relu(_norm(params, z) if normalize_preliminary else z)
-            weights = rate * decay ** torch.arange(len(stored) - 1, -1, -1, dtype=x.dtype)
+            weights = rate * decay ** torch.arange(len(stored) - 1, -1, -1, dtype=x.dtype, device=x.device)
             scores = torch.bmm(past, v[:, :, None]) * weights[:, None]
             z = z + torch.bmm(scores.transpose(1, 2), past)[:, 0]
         h = torch.relu(_norm(params, z))
@@ -107,7 +107,7 @@ def irnn(params: Params, x: Tensor, h: Tensor) -> Tensor:
 
 def irnn_nn(params: Params, x: Tensor, h: Tensor) -> Tensor:
     """torch.nn.RNN."""
-    return _nn(torch.nn.RNN(*params["C"].shape[::-1], nonlinearity="relu"), params, x, h[None])
+    return _nn(torch.nn.RNN(*params["C"].shape[::-1], nonlinearity="relu", device=x.device), params, x, h[None])
 
 
 def lstm(params: Params, x: Tensor, h: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def lstm_nn(params: Params, x: Tensor, h: Tensor) -> Tensor:
     """torch.nn.LSTM, whose gates have the same order."""
     flat = {name: value.flatten(0, 1) for name, value in params.items()}
     hidden_size, input_size = params["C"].shape[1:]
-    return _nn(torch.nn.LSTM(input_size, hidden_size), flat, x, (h[None], torch.zeros_like(h[None])))
+    return _nn(torch.nn.LSTM(input_size, hidden_size, device=x.device), flat, x, (h[None], torch.zeros_like(h[None])))
 
 
 def _nn(module: torch.nn.RNNBase, params: Params, x: Tensor, state: Any) -> Tensor:
@@ -139,9 +139,9 @@ def _nn(module: torch.nn.RNNBase, params: Params, x: Tensor, state: Any) -> Tens
 def associative_lstm(params: Params, x: Tensor, h: Tensor, copies: int = 4) -> Tensor:
     """With complex numbers."""
     blocks, size, _ = params["W"].shape
-    heads, order = (blocks - 3) // 6, torch.tensor(permutations(copies, size))
+    heads, order = (blocks - 3) // 6, torch.tensor(permutations(copies, size), device=x.device)
     W, C, b = (params[name].flatten(0, 1) for name in ("W", "C", "b"))
-    c, states = torch.zeros(len(h), copies, size, dtype=torch.complex64), []
+    c, states = torch.zeros(len(h), copies, size, dtype=torch.complex64, device=x.device), []
     for a in functional.linear(x, C, b):
         z = torch.addmm(a, h, W.T).view(-1, blocks, size)
         f, i, o = torch.sigmoid(z[:, :3]).unbind(1)
@@ -170,8 +170,8 @@ FORMS: dict[str, dict[str, Any]] = {
 def layer(problem: Layer, form: str, compiled: bool = False) -> Contestant:
     """The layer under PyTorch's autograd, compiled or not."""
     arrays, *others = problem.arrays()
-    params = {name: torch.from_numpy(value).requires_grad_() for name, value in arrays.items()}
-    x, h0, dh = map(torch.from_numpy, others)
+    params = {name: torch.from_numpy(value).to(problem.device).requires_grad_() for name, value in arrays.items()}
+    x, h0, dh = (torch.from_numpy(value).to(problem.device) for value in others)
     inputs = [x.requires_grad_(), h0.requires_grad_(), *params.values()]
     function: Any = partial(FORMS[problem.layer][form], **problem.all_options())
     if compiled:
@@ -184,9 +184,19 @@ def layer(problem: Layer, form: str, compiled: bool = False) -> Contestant:
     def answer(result: Any) -> Arrays:
         h, grads = result
         names = ["h", "dx", "dh0"] + ["d" + name for name in params]
-        return {name: value.detach().numpy() for name, value in zip(names, [h, *grads], strict=True)}
+        return {name: value.detach().cpu().numpy() for name, value in zip(names, [h, *grads], strict=True)}
 
-    return Contestant(run, answer)
+    return Contestant(run, answer) if problem.device == "cpu" else Contestant(run, answer, seconds_on_a_gpu)
+
+
+def seconds_on_a_gpu(run: Any) -> float:
+    """How long run() takes on PyTorch's current stream."""
+    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    before.record()
+    run()
+    after.record()
+    after.synchronize()
+    return before.elapsed_time(after) / 1e3
 
 
 def training(problem: Training, form: str) -> Contestant:

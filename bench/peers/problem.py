@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ class Layer:
     input_size: int = 100
     options: dict[str, Any] = field(default_factory=dict)  # of the layer's forward
     seed: int = 0
+    device: str = "cpu"  # or cuda
 
     def arrays(self, dtype: str = "float32") -> tuple[Arrays, numpy.ndarray, numpy.ndarray, numpy.ndarray]:
         """The layer's parameters, x (T, B, I), h0 (B, H) and dh (T, B, H); the same numbers whatever the dtype."""
@@ -82,8 +84,18 @@ class Training:
     seed: int = 0
 
 
+def seconds_of(run: Callable[[], Any]) -> float:
+    """How long run() takes by the clock on the wall."""
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
 class Contestant(NamedTuple):
-    """`run()` computes once and waits for the end; `answer` turns what it returned into arrays."""
+    """`run()` computes once, and on the host waits for the end; `answer` turns what it returned into NumPy arrays;
+    `seconds(run)` tells how long a run takes: on a GPU by the events of its stream.
+    """
 
     run: Callable[[], Any]
     answer: Callable[[Any], Arrays]
+    seconds: Callable[[Callable[[], Any]], float] = seconds_of
