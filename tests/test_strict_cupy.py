@@ -20,6 +20,7 @@ from tasks import digits
 from tasks.__main__ import main
 from tests import strict_cupy
 from tests.test_digits import idx
+from tests.test_expressions import fer_folders
 
 SURFACE = Path(__file__).with_name("cupy_surface.txt")
 TINY = ["--hidden-size", "8", "--batch-size", "8", "--epochs", "1"]
@@ -109,6 +110,7 @@ def test_all_runs_on_the_device_gives_the_same_and_uses_what_is_listed(cupy, tmp
         ["retrieval", *RETRIEVAL, "--layer", "associative_lstm"],
         mnist,
         [*mnist, "--layer", "convnet"],
+        ["faces", "--data-dir", str(fer_folders(tmp_path / "faces")), *IMAGES],
         ["catch", *CATCH],
         ["catch", *CATCH, "--layer", "lstm", "--steps", "2", "--optimizer", "rmsprop"],
     ]
