@@ -232,8 +232,8 @@ def test_when_an_actor_is_killed_the_run_ends_with_a_good_checkpoint_and_goes_on
 
 @pytest.mark.parametrize("how", [["--method", "a2c"], ["--actors", "1"]])
 def test_stopped_and_resumed_it_ends_as_the_run_that_was_not_stopped(tmp_path, how):
-    straight, expected = trained(tmp_path / "straight", "--frames", "150000", *how)
-    process = started(tmp_path / "run", "--frames", "150000", *how)
+    straight, expected = trained(tmp_path / "straight", "--frames", "80000", *how)
+    process = started(tmp_path / "run", "--frames", "80000", *how)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == runs.INTERRUPTED, said
@@ -353,8 +353,8 @@ def test_the_last_tenth_is_that_of_the_run(tmp_path):
 
 
 def test_a_search_over_agents_prefers_more_reward(tmp_path):
-    options = ["search", "catch", "--grid", "learning_rate=0.0,5e-3", "layer=irnn,lstm", *SMALL]
-    options += ["--frames", "10000", "--method", "a2c"]
+    options = ["search", "catch", "--grid", "learning_rate=0.0,5e-3", *SMALL, "--frames", "10000", "--method", "a2c"]
+    options += ["--jobs", "2"]
     assert main([*options, "--out", str(tmp_path / "search")]) == 0
     found = json.loads((tmp_path / "search" / "search.json").read_text())
     assert found["best"]["learning_rate"] == 5e-3
