@@ -51,6 +51,7 @@ FIGURE_5: dict[tuple[int, int], dict[str, tuple[float | None, float | None]]] = 
 }
 SEEDS = 3
 SEEDS_OF_TABLE_2 = 2
+SEEDS_OF_ABLATION = 1
 LAYER_NORM = "mnist-layer-norm"  # the group of IRNNs with layer norm
 CATCH_LAYER_NORM = "catch-layer-norm"  # the group of agents with layer norm, but without fast weights
 CAPACITY = "retrieval-capacity"  # the group of runs with more and more pairs
@@ -134,8 +135,8 @@ def ablation(runs: list[Run], with_layer_norm: list[Run], missing: list[str]) ->
         for size in TABLE_2["irnn"]:
             errors = [100 * run["test_error"] for run in _of(of, layer, size)]
             line.append(", ".join(_figure(error, 2) for error in errors) or "missing")
-            if len(errors) < SEEDS_OF_TABLE_2:
-                missing.append(f"ablation, {name}, R = {size}: {len(errors)} of {SEEDS_OF_TABLE_2} seeds")
+            if len(errors) < SEEDS_OF_ABLATION:
+                missing.append(f"ablation, {name}, R = {size}: {len(errors)} of {SEEDS_OF_ABLATION} seeds")
         cells.append(line)
     return markdown(["test error on MNIST, every seed", *(f"R = {size}" for size in TABLE_2["irnn"])], cells)
 

@@ -128,9 +128,10 @@ class Settings(LayerSettings, RunSettings):
             of_layer["init_options"].setdefault("recurrent_scale", 0.5)
         agent = ActorCritic(self.size**2, len(ACTIONS), encoded_size=self.hidden_size, **of_layer)
         return Plan(
-            agent, self.games, rules.decisions, self.size, self.steps or rules.decisions, self.discount,
-            self.value_weight, self.entropy_weight, self.clip_norm, self.optimizer, self.rate_at, self.frames, PARTS,
-            self.seed, self.dtype,
+            agent=agent, games=self.games, decisions=rules.decisions, frames=self.size,
+            steps=self.steps or rules.decisions, discount=self.discount, value_weight=self.value_weight,
+            entropy_weight=self.entropy_weight, clip_norm=self.clip_norm, optimizer=self.optimizer,
+            rate_at=self.rate_at, budget=self.frames, parts=PARTS, seed=self.seed, dtype=self.dtype,
         )  # fmt: skip
 
 
