@@ -229,7 +229,7 @@ def run(device: str = "cpu", quick: bool = False, layers: Sequence[str] = tuple(
         *_convnet_links(move),
         *_operation_links(move),
         _network_link(layers, move),
-        *_actor_critic_links(layers, move),
+        *_actor_critic_links(layers, quick, move),
     ]
     if device != "cpu":
         links.append(_device_link(cases, move))
@@ -549,8 +549,11 @@ def _compare_networks_of_images(link: Link, move: Callable[[Any], Any]) -> None:
         link.compare(name, flatten(grads) | {"loss": loss}, flatten(expected) | {"loss": expected_loss})
 
 
-def _actor_critic_links(layers: Sequence[str], move: Callable[[Any], Any]) -> Iterator[Link]:
-    """Whole episodes of an agent in a closed loop, whose next look depends on its last policy."""
+def _actor_critic_links(layers: Sequence[str], quick: bool, move: Callable[[Any], Any]) -> Iterator[Link]:
+    """Whole episodes of an agent in a closed loop, whose next look depends on its last policy.
+
+    Finite differences, which take most of the time, are left out if it is to be quick.
+    """
     import autograd
     import autograd.numpy
 
@@ -587,9 +590,10 @@ def _actor_critic_links(layers: Sequence[str], move: Callable[[Any], Any]) -> It
             return reference.actor_critic(tree, seen, **given, layer=recurrent, np=np)
 
         by_autograd.compare(layer, grads, flatten(autograd.grad(loss)(params, autograd.numpy)))
-        flat = flatten(params)
-        differences = {name: _differentiate(lambda at: loss(unflatten(at), numpy), flat, name) for name in flat}
-        by_differences.compare(layer, grads, differences)
+        if not quick:
+            flat = flatten(params)
+            differences = {name: _differentiate(lambda at: loss(unflatten(at), numpy), flat, name) for name in flat}
+            by_differences.compare(layer, grads, differences)
 
         def look(t: int, _: Any, seen: Any = seen) -> Any:
             return move(seen[t])
