@@ -6,7 +6,7 @@
         cupy.usage.pulls                       # how often a value was brought to the host
 
 It has just the functions, methods and keywords that stand in the tables below, so that all others raise: each of them
-is held against the real CuPy by test_cupy_surface.py, and those that the package uses are listed in cupy_surface.txt.
+that the package uses is listed in cupy_surface.txt, and held against the real CuPy by test_strict_cupy.py.
 Reductions give 0-d arrays, `empty` is filled with NaN, an index out of range wraps, NumPy's functions are refused (the
 real ones would be handed on to CuPy where it has them, which hides the rest), and so is every mixture with host arrays.
 """
