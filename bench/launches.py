@@ -11,7 +11,7 @@ from typing import Any
 import numpy
 
 from fastweights_np import Workspace, audit, network, optim, to_device
-from fastweights_np.network import Classifier, Network, TokenEncoder
+from fastweights_np.network import Classifier, Network, TokenEncoder, train_step
 from tests import strict_cupy
 
 from .report import markdown, store
@@ -70,9 +70,7 @@ def _of_update() -> dict[str, int]:
     adam, workspace = optim.Adam(params), Workspace()
     for _ in range(2):
         usage.clear()
-        _, grads = net.loss_and_gradients(params, tokens, labels, workspace)
-        optim.clip_by_global_norm(grads, 5.0)
-        adam.step(params, grads, 1e-3)
+        train_step(net, params, adam, tokens, labels, 1e-3, clip_norm=5.0, workspace=workspace)
     return {"launches": usage.launches, "pulls": len(usage.pulls)}
 
 

@@ -23,7 +23,6 @@ import numpy
 
 SCALARS = (bool, int, float, complex, numpy.generic)
 CASTING = "same_kind"  # from a result to an array given as out=, as ufuncs have it
-BOOL_OUT = "?"  # comparisons may be put into arrays of numbers
 
 
 class Usage:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy
 
 from fastweights_np import Workspace, optim, parallel, to_device, to_host
-from fastweights_np.network import LAYERS
+from fastweights_np.network import LAYERS, train_step
 from fastweights_np.trees import flatten
 from tasks import images, mnist, retrieval
 
@@ -57,9 +57,10 @@ def training(problem: Training, processes: int = 1, threads: int = 1, dtype: str
     def run() -> Any:
         for _ in range(problem.updates):
             inputs, labels = split.batch(next(update))
-            _, grads = network.loss_and_gradients(params, inputs, labels, workspace)
-            optim.clip_by_global_norm(grads, problem.clip_norm)
-            adam.step(params, grads, problem.learning_rate)
+            train_step(
+                network, params, adam, inputs, labels, problem.learning_rate, clip_norm=problem.clip_norm,
+                workspace=workspace,
+            )  # fmt: skip
         return params
 
     return Contestant(run, lambda params: {name: value.copy() for name, value in flatten(params).items()})
