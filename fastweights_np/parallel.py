@@ -113,12 +113,12 @@ class Layer:
             own_h, cache = self._layer.forward(
                 params, own_x, own.pop("h0", None), *arguments, workspace=workspace, **own, **options
             )
+            h = _begin(own_h, batch_size, axis=1)  # while helpers are not done
         finally:  # or else a helper's answer would be taken for that to the next question
             failures = [helper.finish() for helper in self._helpers]
         _raise_first(failures)
-        h = numpy.empty((steps, batch_size, own_h.shape[2]), own_h.dtype)
-        for share, part in zip(shares, [own_h, *(arrays["h"] for arrays in places)], strict=True):
-            h[:, share] = part
+        for share, arrays in zip(shares[1:], places, strict=True):
+            h[:, share] = arrays["h"]
         return h, Cache(cache, shares, places, self, ticket)
 
     def backward(
@@ -133,29 +133,29 @@ class Layer:
         batch_size, last_only = cache.shares[-1].stop, dh.ndim == 2
         if dh.ndim not in (2, 3) or dh.shape[-2] != batch_size:
             raise ValueError(f"dh: expected the shape of h, or of h[-1], with {batch_size} sequences, got {dh.shape}")
-        dhs = [dh[..., share, :] for share in cache.shares]
-        helpers = list(zip(self._helpers, cache.places, dhs[1:], strict=False))
-        for helper, arrays, part in helpers:
-            arrays["dlast" if last_only else "dh"][...] = part
+        helpers = list(zip(self._helpers, cache.places, cache.shares[1:], strict=False))
+        for helper, arrays, share in helpers:
+            arrays["dlast" if last_only else "dh"][...] = dh[..., share, :]
             helper.send(("backward", last_only, also))
+        embedded = bool(cache.places) and "dtable" in cache.places[0]  # the table is a parameter
         try:
-            parts = [self._layer.backward(dhs[0], cache.own, also)]
+            grads, dx, dh0 = self._layer.backward(dh[..., cache.shares[0], :], cache.own, also)
+            dx, dh0 = dx if embedded else _begin(dx, batch_size, axis=1), _begin(dh0, batch_size, axis=0)
         finally:
             failures = [helper.finish() for helper in self._helpers]
         _raise_first(failures)
-        for helper, arrays, _ in helpers:
-            grads = {name: arrays[f"dparams/{name}"] for name in parts[0][0] if name not in also}
-            parts.append((grads | helper.extras, arrays.get("dx", arrays.get("dtable")), arrays["dh0"]))
-        all_grads, all_dx, all_dh0 = zip(*parts, strict=True)
-        dparams = {}
-        for name in all_grads[0]:
-            of_shares = [grads[name] for grads in all_grads]
-            # beside the parameters' gradients there are those of numbers, and of arrays with a row for each sequence
-            rows = name in also and of_shares[0].ndim > 0
-            dparams[name] = numpy.concatenate(of_shares) if rows else sum(of_shares)
-        embedded = bool(cache.places) and "dtable" in cache.places[0]  # the table is a parameter
-        dx = sum(all_dx) if embedded else numpy.concatenate(all_dx, axis=1) if len(all_dx) > 1 else all_dx[0]
-        return dparams, dx, numpy.concatenate(all_dh0)
+        for helper, arrays, share in helpers:
+            if embedded:
+                dx = dx + arrays["dtable"]
+            else:
+                dx[:, share] = arrays["dx"]
+            dh0[share] = arrays["dh0"]
+            for name, ours in grads.items():
+                theirs = helper.extras[name] if name in also else arrays[f"dparams/{name}"]
+                # beside those of parameters there are gradients of numbers, and of arrays with a row for each sequence
+                rows = name in also and ours.ndim > 0
+                grads[name] = numpy.concatenate((ours, theirs)) if rows else ours + theirs
+        return grads, dx, dh0
 
     def close(self) -> None:
         """Ends the helpers."""
@@ -174,6 +174,15 @@ def _shares(batch_size: int, processes: int) -> list[slice]:
     count = min(processes, max(batch_size, 1))
     edges = [batch_size * n // count for n in range(count + 1)]
     return [slice(first, last) for first, last in pairwise(edges)]
+
+
+def _begin(first: Array, batch_size: int, axis: int) -> Array:
+    """An array with room for all sequences, along this axis, that begins with the first share's."""
+    if first.shape[axis] == batch_size:
+        return first
+    whole = numpy.empty((*first.shape[:axis], batch_size, *first.shape[axis + 1 :]), first.dtype)
+    whole[(slice(None),) * axis + (slice(first.shape[axis]),)] = first
+    return whole
 
 
 def _input(x: Array | ops.Embedded, share: slice) -> dict[str, Array]:
