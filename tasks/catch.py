@@ -48,8 +48,8 @@ class Settings(LayerSettings, RunSettings):
     """M: after so many frames the screen is blank. The paper has 3 with N = 16, 5 with N = 24."""
     paddle_width: int = 2
     """Pixels of the paddle."""
-    paddle_start: Literal["random", "center"] = "random"
-    """Where the paddle starts; the paper does not say."""
+    paddle_start: Literal["center", "random"] = "center"
+    """Where the paddle starts: in the middle, as in DeepMind's bsuite, or anywhere; the paper does not say."""
     frames: int = 10_000_000
     """Frames to play in all."""
     games: int = 64

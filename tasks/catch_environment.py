@@ -26,7 +26,7 @@ class CatchEnvironment(gymnasium.Env):
 
     def __init__(
         self, size: int = 16, visible: int = 3, paddle_width: int = 2,
-        paddle_start: Literal["random", "center"] = "random", render_mode: str | None = None,
+        paddle_start: Literal["center", "random"] = "center", render_mode: str | None = None,
     ) -> None:  # fmt: skip
         known = self.metadata["render_modes"]
         if render_mode is not None and render_mode not in known:

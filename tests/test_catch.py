@@ -57,10 +57,17 @@ def test_the_reward_tells_whether_the_paddle_touches_the_ball():
     numpy.testing.assert_array_equal(game.step(numpy.full(4, 1)), [-1, 1, 1, -1])
 
 
-def test_the_paddle_moves_as_it_is_told_and_stays_on_the_screen():
-    game = Catch(Rules(size=4, paddle_width=2, paddle_start="center"), games=3)
+@pytest.mark.parametrize(("start", "columns"), [("center", {1}), ("random", {0, 1, 2})])
+def test_balls_start_anywhere_and_paddles_where_the_rules_say(start, columns):
+    game = Catch(Rules(size=4, paddle_width=2, paddle_start=start), games=100)
     game.reset(numpy.random.default_rng(0))
-    numpy.testing.assert_array_equal(game.paddle, [1, 1, 1])
+    assert set(game.ball) == {0, 1, 2, 3}
+    assert set(game.paddle) == columns
+
+
+def test_the_paddle_moves_as_it_is_told_and_stays_on_the_screen():
+    game = Catch(Rules(size=4, paddle_width=2), games=3)
+    game.reset(numpy.random.default_rng(0))
     game.step(numpy.array([0, 1, 2]))
     numpy.testing.assert_array_equal(game.paddle, [0, 1, 2])
     game.step(numpy.array([0, 0, 2]))
@@ -114,7 +121,7 @@ def test_the_environment_plays_the_same_game():
 
 
 def test_the_environment_draws_what_there_is():
-    env = gymnasium.make("fastweights_np/Catch-v0", size=4, visible=1, paddle_start="center", render_mode="ansi")
+    env = gymnasium.make("fastweights_np/Catch-v0", size=4, visible=1, render_mode="ansi")
     env.reset(seed=0)
     assert env.render().split("\n")[3] == ".##."
     env.step(1)
