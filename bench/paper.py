@@ -44,7 +44,7 @@ TABLE_2: Cells = {
 TABLE_3: Cells = {
     "irnn": {200: 81.11}, "lstm": {200: 81.32}, "convnet": {200: 88.23}, "multilevel": {200: 86.34},
 }  # fmt: skip
-# frames in millions until 0.9 is passed, and the reward at the end, read off figure 5; None: it is not passed
+# where 0.9 is passed, in the unit of its axis, which it does not tell, and the reward at the end, read off figure 5
 FIGURE_5: dict[tuple[int, int], dict[str, tuple[float | None, float | None]]] = {
     (16, 3): {"irnn": (None, 0.95), "lstm": (5.5, None), "fast_weights": (3, 0.99)},
     (24, 5): {"irnn": (None, 0.65), "lstm": (23, None), "fast_weights": (12, 0.99)},
@@ -290,8 +290,10 @@ def figure_5(runs: list[Run], with_layer_norm: list[Run], missing: list[str]) ->
     panels[0].legend()
     figure.savefig(STORE / "figure5.png", dpi=130)
     plt.close(figure)
-    header = ["N, M", "agent", "reward at the end, every seed", "paper", "frames to 0.9 (millions)", "paper",
-              "frames", "frames/s, two runs at a time"]  # fmt: skip
+    header = [
+        "N, M", "agent", "reward at the end, every seed", "paper", "frames to 0.9 (millions)", "paper, in its steps",
+        "frames", "frames/s, two runs at a time",
+    ]  # fmt: skip
     return markdown(header, lines)
 
 
