@@ -88,7 +88,7 @@ def _do(chosen: argparse.Namespace) -> None:
         from . import paper
 
         print(paper.make())
-        tables = "table1.md, table2.md, table3.md, ablation.md, search.md, figure5.md"
+        tables = "table1.md, table2.md, table3.md, ablation.md, weight-decay.md, search.md, figure5.md"
         print(f"in {results.STORE}: {tables}, table1.png, figure2.png, capacity.png, figure5.png")
     elif chosen.command in ("speed", "long"):
         from . import speed

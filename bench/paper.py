@@ -52,6 +52,7 @@ FIGURE_5: dict[tuple[int, int], dict[str, tuple[float | None, float | None]]] = 
 SEEDS = 3
 SEEDS_OF_TABLE_2 = 2
 SEEDS_OF_ABLATION = 1
+WEIGHT_DECAY = "mnist-weight-decay"  # the group of table 2's layers with the weight decay that validation chose
 LAYER_NORM = "mnist-layer-norm"  # the group of IRNNs with layer norm
 CATCH_LAYER_NORM = "catch-layer-norm"  # the group of agents with layer norm, but without fast weights
 CAPACITY = "retrieval-capacity"  # the group of runs with more and more pairs
@@ -72,6 +73,7 @@ def make() -> str:
         "table2": table(2, digits, TABLE_2, SEEDS_OF_TABLE_2, missing),
         "table3": table(3, load("faces"), TABLE_3, SEEDS, missing),
         "ablation": ablation(digits, load(LAYER_NORM), missing),
+        "weight-decay": weight_decay(digits, load(WEIGHT_DECAY)),
         "search": searches(load("search"), missing),
         "figure5": figure_5(load("catch"), load(CATCH_LAYER_NORM), missing),
     }
@@ -139,6 +141,24 @@ def ablation(runs: list[Run], with_layer_norm: list[Run], missing: list[str]) ->
                 missing.append(f"ablation, {name}, R = {size}: {len(errors)} of {SEEDS_OF_ABLATION} seeds")
         cells.append(line)
     return markdown(["test error on MNIST, every seed", *(f"R = {size}" for size in TABLE_2["irnn"])], cells)
+
+
+def weight_decay(without: list[Run], with_it: list[Run]) -> str:
+    """Table 2's cells again, with the weight decay chosen for each layer and a rate that falls from the start on."""
+    lines = []
+    for size in TABLE_2["irnn"]:
+        for layer in TABLE_2:
+            chosen = _of(with_it, layer, size)
+            if not chosen:
+                continue
+            before, now = (
+                ", ".join(_figure(100 * run["test_error"], 2) for run in runs)
+                for runs in (_of(without, layer, size), chosen)
+            )
+            settings = chosen[0]["settings"]
+            lines.append([size, NAMES[layer], before, now, settings["weight_decay"], _settings(settings)])
+    header = ["R", "layer", "table 2, every seed", "with weight decay, every seed", "weight decay", "settings"]
+    return markdown(header, lines) if lines else ""
 
 
 def searches(found: list[Run], missing: list[str]) -> str:
@@ -292,7 +312,7 @@ def figure_5(runs: list[Run], with_layer_norm: list[Run], missing: list[str]) ->
     plt.close(figure)
     header = [
         "N, M", "agent", "reward at the end, every seed", "paper", "frames to 0.9 (millions)", "paper, in its steps",
-        "frames", "frames/s, two runs at a time",
+        "frames", "frames/s, two runs at a time", "settings",
     ]  # fmt: skip
     return markdown(header, lines)
 
@@ -309,7 +329,17 @@ def _line_of_agent(
         f"{game[0]}, {game[1]}", name, ", ".join(f"{run['mean_reward']:.3f}" for run in chosen),
         "-" if end is None else str(end), ", ".join(passed), "-" if soon is None else str(soon),
         f"{chosen[0]['frames']:,}", f"{median(run['frames_per_second'] for run in chosen):,.0f}",
+        _settings_of_agent(chosen[0]["settings"]),
     ]  # fmt: skip
+
+
+def _settings_of_agent(settings: Run) -> str:
+    own = {
+        "fast_weights": f"λ {settings['decay']}, η {settings['rate']}, S {settings['inner_steps']}",
+        "lstm": f"forget gate's bias {settings['forget_bias']:g}",
+        "irnn": f"W = {settings['recurrent_scale']} I",
+    }[settings["layer"]]
+    return f"{own}, β {settings['entropy_weight']}, Adam {settings['learning_rate']}"
 
 
 def _is_the_papers(settings: Run) -> bool:

@@ -11,6 +11,7 @@ matplotlib.use("Agg")  # files only: works without a screen
 
 import matplotlib.pyplot as plt
 import numpy
+from matplotlib.ticker import NullFormatter
 from PIL import Image
 
 from .glimpses import glimpses as as_glimpses
@@ -136,6 +137,7 @@ def search(path: Path, trials: list[dict[str, Any]], space: dict[str, Any], meas
         ends = values if isinstance(values, list) else values[:2]
         if numeric and min(ends) > 0 and max(ends) > 5 * min(ends):
             axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
         if numeric and isinstance(values, list):
             axes.set_xticks(values, [f"{value:g}" for value in values])
             axes.minorticks_off()
@@ -190,9 +192,11 @@ def reward_axis(axes: Any, chance: float) -> None:
     axes.grid(alpha=0.3)
 
 
-def film_strip(path: Path, screens: numpy.ndarray, seen: numpy.ndarray, attention: numpy.ndarray | None) -> None:
-    """An episode frame by frame: the screens (frames, N, N), what was seen of them, and, if given, how strongly each
-    frame attends to those before it (frames, frames), whose columns stand below the frames that attend.
+def film_strip(
+    path: Path, screens: numpy.ndarray, seen: numpy.ndarray, outcome: str, attention: numpy.ndarray | None
+) -> None:  # fmt: skip
+    """An episode frame by frame: the screens (frames, N, N), what was seen of them, a word on how it ended, and, if
+    given, how strongly each frame attends to those before it (frames, frames), whose columns stand below those that do.
     """
     frames = len(screens)
     figure = plt.figure(figsize=(0.62 * frames + 1, 1.9 if attention is None else 5.4), layout="constrained")
@@ -208,6 +212,8 @@ def film_strip(path: Path, screens: numpy.ndarray, seen: numpy.ndarray, attentio
                 axes.set_ylabel(name)
             if row == 0:
                 axes.set_title(str(t + 1), fontsize=8)
+            elif t == frames - 1:
+                axes.set_xlabel(outcome)
     if attention is not None:
         axes = figure.add_subplot(grid[2, :])
         drawn = axes.imshow(attention.T, aspect="auto", **_colours(attention[numpy.isfinite(attention)]))

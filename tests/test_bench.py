@@ -55,9 +55,10 @@ def test_the_table_has_the_paper_the_median_and_every_seed(store, tmp_path, caps
 
 
 def test_tables_2_and_3_and_the_ablation_are_made_of_their_own_runs(store, tmp_path):
-    digits = {"data": "mnist", "validation_size": 5000, "patch": 7, "hidden_size": 50}
+    digits = {"data": "mnist", "validation_size": 5000, "patch": 7, "hidden_size": 50, "weight_decay": 0.05}
     runs = [("mnist", "multilevel", 0.02, ""), ("mnist", "fast_weights", 0.04, ""), ("mnist", "irnn", 0.09, ""),
-            ("mnist", "irnn", 0.03, "layer-norm"), ("faces", "lstm", 0.5, "")]  # fmt: skip
+            ("mnist", "irnn", 0.03, "layer-norm"), ("mnist", "irnn", 0.08, "weight-decay"),
+            ("faces", "lstm", 0.5, "")]  # fmt: skip
     for n, (task, layer, error, group) in enumerate(runs):
         size = {"hidden_size": 200} if task == "faces" else {}
         folder = finished_run(tmp_path / str(n), error, layer=layer, **digits | size)
@@ -78,6 +79,7 @@ def test_tables_2_and_3_and_the_ablation_are_made_of_their_own_runs(store, tmp_p
         "neither (IRNN) | 9.00",
     ):
         assert row in made
+    assert "| 50 | IRNN | 9.00 % | 8.00 % | 0.05 | Adam" in made
     assert (store / "mnist" / "multilevel-R50-seed0.json").exists()
 
 

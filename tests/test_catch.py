@@ -334,7 +334,8 @@ def test_settings_that_are_left_open_stay_so(tmp_path):
     stored = catch.Settings(layer="fast_weights").as_json()
     assert (stored["recurrent_scale"], stored["actors"]) == (None, None)
     assert replace(catch.Settings(), layer="lstm", method="a2c").plan().agent.layer == "lstm"
-    assert catch.Settings(layer="irnn").plan().agent.init_options["recurrent_scale"] == 0.5
+    assert catch.Settings().plan().agent.init_options["recurrent_scale"] == 0.5
+    assert catch.Settings(layer="irnn").plan().agent.init_options["recurrent_scale"] == 0.9
     assert catch.Settings(layer="irnn", recurrent_scale=1.0).plan().agent.init_options["recurrent_scale"] == 1.0
 
 
