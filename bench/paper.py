@@ -334,12 +334,13 @@ def _line_of_agent(
 
 
 def _settings_of_agent(settings: Run) -> str:
-    own = {
-        "fast_weights": f"λ {settings['decay']}, η {settings['rate']}, S {settings['inner_steps']}",
-        "lstm": f"forget gate's bias {settings['forget_bias']:g}",
-        "irnn": f"W = {settings['recurrent_scale']} I",
-    }[settings["layer"]]
-    return f"{own}, β {settings['entropy_weight']}, Adam {settings['learning_rate']}"
+    if settings["layer"] == "fast_weights":
+        own = f"λ {settings['decay']}, η {settings['rate']}, S {settings['inner_steps']}"
+    elif settings["layer"] == "lstm":
+        own = f"forget gate's bias {settings['forget_bias']:g}"
+    else:
+        own = f"W = {settings['recurrent_scale']} I"
+    return f"{own}, β {settings['entropy_weight']}, {settings['optimizer']} {settings['learning_rate']}"
 
 
 def _is_the_papers(settings: Run) -> bool:

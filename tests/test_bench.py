@@ -306,6 +306,7 @@ def test_figure_5_has_every_seed_and_when_an_agent_passes_0_9(store, tmp_path, c
         folder = tmp_path / str(seed)
         folder.mkdir()
         settings = {"layer": "irnn", "size": 16, "visible": 3, "hidden_size": 128, "seed": seed}
+        settings |= {"recurrent_scale": 0.9, "entropy_weight": 0.01, "optimizer": "adam", "learning_rate": 1e-3}
         curve = [{"frames": 1e6 * n, "mean_reward": reward * n / 10} for n in range(1, 11)]
         result = {"task": "catch", "settings": settings, "mean_reward": reward, "curve": curve}
         result |= {"frames": 10_000_000, "frames_per_second": 5e4}
@@ -315,7 +316,7 @@ def test_figure_5_has_every_seed_and_when_an_agent_passes_0_9(store, tmp_path, c
     capsys.readouterr()
     assert main(["paper"]) == 0
     printed = capsys.readouterr().out
-    assert "| 16, 3 | ReLU RNN | 0.990, 0.950 | 0.95 | 10.0, 10.0 | - | 10,000,000 | 50,000 |" in printed
+    assert "| 16, 3 | ReLU RNN | 0.990, 0.950 | 0.95 | 10.0, 10.0 | - | 10,000,000 | 50,000 | W = 0.9 I, β 0.01," in printed
     assert "| 16, 3 | ReLU RNN, layer norm | 0.500 | - | - | - | 10,000,000 | 50,000 |" in printed
     assert "missing: figure 5, N = 16, ReLU RNN: 2 of 3 seeds" in printed
     assert (store / "figure5.png").stat().st_size > 0
