@@ -316,7 +316,9 @@ def test_figure_5_has_every_seed_and_when_an_agent_passes_0_9(store, tmp_path, c
     capsys.readouterr()
     assert main(["paper"]) == 0
     printed = capsys.readouterr().out
-    assert "| 16, 3 | ReLU RNN | 0.990, 0.950 | 0.95 | 10.0, 10.0 | - | 10,000,000 | 50,000 | W = 0.9 I, β 0.01," in printed
+    assert (
+        "| ReLU RNN | 0.990, 0.950 | 0.95 | 10.0, 10.0 | - | 10,000,000 | 50,000 | W = 0.9 I, β 0.01, adam" in printed
+    )
     assert "| 16, 3 | ReLU RNN, layer norm | 0.500 | - | - | - | 10,000,000 | 50,000 |" in printed
     assert "missing: figure 5, N = 16, ReLU RNN: 2 of 3 seeds" in printed
     assert (store / "figure5.png").stat().st_size > 0
