@@ -335,7 +335,7 @@ def _line_of_agent(
 
 def _settings_of_agent(settings: Run) -> str:
     if settings["layer"] == "fast_weights":
-        own = f"λ {settings['decay']}, η {settings['rate']}, S {settings['inner_steps']}"
+        own = _settings_of_memory(settings)
     elif settings["layer"] == "lstm":
         own = f"forget gate's bias {settings['forget_bias']:g}"
     else:
@@ -361,5 +361,9 @@ def _of(runs: list[Run], layer: str, size: int) -> list[Run]:
 def _settings(settings: Run) -> str:
     chosen = f"Adam {settings['learning_rate']:g}, {settings['epochs']} epochs"
     if settings["layer"] in ("fast_weights", "multilevel"):
-        return f"λ {settings['decay']}, η {settings['rate']}, S {settings['inner_steps']}, {chosen}"
+        return f"{_settings_of_memory(settings)}, {chosen}"
     return chosen
+
+
+def _settings_of_memory(settings: Run) -> str:
+    return f"λ {settings['decay']}, η {settings['rate']}, S {settings['inner_steps']}"

@@ -68,6 +68,7 @@ def test_balls_start_anywhere_and_paddles_where_the_rules_say(start, columns):
 def test_the_paddle_moves_as_it_is_told_and_stays_on_the_screen():
     game = Catch(Rules(size=4, paddle_width=2), games=3)
     game.reset(numpy.random.default_rng(0))
+    numpy.testing.assert_array_equal(game.paddle, [1, 1, 1])
     game.step(numpy.array([0, 1, 2]))
     numpy.testing.assert_array_equal(game.paddle, [0, 1, 2])
     game.step(numpy.array([0, 0, 2]))
