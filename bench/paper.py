@@ -123,6 +123,11 @@ def _figure(value: float, number: int) -> str:
     return f"{value:.3f} %" if number == 1 else f"{value:.2f} %"
 
 
+def _test_errors(digits: list[Run]) -> str:
+    """That of every seed, with table 2's digits."""
+    return ", ".join(_figure(100 * run["test_error"], 2) for run in digits)
+
+
 def ablation(runs: list[Run], with_layer_norm: list[Run], missing: list[str]) -> str:
     """Table 2's fast weights beside the same without control signals, and beside layer norm without fast weights."""
     rows = {
@@ -135,10 +140,10 @@ def ablation(runs: list[Run], with_layer_norm: list[Run], missing: list[str]) ->
     for name, (of, layer) in rows.items():
         line = [name]
         for size in TABLE_2["irnn"]:
-            errors = [100 * run["test_error"] for run in _of(of, layer, size)]
-            line.append(", ".join(_figure(error, 2) for error in errors) or "missing")
-            if len(errors) < SEEDS_OF_ABLATION:
-                missing.append(f"ablation, {name}, R = {size}: {len(errors)} of {SEEDS_OF_ABLATION} seeds")
+            chosen = _of(of, layer, size)
+            line.append(_test_errors(chosen) or "missing")
+            if len(chosen) < SEEDS_OF_ABLATION:
+                missing.append(f"ablation, {name}, R = {size}: {len(chosen)} of {SEEDS_OF_ABLATION} seeds")
         cells.append(line)
     return markdown(["test error on MNIST, every seed", *(f"R = {size}" for size in TABLE_2["irnn"])], cells)
 
@@ -151,10 +156,7 @@ def weight_decay(without: list[Run], with_it: list[Run]) -> str:
             chosen = _of(with_it, layer, size)
             if not chosen:
                 continue
-            before, now = (
-                ", ".join(_figure(100 * run["test_error"], 2) for run in runs)
-                for runs in (_of(without, layer, size), chosen)
-            )
+            before, now = _test_errors(_of(without, layer, size)), _test_errors(chosen)
             settings = chosen[0]["settings"]
             lines.append([size, NAMES[layer], before, now, settings["weight_decay"], _settings(settings)])
     header = ["R", "layer", "table 2, every seed", "with weight decay, every seed", "weight decay", "settings"]
