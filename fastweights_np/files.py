@@ -1,0 +1,48 @@
+"""Write a file whole or not at all, so that a process killed at any moment leaves the old file or the new one."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+UNFINISHED = ".writing-"  # between a file's name and a random suffix, while it is being written
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a new file beside `path`, which replaces `path` when the block ends without an error.
+
+    The temporary name is random and created exclusively: two writers do not share it, and a link that somebody put
+    there is not followed. The content reaches the disk before the rename. After an error the temporary file is removed.
+
+    Raises OSError, naming the path, if the folder or the disk refuses.
+    """
+    path = Path(path)
+    beside = path.with_name(f"{path.name}{UNFINISHED}{secrets.token_hex(4)}")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        with open(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(beside)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all. Raises OSError as `whole` does."""
+    with whole(path) as file:
+        file.write(text.encode())
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Remove what writers that were killed left in the folder. No other process may be writing there."""
+    for left in Path(folder).glob(f"*{UNFINISHED}*"):
+        left.unlink(missing_ok=True)
