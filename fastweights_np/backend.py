@@ -7,7 +7,6 @@ under NumPy and under CuPy. This is the only file that names CuPy, and CuPy is i
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -101,33 +100,6 @@ def scatter_add(target: Array, index: Array, values: Array) -> None:
         ordered = index[order]
         starts = numpy.concatenate(([0], numpy.flatnonzero(ordered[1:] != ordered[:-1]) + 1))
         target[..., ordered[starts], :] += numpy.add.reduceat(values[..., order, :], starts, axis=-2)
-
-
-class Recording:
-    """The kernels of compute(), recorded on a GPU as a CUDA graph, which `replay` launches all at once.
-
-    `result` is what compute() returned: the arrays that each replay fills anew. compute() must do the same every time,
-    in the same arrays, and neither bring a value to the host nor an array from there. Not seen on hardware yet.
-    """
-
-    def __init__(self, compute: Callable[[], Any]) -> None:
-        cupy = sys.modules["cupy"]
-        compute()  # once as usual: buffers are made and kernels compiled
-        self._current_stream = cupy.cuda.get_current_stream
-        self._current_stream().synchronize()
-        self._pool = cupy.cuda.MemoryPool()  # of its own: what the graph writes to must not be handed to others
-        stream = cupy.cuda.Stream(non_blocking=True)
-        with cupy.cuda.using_allocator(self._pool.malloc), stream:
-            stream.begin_capture()
-            try:
-                self.result = compute()
-            finally:
-                self._graph = stream.end_capture()
-
-    def replay(self) -> Any:
-        """Launches all, and returns `result`."""
-        self._graph.launch(stream=self._current_stream())
-        return self.result
 
 
 def _require_cupy() -> ModuleType:

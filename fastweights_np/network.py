@@ -15,10 +15,9 @@ from typing import Any
 import numpy
 
 from . import associative_lstm, checks, convnet, fast_weights, irnn, lstm, multilevel, ops
-from .backend import Array, Recording, is_device_array
+from .backend import Array
 from .optim import clip_by_global_norm
 from .recurrent import uniform
-from .trees import flatten
 from .workspace import Workspace
 
 LAYERS = {
@@ -253,48 +252,14 @@ class ConvolutionalNetwork(Model):
 
 def train_step(
     model: Model, params: Tree, optimizer: Any, inputs: Array, labels: Array, learning_rate: float, *,
-    clip_norm: float = inf, workspace: Workspace | None = None, graph: bool = False,
+    clip_norm: float = inf, workspace: Workspace | None = None,
 ) -> Array:  # fmt: skip
-    """One update of params, in place, by the optimizer; returns the loss before it (0-d, on the arrays' device).
+    """Update params once, in place, by the optimizer; return the loss before the update (0-d, on the arrays' device).
 
-    Gradients are scaled down to the joint norm clip_norm. With graph, on a GPU, all kernels up to the clipping are
-    recorded at the first step, as a CUDA graph, and launched at once from then on. It wants a workspace, in which the
-    recording is kept, one for each shape of the inputs. Elsewhere graph has no effect. It has not been seen on hardware
-    yet. Raises ValueError for a graph without a workspace.
+    Gradients are scaled down to the joint norm clip_norm if theirs is larger.
     """
-    if graph and workspace is None:
-        raise ValueError("workspace: expected one with graph=True, in which the recording is kept, got None")
-    if graph and workspace is not None and is_device_array(inputs):
-        key = (inputs.shape, labels.shape, clip_norm, *(id(leaf) for leaf in flatten(params).values()))
-        if key not in workspace.recordings:
-            workspace.recordings[key] = _Recorded(model, params, inputs, labels, clip_norm)
-        loss, grads = workspace.recordings[key].replay(inputs, labels)
-    else:
-        loss, grads = _clipped_gradients(model, params, inputs, labels, clip_norm, workspace)
-    optimizer.step(params, grads, learning_rate)
-    return loss
-
-
-def _clipped_gradients(
-    model: Model, params: Tree, inputs: Array, labels: Array, clip_norm: float, workspace: Workspace | None
-) -> tuple[Array, Tree]:  # fmt: skip
     loss, grads = model.loss_and_gradients(params, inputs, labels, workspace)
     if clip_norm < inf:
         clip_by_global_norm(grads, clip_norm)
-    return loss, grads
-
-
-class _Recorded:
-    """Loss and clipped gradients as one CUDA graph, with arrays of its own for the inputs."""
-
-    def __init__(self, model: Model, params: Tree, inputs: Array, labels: Array, clip_norm: float) -> None:
-        self._inputs, self._labels, workspace = inputs.copy(), labels.copy(), Workspace()
-        self._recording = Recording(
-            lambda: _clipped_gradients(model, params, self._inputs, self._labels, clip_norm, workspace)
-        )
-
-    def replay(self, inputs: Array, labels: Array) -> tuple[Array, Tree]:
-        """(loss, gradients), the latter good until the next replay."""
-        self._inputs[...], self._labels[...] = inputs, labels
-        loss, grads = self._recording.replay()
-        return loss.copy(), grads
+    optimizer.step(params, grads, learning_rate)
+    return loss

@@ -22,7 +22,6 @@ class Workspace:
         self._key: Hashable = None
         self._buffers: object = None
         self._uses = 0
-        self.recordings: dict[Hashable, Any] = {}  # of network.train_step
         # glibc gives freed memory back to the system, and each page of it costs a page fault at the next call (at T 24,
         # B 128, H 100 a tenth of the time). How much it may keep it learns from the largest block that it has seen
         # freed: this one, which is never touched.

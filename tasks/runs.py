@@ -25,7 +25,7 @@ from fastweights_np import checks, optim
 from .provenance import provenance
 
 # settings that say where, not what: they may change when a run is resumed
-PLACES = ("out", "resume", "settings", "device", "processes", "graph", "data_dir")
+PLACES = ("out", "resume", "settings", "device", "processes", "data_dir")
 KEPT = ("data_dir",)  # of these, what resuming needs to know
 FAILED, DIVERGED, INTERRUPTED = 1, 3, 130  # exit codes: a part of the run died; the loss was not finite; told to stop
 

@@ -43,8 +43,6 @@ class TrainingSettings(RunSettings):
     threads: int = 1
     """BLAS threads. The products are small: more threads than one usually slow the run down. With the ConvNet, threads
     that share the images of a batch, which speed it up."""
-    graph: bool = False
-    """On a GPU, whether an update's kernels are launched at once, as a CUDA graph. Not seen on hardware yet."""
     processes: int = 1
     """Processes that share each batch in the recurrent layer. Two of them pay from about 100 units on, if two cores are
     free."""
@@ -186,7 +184,7 @@ class _Run:
             loss = train_step(
                 self.network, self.params, self.optimizer, inputs, labels,
                 self.settings.rate_at(self.update, self.updates), clip_norm=self.settings.clip_norm,
-                workspace=self._workspace, graph=self.settings.graph,
+                workspace=self._workspace,
             )  # fmt: skip
             self.update += 1
             self._unseen.append(loss)

@@ -13,9 +13,8 @@ import numpy
 import pytest
 
 import fastweights_np as fw
-from fastweights_np import audit, optim, to_device, to_host
-from fastweights_np.network import Classifier, Network, TokenEncoder, train_step
-from fastweights_np.trees import flatten, map_leaves
+from fastweights_np import audit, optim, to_device
+from fastweights_np.network import Classifier, Network, TokenEncoder
 from tasks import digits
 from tasks.__main__ import main
 from tests import strict_cupy
@@ -55,6 +54,7 @@ def cupy():
         lambda x, cupy: x.sum(where=x > 0),
         lambda x, cupy: cupy.multiply(x, 1.5, out=cupy.asarray([1, 2, 3])),
         lambda x, cupy: list(x.sum()),
+        lambda x, cupy: cupy.take(x, cupy.asarray([0, 1]), 0, cupy.zeros(2, "float32")),
     ],
 )
 def test_it_refuses_what_cupy_refuses(do, cupy):
@@ -85,6 +85,14 @@ def test_it_counts_what_comes_to_the_host_and_each_kernel(cupy):
     assert cupy.usage.launches == 4
     assert (float(z), bool(z > 0), int(z), z.item()) == (4.0, True, 4, 4.0)
     assert len(cupy.usage.pulls) == 4
+    assert x[x > 3].shape == (2,)
+    assert len(cupy.usage.pulls) == 5
+
+
+def test_it_has_no_streams_because_cublas_refuses_to_be_captured(cupy):
+    """CuPy raises NotImplementedError for a matrix product in a capture, so nothing here may seem to allow one."""
+    assert not hasattr(cupy.cuda, "Stream")
+    assert not hasattr(cupy.cuda, "get_current_stream")
 
 
 # ---------------------------------------------------------------------------------------------------- the whole package
@@ -106,7 +114,6 @@ def test_all_runs_on_the_device_gives_the_same_and_uses_what_is_listed(cupy, tmp
     mnist = ["mnist", "--data-dir", str(made_up_mnist(tmp_path / "data")), *IMAGES]
     runs = [
         ["retrieval", *RETRIEVAL],
-        ["retrieval", *RETRIEVAL, "--graph"],
         ["retrieval", *RETRIEVAL, "--layer", "associative_lstm"],
         mnist,
         [*mnist, "--layer", "convnet"],
@@ -154,57 +161,6 @@ def test_an_update_pulls_nothing(layer, cupy):
         adam.step(params, grads, 1e-3)
         assert cupy.usage.pulls == []
     assert numpy.isfinite(float(loss))
-
-
-@pytest.mark.parametrize("layer", ["fast_weights", "multilevel", "irnn", "lstm", "associative_lstm"])
-def test_an_update_can_be_recorded_as_a_graph(layer, cupy):
-    """The same numbers as without; one launch up to the clipping; and no array goes to the device within."""
-    rng, steps = numpy.random.default_rng(0), 6
-    controls = {"controls": audit.controls("sw", "", "", "", "", "ri")} if layer == "multilevel" else {}
-    net = Network(TokenEncoder(9), Classifier(3), 8, layer, options=controls)
-    params, found = net.init(rng), {}
-    batches = [(rng.integers(0, 9, (steps, 4)), rng.integers(0, 3, 4)) for _ in range(4)]
-    for graph in (False, True):
-        own = to_device(map_leaves(lambda leaf: leaf.copy(), params), "cuda")
-        adam, workspace, losses = optim.Adam(own), fw.Workspace(), []
-        for batch in batches:
-            inputs, labels = to_device(batch, "cuda")
-            cupy.usage.clear()
-            options = {"clip_norm": 0.5, "workspace": workspace, "graph": graph}
-            losses.append(train_step(net, own, adam, inputs, labels, 1e-2, **options))
-            launches = cupy.usage.launches
-        found[graph] = [float(loss) for loss in losses], launches, to_host(own)
-    assert found[True][0] == found[False][0]
-    for name, leaf in flatten(found[True][2]).items():
-        numpy.testing.assert_array_equal(leaf, flatten(found[False][2])[name], err_msg=name)
-    assert found[True][1] < found[False][1] / 3
-
-
-def test_a_graph_wants_a_workspace_and_elsewhere_is_a_plain_step():
-    rng = numpy.random.default_rng(0)
-    net = Network(TokenEncoder(9), Classifier(3), 8)
-    params = net.init(rng)
-    batch = rng.integers(0, 9, (5, 4)), rng.integers(0, 3, 4)
-    with pytest.raises(ValueError, match="workspace: expected one with graph=True"):
-        train_step(net, params, optim.Adam(params), *batch, 1e-2, graph=True)
-    other = map_leaves(lambda leaf: leaf.copy(), params)
-    for own, graph in ((params, False), (other, True)):
-        train_step(net, own, optim.Adam(own), *batch, 1e-2, workspace=fw.Workspace(), graph=graph)
-    for name, leaf in flatten(params).items():
-        numpy.testing.assert_array_equal(leaf, flatten(other)[name], err_msg=name)
-
-
-def test_what_a_graph_would_not_hold_is_refused_in_a_capture(cupy):
-    x, stream = cupy.asarray(numpy.arange(3.0)), cupy.cuda.Stream(non_blocking=True)
-    stream.begin_capture()
-    y = x * 2
-    for breach in (lambda: float(x.sum()), lambda: cupy.asarray(numpy.ones(2)), x.get):
-        with pytest.raises(RuntimeError, match="while a stream captures"):
-            breach()
-    graph = stream.end_capture()
-    x[...] = 5.0
-    graph.launch()
-    numpy.testing.assert_array_equal(y.get(), [10.0] * 3)
 
 
 def test_an_agents_episode_pulls_nothing(cupy):
