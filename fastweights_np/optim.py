@@ -7,20 +7,42 @@ memory that all of them see, share the moments, too.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from math import inf, isfinite, nan, prod
 from typing import Any
+
+import numpy
 
 from . import checks
 from .backend import Array, array_module
+from .roles import is_weight
 from .trees import flatten
 
 Tree = dict[str, Any]
 
+TINY = 1e-15  # a norm below it may have lost squares that are too small for float32
 
-def _vector(tree: Tree) -> Array:
-    """All arrays of the tree, end to end, in one new vector."""
-    flat = flatten(tree)
+
+def _vector(flat: Tree) -> Array:
+    """Return all arrays, end to end, in one new vector."""
     xp = array_module(**flat)
     return xp.concatenate([array.reshape(-1) for array in flat.values()])
+
+
+def _weights(paths: Collection[str], weights: Collection[str] | None) -> frozenset[str]:
+    """Return the paths of the weight matrices: those named, or those whose role is weight."""
+    if weights is not None:
+        chosen = frozenset((weights,) if isinstance(weights, str) else weights)
+        for path in chosen.difference(paths):
+            raise ValueError(f"weights: expected names among {', '.join(paths)}; got {path!r}")
+        return chosen
+    try:
+        return frozenset(path for path in paths if is_weight(path))
+    except KeyError as error:
+        raise ValueError(
+            f"weights: expected the names of the parameters to decay, because no layer of this package has a "
+            f"parameter {error}; pass weights=(...)"
+        ) from None
 
 
 class _Optimizer:
@@ -28,11 +50,13 @@ class _Optimizer:
 
     moments: tuple[str, ...]
     weight_decay = 0.0
+    _decayed: frozenset[str] = frozenset()
 
     def __init__(self, params: Tree, moments: Tree | None) -> None:
-        vector = _vector(params)
+        flat = flatten(params)
+        vector = _vector(flat)
         xp = array_module(params=vector)
-        self._shapes = {name: array.shape for name, array in flatten(params).items()}
+        self._shapes = {name: array.shape for name, array in flat.items()}
         if moments is None:
             moments = {name: xp.zeros_like(vector) for name in self.moments}
         checks.keys("moments", moments, self.moments, remedy="one vector for each")
@@ -44,7 +68,9 @@ class _Optimizer:
     def step(self, params: Tree, grads: Tree, learning_rate: float) -> None:
         """One update of `params`, in place, with a learning rate of its own, so that a schedule is a function.
 
-        Raises ValueError if params or grads have other names or shapes than the optimizer was made with.
+        Raises ValueError if params or grads have other names or shapes than the optimizer was made with. On the host,
+        raises FloatingPointError for a gradient that is not finite, or whose square is not, and changes nothing then; a
+        GPU would have to be waited for, and is not asked.
         """
         checks.not_negative("learning_rate", learning_rate)
         flat_params, flat_grads = flatten(params), flatten(grads)
@@ -56,24 +82,44 @@ class _Optimizer:
                 )
             for name, shape in self._shapes.items():
                 checks.shape(f"{tree_name}[{name!r}]", flat[name], shape)
+        gradient = _vector({name: flat_grads[name] for name in self._shapes})
+        if isinstance(gradient, numpy.ndarray):
+            with numpy.errstate(over="ignore"):
+                squares = gradient @ gradient
+            if not isfinite(squares):
+                self._refuse_overflow(gradient)
         self.updates += 1
-        change = self._change(_vector({name: flat_grads[name] for name in self._shapes}))
+        change = self._change(gradient)
         change *= learning_rate
         start = 0
         for name in self._shapes:
             param = flat_params[name]
-            if self.weight_decay and param.ndim > 1:
+            if name in self._decayed:
                 param *= 1 - learning_rate * self.weight_decay
             param -= change[start : start + param.size].reshape(param.shape)
             start += param.size
 
+    def _refuse_overflow(self, gradient: numpy.ndarray) -> None:
+        """Raise FloatingPointError if a number in the gradient is not finite, or too large to be squared."""
+        limit, start = float(numpy.finfo(gradient.dtype).max) ** 0.5, 0
+        for name, shape in self._shapes.items():
+            values = gradient[start : (start := start + prod(shape))]
+            bad = values[~(abs(values) < limit)]
+            if len(bad):
+                raise FloatingPointError(
+                    f"grads: expected finite numbers below {limit:.2g}, whose squares fit {gradient.dtype}, got "
+                    f"{bad[0]} in {name!r}; parameters and moments are unchanged; scale gradients down by "
+                    "clip_by_global_norm, or lower the learning rate"
+                )
+
     def state(self) -> Tree:
         """What a checkpoint has to hold: the moments (copies) and the number of updates."""
-        return {name: moment.copy() for name, moment in self._moments.items()} | {"updates": self.updates}
+        return {name: moment.copy() for name, moment in self._moments.items()} | {"updates": numpy.array(self.updates)}
 
     def load_state(self, state: Tree) -> None:
         """Goes on from what `state` returned. Raises ValueError if it is another optimizer's."""
         checks.keys("state", state, (*self.moments, "updates"), remedy="pass what this optimizer's state() gave")
+        array_module(**{name: state[name] for name in self.moments})
         for name, moment in self._moments.items():
             checks.shape(f"state[{name!r}]", state[name], moment.shape, "it belongs to other parameters")
             moment[...] = state[name]
@@ -87,11 +133,13 @@ class _Optimizer:
 class Adam(_Optimizer):
     """m = β1 m + (1-β1) g,  v = β2 v + (1-β2) g²,  θ -= α m̂ / (√v̂ + ε), m̂ and v̂ corrected for their zero start.
 
-    With weight_decay w, weights, the parameters of two or more axes, shrink before that: θ -= α w θ; biases and gains
-    do not.
+    With weight_decay w, weight matrices shrink before that: θ -= α w θ. Biases and gains do not. `weights` names the
+    matrices by their paths, such as "layer/W"; None selects them by their role (roles.py).
 
-    Source: Kingma, Ba 2015, arXiv 1412.6980, algorithm 1; weight decay beside the gradient, not in it, as Loshchilov,
-    Hutter 2019, arXiv 1711.05101, algorithm 2.
+    Raises ValueError if weight_decay is not 0 and a parameter's role is not known, or `weights` names no parameter.
+
+    Source: Kingma, Ba 2015, arXiv 1412.6980, algorithm 1; decoupled weight decay: Loshchilov, Hutter 2019,
+    arXiv 1711.05101, algorithm 2.
     """
 
     moments = ("m", "v")
@@ -104,6 +152,7 @@ class Adam(_Optimizer):
         beta2: float = 0.999,
         epsilon: float = 1e-8,
         weight_decay: float = 0.0,
+        weights: Collection[str] | None = None,
         moments: Tree | None = None,
     ) -> None:
         for name, value in (("beta1", beta1), ("beta2", beta2)):
@@ -114,6 +163,7 @@ class Adam(_Optimizer):
         checks.not_negative("weight_decay", weight_decay)
         super().__init__(params, moments)
         self.beta1, self.beta2, self.epsilon, self.weight_decay = beta1, beta2, epsilon, weight_decay
+        self._decayed = _weights(self._shapes, weights) if weight_decay else frozenset()
 
     def _change(self, g: Array) -> Array:
         m, v = self._moments["m"], self._moments["v"]
@@ -150,18 +200,41 @@ class RMSProp(_Optimizer):
 
 
 def clip_by_global_norm(grads: Tree, limit: float) -> Array:
-    """Scales all of `grads`, in place, so that their joint Euclidean norm is at most `limit`; returns the norm before.
+    """Scale all of `grads`, in place, to a joint Euclidean norm of at most `limit`; return the norm before (float64).
 
-    Source: Pascanu, Mikolov, Bengio 2013, arXiv 1211.5063, algorithm 1. The norm stays on its device (0-d).
+        g ← g · min(1, limit / norm),   norm = √Σ g²
+
+    If a gradient is not finite, the norm is not either, and all gradients become NaN, so that an update by them cannot
+    pass unseen. The norm is a 0-d array and stays on its device.
+
+    Source: Pascanu, Mikolov, Bengio 2013, arXiv 1211.5063, algorithm 1.
     """
     checks.not_negative("limit", limit)
     flat = flatten(grads)
     xp = array_module(**flat)
-    norm = sum((grad * grad).sum() for grad in flat.values()) ** 0.5
-    scale = limit / xp.maximum(norm, limit) if limit > 0 else 0 * norm
+    norm = _joint_norm(flat)
+    shrink = limit / xp.maximum(norm, limit) if limit > 0 else 0 * norm
+    shrink = xp.where(xp.isfinite(norm), shrink, xp.full_like(norm, nan))
     for grad in flat.values():
-        grad *= scale
+        grad *= shrink.astype(grad.dtype)
     return norm
+
+
+def _joint_norm(flat: Tree) -> Array:
+    """Return √Σ g² of all arrays, 0-d float64, finite whenever they are."""
+    xp = array_module(**flat)
+    if xp is numpy:
+        with numpy.errstate(over="ignore", under="ignore"):
+            norm = sum((grad * grad).sum() for grad in flat.values()) ** 0.5
+        if TINY < norm < inf:
+            return numpy.float64(norm)
+    # √Σ g² = m √Σ (g / m)², m = max |g|: in float32 a square overflows from 1.8e19 on
+    vector = _vector(flat)
+    largest = abs(vector).max()
+    m = xp.where(xp.isfinite(largest) & (largest > 0), largest, xp.ones_like(largest))
+    vector /= m
+    vector *= vector
+    return m * vector.sum(dtype="float64") ** 0.5
 
 
 def constant(update: int, updates: int, hold: float = 1.0) -> float:

@@ -1,13 +1,14 @@
-"""Optimizers against their papers' algorithms written out, clipping, schedules, checkpoints."""
+"""Optimizers against their papers' algorithms written out, weight decay by role, overflow, clipping, schedules."""
 
 from __future__ import annotations
 
-import json
+import warnings
 
 import numpy
 import pytest
 
-from fastweights_np import checkpoint, optim
+from fastweights_np import actor_critic, convnet, network, optim, roles
+from fastweights_np.trees import flatten, map_leaves
 
 
 def tree(seed: int, dtype: str = "float64"):
@@ -38,6 +39,47 @@ def test_weight_decay_shrinks_weights_beside_the_gradient_and_leaves_biases_alon
     numpy.testing.assert_array_equal(params["b"], without["b"])
     with pytest.raises(ValueError, match="weight_decay: expected a finite number of at least 0, got -1"):
         optim.Adam(params, weight_decay=-1)
+
+
+def all_parameters() -> dict[str, dict]:
+    """New parameters of every layer, with and without layer norm, of the networks, and of an agent."""
+    rng = numpy.random.default_rng(0)
+    trees = {}
+    for name, layer in network.LAYERS.items():
+        for layer_norm in (False, True) if name != "associative_lstm" else (None,):
+            options = {} if layer_norm is None else {"layer_norm": layer_norm}
+            trees[f"{name} {options}"] = layer.init(rng, 3, 4, **options)
+    trees["tokens"] = network.Network(network.TokenEncoder(5), network.Classifier(3), 4, "lstm").init(rng)
+    trees["patches"] = network.Network(network.PatchEncoder(5), network.Classifier(3), 4, "multilevel").init(rng)
+    layers = (convnet.Convolution(2, 3), convnet.Convolution(3, 3))
+    trees["convnet"] = network.ConvolutionalNetwork(layers, network.Classifier(3), 8).init(rng)
+    trees["agent"] = actor_critic.ActorCritic(5, 3, 4, "lstm").init(rng)
+    return trees
+
+
+@pytest.mark.parametrize("name", all_parameters())
+def test_weight_decay_reaches_weight_matrices_and_nothing_else(name):
+    params = map_leaves(numpy.ones_like, all_parameters()[name])
+    adam = optim.Adam(params, weight_decay=0.5)
+    adam.step(params, map_leaves(numpy.zeros_like, params), 0.5)
+    for path, value in flatten(params).items():
+        last = path.rpartition("/")[2].rstrip("0123456789")
+        bias = last in ("b", "bias", "gain") or last.endswith("_bias")
+        assert (value == (1.0 if bias else 0.75)).all(), path
+
+
+def test_weights_to_decay_can_be_named_and_must_be_where_their_role_is_not_known():
+    params = {"net": {"kernel": numpy.ones((2, 2)), "scale": numpy.ones((2, 2))}}
+    zeros = map_leaves(numpy.zeros_like, params)
+    with pytest.raises(ValueError, match=r"weights: .* no layer of this package has a parameter 'net/kernel'; pass w"):
+        optim.Adam(params, weight_decay=0.1)
+    with pytest.raises(ValueError, match="weights: expected names among net/kernel, net/scale; got 'kernel'"):
+        optim.Adam(params, weight_decay=0.1, weights=["kernel"])
+    optim.Adam(params, weight_decay=0.5, weights=["net/kernel"]).step(params, zeros, 0.5)
+    assert params["net"]["kernel"][0, 0] == 0.75
+    assert params["net"]["scale"][0, 0] == 1.0
+    optim.Adam(params).step(params, zeros, 0.5)  # without weight decay no role is needed
+    assert not roles.WEIGHTS & roles.OTHERS
 
 
 def test_rmsprop_is_a3cs():
@@ -90,67 +132,52 @@ def test_clipping_bounds_the_joint_norm_and_keeps_small_gradients():
     assert grads["a"][0] == 0.0
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("exponent", [-0.99, -0.6, 0.0, 0.5, 0.52, 0.9, 0.999])
+def test_clipping_is_right_where_squares_overflow_or_vanish(dtype, exponent):
+    """Gradients of 10^(38 e) in float32 and of 10^(308 e) in float64, whose joint norm is twice as large."""
+    size = float(numpy.finfo(dtype).max) ** exponent
+    grads = {"a": numpy.full(3, size, dtype), "b": numpy.full(1, -size, dtype)}
+    norm = optim.clip_by_global_norm(grads, 1.0)
+    assert norm == pytest.approx(2 * size, rel=1e-6)
+    wanted = size if exponent < 0 else 0.5
+    numpy.testing.assert_allclose([*grads["a"], -grads["b"][0]], [wanted] * 4, rtol=1e-5)
+    assert grads["a"].dtype == dtype
+
+
+@pytest.mark.parametrize("value", [numpy.inf, -numpy.inf, numpy.nan])
+def test_clipping_of_what_is_not_finite_cannot_pass_unseen(value):
+    grads = {"a": numpy.array([1.0, value], "float32"), "b": numpy.ones(2, "float32")}
+    assert not numpy.isfinite(optim.clip_by_global_norm(grads, 1.0))
+    assert numpy.isnan(grads["a"]).all()
+    assert numpy.isnan(grads["b"]).all()
+
+
+@pytest.mark.parametrize("kind", [optim.Adam, optim.RMSProp])
+@pytest.mark.parametrize("value", [1e25, -3e38, numpy.inf, numpy.nan])
+def test_a_gradient_that_cannot_be_squared_is_refused_and_nothing_is_changed(kind, value):
+    params, grads = tree(0, "float32"), tree(1, "float32")
+    optimizer = kind(params)
+    optimizer.step(params, grads, 0.1)
+    before, state = map_leaves(numpy.copy, params), optimizer.state()
+    grads["layer"]["W"][1, 2] = value
+    with pytest.raises(FloatingPointError, match=r"grads: expected finite numbers below 1.8e\+19.*in 'layer/W'"):
+        optimizer.step(params, grads, 0.1)
+    for name, leaf in flatten(params).items():
+        numpy.testing.assert_array_equal(leaf, flatten(before)[name])
+    for name, moment in optimizer.state().items():
+        numpy.testing.assert_array_equal(moment, state[name])
+
+
+def test_large_gradients_whose_squares_are_finite_one_by_one_are_taken():
+    params = {"W": numpy.ones((50, 50), "float32")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optim.Adam(params).step(params, {"W": numpy.full((50, 50), 1.8e19, "float32")}, 0.1)
+    numpy.testing.assert_allclose(params["W"], 0.9, rtol=1e-6)
+
+
 def test_schedules():
     assert [optim.linear_decay(u, 8, hold=0.5) for u in (0, 4, 6, 8)] == [1.0, 1.0, 0.5, 0.0]
     assert optim.linear_decay(7, 8, hold=1.0) == 1.0
     assert optim.constant(7, 8) == 1.0
-
-
-# ---------------------------------------------------------------------------------------------------------- checkpoints
-
-
-def test_checkpoint_keeps_arrays_and_info(tmp_path):
-    path = tmp_path / "checkpoint.npz"
-    state = numpy.random.default_rng(0).bit_generator.state
-    checkpoint.save(path, {"params": tree(0, "float32")}, {"update": 3, "random_state": state})
-    arrays, info = checkpoint.load(path)
-    numpy.testing.assert_array_equal(arrays["params"]["layer"]["W"], tree(0, "float32")["layer"]["W"])
-    assert arrays["params"]["b"].dtype == "float32"
-    assert info == {"update": 3, "random_state": state}
-    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.npz"]
-
-
-def test_a_failed_save_leaves_the_checkpoint_before(tmp_path):
-    path = tmp_path / "checkpoint.npz"
-    checkpoint.save(path, {"a": numpy.ones(1)}, {"update": 1})
-    with pytest.raises(TypeError):
-        checkpoint.save(path, {"a": numpy.ones(1)}, {"update": object()})
-    assert checkpoint.load(path)[1] == {"update": 1}
-
-
-def test_bad_checkpoints_are_named(tmp_path, monkeypatch):
-    path = tmp_path / "checkpoint.npz"
-    with pytest.raises(FileNotFoundError, match="expected a file that save"):
-        checkpoint.load(path)
-    checkpoint.save(path, tree(0), {})
-    whole = path.read_bytes()
-    for content in (whole[:-50], whole[:10], b"", b"not a checkpoint"):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"checkpoint .*truncated or something else"):
-            checkpoint.load(path)
-    broken = 0
-    for place in range(0, len(whole), 7):  # a bit turned over anywhere
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 64]) + whole[place + 1 :])
-        try:
-            checkpoint.load(path)
-        except ValueError:
-            broken += 1
-    assert broken > 10
-    numpy.savez(path, a=numpy.ones(1))
-    with pytest.raises(ValueError, match="truncated or something else"):
-        checkpoint.load(path)
-    monkeypatch.setattr(checkpoint, "VERSION", 2)
-    checkpoint.save(path, {}, {})
-    monkeypatch.undo()
-    with pytest.raises(ValueError, match="expected version 1, got 2; load it with the release"):
-        checkpoint.load(path)
-
-
-def test_a_checkpoint_holds_no_pickle(tmp_path):
-    path = tmp_path / "checkpoint.npz"
-    with pytest.raises(TypeError, match="arrays/file: expected an array of numbers, got object"):
-        checkpoint.save(path, {"file": numpy.array([None])}, {})
-    checkpoint.save(path, tree(0), {"settings": {"rate": 0.5}})
-    with numpy.load(path, allow_pickle=False) as file:
-        header = json.loads(file["info"].tobytes())
-    assert header["info"] == {"settings": {"rate": 0.5}}
