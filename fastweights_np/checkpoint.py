@@ -1,71 +1,113 @@
 """Checkpoints: one .npz file of plain arrays (no pickle) that is either whole or not there.
 
-The file is written beside its final name, flushed to the disk and renamed, so a process that is killed at any moment
-leaves the checkpoint before or the new one. What is no array (settings, counters, a generator's state) goes in as JSON.
+What is no array (settings, counters, a generator's state) goes in as JSON. The file ends with the SHA-256 of all bytes
+before it, as the comment of the zip archive that an .npz file is: `numpy.load` reads the file, `load` also checks it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
-import os
 import zipfile
-import zlib
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy
 
-from .backend import to_host
+from .backend import array_module, to_host
+from .files import whole
 from .trees import flatten, unflatten
 
-VERSION = 1
-# what reading a file that is damaged somewhere raises, by where it is
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError, AttributeError, OSError,
-           NotImplementedError, RuntimeError)  # fmt: skip
+VERSION = 2
+DIGEST_SIZE = 64  # hexadecimal digits of a SHA-256
 _INFO, _ARRAYS = "info", "arrays"
+_READ_HEADER = {
+    (1, 0): numpy.lib.format.read_array_header_1_0,
+    (2, 0): numpy.lib.format.read_array_header_2_0,
+}
+
+
+class CheckpointError(ValueError):
+    """The file is damaged, or is not a checkpoint of this version."""
 
 
 def save(path: str | Path, arrays: dict[str, Any], info: dict[str, Any]) -> None:
-    """Writes a nested dict of arrays (NumPy or CuPy) and a JSON-able dict.
+    """Write a nested dict of arrays (NumPy or CuPy) and a JSON-able dict; if anything fails, the old file stays.
 
-    Raises OSError if the folder refuses, TypeError for what can be stored neither as plain arrays nor as JSON.
+    Keys are text without "/", which separates them in the file, and no dict inside `arrays` is empty.
+
+    Raises OSError if the folder or the disk refuses, TypeError for a leaf that is not an array of numbers or for info
+    that is not JSON, ValueError for a key or a dict that would be lost.
     """
-    path = Path(path)
     text = json.dumps({"version": VERSION, "info": info})
-    flat = flatten({_ARRAYS: to_host(arrays)})
-    for name, array in flat.items():
+    flat = {_INFO: numpy.frombuffer(text.encode(), numpy.uint8)}
+    for name, array in flatten({_ARRAYS: arrays} if arrays else {}).items():
+        array_module(**{name: array})  # raises for what is no array
         if array.dtype.hasobject:
             raise TypeError(f"{name}: expected an array of numbers, got {array.dtype}; what is no array goes into info")
-    flat[_INFO] = numpy.frombuffer(text.encode(), numpy.uint8)
-    beside = path.with_name(path.name + ".writing")
-    with open(beside, "wb") as file:
-        numpy.savez(file, **flat)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+        flat[name] = to_host(array)
+    content = io.BytesIO()
+    numpy.savez(content, **flat)  # type: ignore[arg-type]
+    with zipfile.ZipFile(content, "a") as archive:
+        archive.comment = bytes(DIGEST_SIZE)  # a place for the digest, which covers the length of the comment too
+    signed = content.getbuffer()[:-DIGEST_SIZE]
+    with whole(path) as file:
+        file.write(signed)
+        file.write(_digest(signed))
 
 
 def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `save` was given: (arrays, on the host; info).
+    """Return what `save` was given: (arrays, on the host; info).
 
-    Raises FileNotFoundError if there is none, ValueError if it is truncated, no checkpoint, or of another version.
+    Raises FileNotFoundError if there is no file, OSError if it cannot be read, CheckpointError, a ValueError, if it is
+    damaged, not a checkpoint, or of another version.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {path}: expected a file that save() wrote, found none; check the folder")
+    content = path.read_bytes()
+    if content[-DIGEST_SIZE:] != _digest(memoryview(content)[:-DIGEST_SIZE]):
+        raise CheckpointError(
+            f"checkpoint {path}: expected a file that save() wrote, got one that is damaged, truncated, "
+            f"something else, or older than version {VERSION} (its SHA-256 does not match); "
+            "use another copy, or start anew without it"
+        )
     try:
-        with open(path, "rb") as opened, numpy.load(opened, allow_pickle=False) as file:
-            flat = {name: file[name] for name in file.files}
+        flat = _members(content)
         header = json.loads(flat.pop(_INFO).tobytes())
-        version, info = header["version"], header["info"]
-    except _BROKEN as error:
-        raise ValueError(
-            f"checkpoint {path}: expected a file that save() wrote, got one that is truncated or something else "
-            f"({type(error).__name__}: {error}); start anew without it"
+        version, info, arrays = header["version"], header["info"], unflatten(flat).get(_ARRAYS, {})
+    except Exception as error:  # whatever it is, the content was not made by save()
+        raise CheckpointError(
+            f"checkpoint {path}: expected a file that save() wrote, got something else "
+            f"({type(error).__name__}: {error}); use another copy, or start anew without it"
         ) from error
     if version != VERSION:
-        raise ValueError(
+        raise CheckpointError(
             f"checkpoint {path}: expected version {VERSION}, got {version}; "
             "load it with the release that wrote it, or start anew"
         )
-    return unflatten(flat).get(_ARRAYS, {}), info
+    return arrays, info
+
+
+def _digest(content: memoryview) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
+
+
+def _members(content: bytes) -> dict[str, numpy.ndarray]:
+    """Return the arrays of an .npz file by name. No size that the file claims for itself is believed."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size > len(content):
+                raise ValueError(f"{member.filename}: expected it uncompressed, and not larger than the file")
+        return {name.removesuffix(".npy"): _array(archive.read(name)) for name in archive.namelist()}
+
+
+def _array(member: bytes) -> numpy.ndarray:
+    stream = io.BytesIO(member)
+    shape, fortran_order, dtype = _READ_HEADER[numpy.lib.format.read_magic(stream)](stream)
+    if dtype.hasobject or stream.tell() + prod(shape) * dtype.itemsize != len(member):
+        raise ValueError(f"expected an array of numbers that fills its member, got {dtype} of shape {shape}")
+    flat = numpy.frombuffer(member, dtype, prod(shape), stream.tell())
+    return flat.reshape(shape, order="F" if fortran_order else "C").copy("K")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +21,7 @@ def whole(path: str | Path) -> Iterator[BinaryIO]:
     Raises OSError, naming the path, if the folder or the disk refuses.
     """
     path = Path(path)
-    beside = path.with_name(f"{path.name}{UNFINISHED}{secrets.token_hex(4)}")
+    beside = path.with_name(f"{path.name}{UNFINISHED}{os.urandom(4).hex()}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with open(descriptor, "wb") as file:

@@ -20,15 +20,25 @@ def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"layer": {"W": w}} to {"layer/W": w}, in the tree's order."""
+    """Return {"layer/W": w} for {"layer": {"W": w}}, in the tree's order.
+
+    Raises ValueError for what would be lost on the way back: a key that is no text or holds "/", an empty dict;
+    TypeError for what is no dict.
+    """
+    if not isinstance(tree, dict):
+        raise TypeError(f"tree: expected a dict of arrays, got {type(tree).__name__}")
     flat: dict[str, Any] = {}
     for key, value in tree.items():
+        if not isinstance(key, str) or SEPARATOR in key:
+            raise ValueError(f"{prefix}{key!r}: expected keys that are text without {SEPARATOR!r}; rename it")
+        if isinstance(value, dict) and not value:
+            raise ValueError(f"{prefix}{key}: expected arrays in this dict, got an empty one; leave it away")
         flat |= flatten(value, f"{prefix}{key}{SEPARATOR}") if isinstance(value, dict) else {prefix + key: value}
     return flat
 
 
 def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
-    """{"layer/W": w} to {"layer": {"W": w}}; inverts `flatten`."""
+    """Return {"layer": {"W": w}} for {"layer/W": w}; inverts `flatten`."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():
         *branches, leaf = path.split(SEPARATOR)
