@@ -29,10 +29,11 @@ OF_FORWARD_ALONE = ("chunk",)  # the options of a layer's forward that its step 
 def returns(rewards: Array, discount: float, bootstrap: Array) -> Array:
     """R (T, B) from the rewards (T, B) of each step, and the value (B,) of what comes after the last."""
     checks.fraction("discount", discount)
+    xp = array_module(rewards=rewards, bootstrap=bootstrap)
     checks.floating(rewards=rewards, bootstrap=bootstrap)
     checks.shape("rewards", rewards, ("T", "B"), "rewards is (steps, games)")
     checks.shape("bootstrap", bootstrap, rewards.shape[1:], "one value for each game")
-    result, later = array_module(rewards=rewards, bootstrap=bootstrap).empty_like(rewards), bootstrap
+    result, later = xp.empty_like(rewards), bootstrap
     for t in reversed(range(len(rewards))):
         result[t] = later = rewards[t] + discount * later
     return result
@@ -56,6 +57,7 @@ def loss_and_gradients(
     mean over the games, as if each game were an actor-learner of its own that adds up its steps' gradients.
     Raises ValueError or TypeError that names the argument at fault.
     """
+    xp = array_module(logits=logits, values=values, actions=actions, targets=targets)
     checks.shape("logits", logits, (*values.shape, "actions"), "one row of logits for each value")
     for name, array in (("actions", actions), ("targets", targets)):
         checks.shape(name, array, values.shape, "one for each value")
@@ -63,7 +65,7 @@ def loss_and_gradients(
     checks.indices("actions", actions, logits.shape[-1])
     checks.not_negative("value_weight", value_weight)
     checks.not_negative("entropy_weight", entropy_weight)
-    xp, games = array_module(logits=logits, values=values, actions=actions, targets=targets), values.shape[-1]
+    games = values.shape[-1]
     rows, chosen = logits.reshape(-1, logits.shape[-1]), actions.reshape(-1)
     advantages = (targets - values).reshape(-1)
     nll, pi = ops.softmax_cross_entropy(rows, chosen)
@@ -127,6 +129,8 @@ class ActorCritic:
         layer's before the first step, as `final_state` gives it, or None for its initial one.
         """
         checks.keys("params", params, ("encoder", "layer", "heads"))
+        if not callable(see):
+            raise TypeError(f"see: expected a function of t and logits, got {type(see).__name__}")
         checks.count("steps", steps, least=1)
         checks.count("games", games, least=1)
         heads = params["heads"]
@@ -139,7 +143,7 @@ class ActorCritic:
             if t:
                 ops.linear(h, heads["policy"], heads["policy_bias"], out=logits[t - 1])
             looked = see(t, logits[t - 1] if t else None)
-            checks.array(f"what see({t}, ..) returned", looked, (games, self.inputs), "it is (games, inputs)")
+            checks.shape(f"what see({t}, ..) returned", looked, (games, self.inputs), "it is (games, inputs)")
             seen[t] = looked
             return encoder.forward(params["encoder"], seen[t])[0]
 
@@ -159,6 +163,7 @@ class ActorCritic:
     def backward(self, dlogits: Array, dvalues: Array, cache: Any) -> Tree:
         """The gradients of the parameters, through all steps, from those of logits (T, B, actions), values (T, B)."""
         params, seen, x, h, layer_cache = cache
+        array_module(dlogits=dlogits, dvalues=dvalues, h=h)
         checks.shape("dlogits", dlogits, (*h.shape[:2], self.actions), "one row for each step of each game")
         checks.shape("dvalues", dvalues, h.shape[:2], "one for each step of each game")
         # logits = h policyᵀ + policy_bias,   values = h valueᵀ + value_bias                                     (L1)
@@ -176,6 +181,7 @@ class ActorCritic:
 
     def next_values(self, params: Tree, seen: Array, state: Any) -> Array:
         """The values (B,) of what is seen after the last step of a forward that ended in `state`; without gradient."""
+        checks.keys("params", params, ("encoder", "layer", "heads"))
         x, _ = self._encoder.forward(params["encoder"], seen)
         options = {name: value for name, value in self.options.items() if name not in OF_FORWARD_ALONE}
         h, _ = LAYERS[self.layer].step(params["layer"], x, state, **options)

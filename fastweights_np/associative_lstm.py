@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache as cached
+from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -39,6 +40,7 @@ from .recurrent import (
     BaseCache,
     Params,
     affine_backward,
+    check_cache,
     check_init,
     check_params,
     check_sequences,
@@ -47,7 +49,7 @@ from .recurrent import (
     requested,
     uniform,
 )  # fmt: skip
-from .workspace import Workspace
+from .workspace import Workspace, exclusive
 
 F, I, O = range(3)  # the gates  # noqa: E741
 K, Q, U = range(3)  # what each head has: input key, output key, value
@@ -255,7 +257,7 @@ def init(
     """
     check_init(rng, input_size, hidden_size, dtype)
     checks.count("heads", heads, least=1)
-    checks.finite("forget_bias", forget_bias)
+    checks.finite("forget_bias", forget_bias, dtype)
     if hidden_size % 2:
         raise ValueError(f"hidden_size: expected an even number, two for a complex one, got {hidden_size}")
     blocks = 3 + 6 * heads, hidden_size // 2
@@ -265,6 +267,7 @@ def init(
     return {name: value.astype(dtype) for name, value in params.items()}
 
 
+@exclusive
 def forward(
     params: Params, x: Array | ops.Embedded, h0: Array | None = None, *, c0: Array | None = None, copies: int = 4,
     workspace: Workspace | None = None,
@@ -276,7 +279,7 @@ def forward(
     a workspace reuses buffers from one forward to the next. All arrays share one dtype and one device, and must not be
     changed before backward has been called. Raises ValueError or TypeError that names the argument at fault.
     """
-    xp, heads = _check(params, copies, x=ops.input_array(x), h0=h0, c0=c0)
+    xp, heads = _check(params, copies, x=ops.input_array(x), **checks.given(h0=h0, c0=c0))
     ops.refuse_closed_loop(x, "the associative LSTM; take another layer")
     check_sequences(params, x)
     W, shape = params["W"], (*x.shape[:2], params["W"].shape[-1])
@@ -295,9 +298,11 @@ def forward(
         xp.matmul(W_all, tape.h[t], out=z_now)
         tape.z_now += tape.z[:, :, t]
         tape.cell.forward(tape.z_now, at, tape.h[t + 1])
-    return xp.ascontiguousarray(tape.h[1:].swapaxes(1, 2)), Cache(params, x, workspace, ticket, tape)
+    again = partial(forward, params, x, h0, c0=c0, copies=copies)
+    return xp.ascontiguousarray(tape.h[1:].swapaxes(1, 2)), Cache(params, x, workspace, ticket, again, tape)
 
 
+@exclusive
 def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params, Array, Array]:
     """The gradients of `forward`: (grads, dx, dh0) from dh, the gradient of the loss with respect to h.
 
@@ -305,8 +310,7 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     for one more key in grads: "c0" (B, copies, H).
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
-    checks.instance("cache", cache, Cache, "forward returns it: h, cache = forward(...)")
-    cache.workspace.check(cache.ticket)
+    check_cache(cache, Cache)
     also = requested(also, ("c0",))
     params, tape = cache.params, cache.tape
     h = tape.h.swapaxes(1, 2)
@@ -329,9 +333,10 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     return grads | ({"c0": _to_real(dc.conj())} if also else {}), dx, dh_next.T.copy()
 
 
+@exclusive
 def final_state(cache: Cache) -> State:
     """The state after the last step of `forward`: give its h and c to the next forward as h0 and c0 to go on."""
-    cache.workspace.check(cache.ticket)
+    check_cache(cache, Cache)
     return State(cache.tape.h[-1].T.copy(), _to_real(cache.tape.moments[-1].c))
 
 
@@ -342,7 +347,7 @@ def initial_state(
     params: Params, batch_size: int, h0: Array | None = None, c0: Array | None = None, *, copies: int = 4
 ) -> State:
     """The state before the first step, zero unless h0 (B, H) and c0 (B, copies, H) are given."""
-    _check(params, copies, h0=h0, c0=c0)
+    _check(params, copies, **checks.given(h0=h0, c0=c0))
     checks.count("batch_size", batch_size, least=1)
     W = params["W"]
     c = initial("c0", c0, (batch_size, copies, W.shape[-1]), W)
@@ -395,7 +400,7 @@ def _to_real(c: Array) -> Array:
     return array_module(c=c).concatenate([c.real, c.imag], axis=1).transpose(2, 0, 1).copy()
 
 
-def _check(params: Params, copies: int, **arrays: Array | None) -> tuple[ModuleType, int]:
+def _check(params: Params, copies: int, **arrays: Array) -> tuple[ModuleType, int]:
     """Checks the parameters and the number of copies; returns the module and the number of heads."""
     checks.count("copies", copies, least=1)
     checks.instance("params", params, dict, "make it with init()")

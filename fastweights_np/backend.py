@@ -7,6 +7,7 @@ under NumPy and under CuPy. This is the only file that names CuPy, and CuPy is i
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 
@@ -35,16 +36,16 @@ def is_device_array(value: object) -> bool:
     return cupy is not None and isinstance(value, cupy.ndarray)
 
 
-def array_module(**arrays: Array | None) -> ModuleType:
-    """The module (numpy or cupy) that owns all of the named arrays; None values are passed over.
+def array_module(**arrays: Array) -> ModuleType:
+    """Return the module (numpy or cupy) that owns all of the named arrays.
 
-    Raises TypeError for a value that is no array, and for arrays that live in different places.
+    Raises TypeError for a value that is not a plain array, and for arrays that live in different places.
     """
     first, first_place = "", ""
     for name, value in arrays.items():
-        if value is None:
-            continue
         if isinstance(value, numpy.ndarray):
+            if type(value) is not numpy.ndarray:
+                _refuse_special(name, value)
             place = "host (NumPy)"
         elif is_device_array(value):
             place = f"GPU {value.device.id} (CuPy)"
@@ -58,11 +59,21 @@ def array_module(**arrays: Array | None) -> ModuleType:
     return sys.modules["cupy"] if first_place.startswith("GPU") else numpy
 
 
-def to_device(tree: Any, device: str) -> Any:
-    """Copies every array in `tree` (dicts, lists, tuples, named tuples, arrays, None) to `device`, "cpu" or "cuda".
+def _refuse_special(name: str, value: numpy.ndarray) -> None:
+    """Raise TypeError for a kind of array whose operators mean something else."""
+    if isinstance(value, numpy.ma.MaskedArray):
+        raise TypeError(f"{name}: expected a plain array, got a masked one; its mask would be lost: use .filled(value)")
+    if isinstance(value, numpy.matrix):
+        raise TypeError(f"{name}: expected a plain array, got a numpy.matrix; convert it with numpy.asarray")
 
-    Raises ValueError for another device name, RuntimeError if there is no usable CuPy or no GPU.
+
+def to_device(tree: Any, device: str) -> Any:
+    """Copy every array in `tree` (dicts, lists, tuples, named tuples, arrays, None) to `device`, "cpu" or "cuda".
+
+    Raises ValueError for another device name, RuntimeError if there is no usable CuPy or no GPU, TypeError for masked
+    arrays and numpy.matrix.
     """
+    map_leaves(lambda leaf: _refuse_special("tree", leaf), tree)
     if device == "cpu":
         return to_host(tree)
     if device != "cuda":
@@ -100,6 +111,18 @@ def scatter_add(target: Array, index: Array, values: Array) -> None:
         ordered = index[order]
         starts = numpy.concatenate(([0], numpy.flatnonzero(ordered[1:] != ordered[:-1]) + 1))
         target[..., ordered[starts], :] += numpy.add.reduceat(values[..., order, :], starts, axis=-2)
+
+
+class HoldsModule:
+    """An object that keeps its arrays' module as `_xp`, and can be copied and pickled: modules themselves cannot."""
+
+    _xp: ModuleType
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_xp": self._xp.__name__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"_xp": import_module(state["_xp"])})
 
 
 def _require_cupy() -> ModuleType:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
 
 import numpy
 
@@ -13,7 +12,12 @@ FLOATS = ("float32", "float64")
 
 
 def shape(name: str, array: Array, expected: Sequence[int | str], remedy: str = "") -> None:
-    """Raises ValueError unless `array` has the expected shape; a str in `expected` names an axis of any size >= 1."""
+    """Raise ValueError unless `array` has the expected shape; a str in `expected` names an axis of any size >= 1.
+
+    Raises TypeError for what is no array.
+    """
+    if not hasattr(array, "shape"):
+        raise TypeError(f"{name}: expected a NumPy or CuPy array, got {type(array).__name__}")
     got = tuple(array.shape)
     fits = len(got) == len(expected) and all(
         size >= 1 if isinstance(axis, str) else size == axis for size, axis in zip(got, expected, strict=True)
@@ -25,19 +29,15 @@ def shape(name: str, array: Array, expected: Sequence[int | str], remedy: str = 
         raise ValueError(f"{name}: expected shape {wanted}, got {got}" + (f"; {remedy}" if remedy else ""))
 
 
-def array(name: str, value: object, expected: Sequence[int | str], remedy: str = "") -> None:
-    """Raises TypeError unless value is an array, ValueError unless it has the expected shape."""
-    if not hasattr(value, "shape"):
-        raise TypeError(f"{name}: expected a NumPy or CuPy array, got {type(value).__name__}")
-    shape(name, value, expected, remedy)
+def given(**arrays: Array | None) -> dict[str, Array]:
+    """Return the optional arrays that were given: all that are not None."""
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
-def floating(**arrays: Array | None) -> None:
-    """Raises TypeError unless all arrays (None values are passed over) share one dtype, float32 or float64."""
+def floating(**arrays: Array) -> None:
+    """Raise TypeError unless all arrays share one dtype, float32 or float64."""
     first, first_dtype = "", None
     for name, array in arrays.items():
-        if array is None:
-            continue
         if array.dtype.char not in "fd":  # float32 or float64; looking at .name takes NumPy 3 µs
             raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}; convert it with .astype")
         if first and array.dtype != first_dtype:
@@ -76,11 +76,11 @@ def not_negative(name: str, value: float) -> None:
         raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
 
 
-def finite(name: str, value: float) -> None:
-    """Raises unless value is a finite number."""
+def finite(name: str, value: float, dtype: str = "float64") -> None:
+    """Raise unless value is a finite number in this dtype."""
     number(name, value)
-    if not isfinite(value):
-        raise ValueError(f"{name}: expected a finite number, got {value}")
+    if not abs(value) <= float(numpy.finfo(dtype).max):
+        raise ValueError(f"{name}: expected a finite number in {dtype}, got {value}")
 
 
 def number(name: str, value: float) -> None:
@@ -121,7 +121,11 @@ def keys(
     name: str, mapping: Mapping[str, object], required: Sequence[str], optional: Sequence[str] = (),
     remedy: str = "make it with init()",
 ) -> None:  # fmt: skip
-    """Raises ValueError unless `mapping` holds all required names and, beside them, only optional ones."""
+    """Raise ValueError unless `mapping` holds all required names and no others, except optional ones.
+
+    Raises TypeError for what is no dict.
+    """
+    instance(name, mapping, dict, remedy)
     missing = [key for key in required if key not in mapping]
     unknown = [key for key in mapping if key not in required and key not in optional]
     if missing or unknown:

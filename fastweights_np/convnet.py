@@ -109,7 +109,7 @@ def forward(
     """
     checks.count("block", block, least=1)
     checks.count("threads", threads, least=1)
-    layers = tuple(layers)
+    layers = _checked(layers)
     names = [f"{kind}{n}" for n in range(len(layers)) for kind in ("weight", "bias")]
     checks.instance("params", params, dict, "make it with init()")
     checks.keys("params", params, names)
@@ -144,6 +144,14 @@ def backward(dfeatures: Array, cache: Cache, *, input_gradient: bool = True) -> 
     done = _of_each(lambda n: _backward(dparts[n], cache.parts[n], cache, input_gradient), range(len(counts)))
     grads = {name: sum(grads[name] for grads, _ in done) for name in cache.params}
     return grads, xp.concatenate([dx.transpose(3, 0, 1, 2) for _, dx in done]) if input_gradient else None
+
+
+def _checked(layers: Sequence[Convolution]) -> tuple[Convolution, ...]:
+    """Return the layers as a tuple. Raises TypeError for what are none."""
+    checks.instance("layers", layers, Sequence, "pass a list of Convolution")
+    for layer in layers:
+        checks.instance("layers", layer, Convolution, "pass a list of Convolution")
+    return tuple(layers)
 
 
 def _forward(params: Params, x: Array, layers: Sequence[Convolution], block: int) -> list[Trace]:

@@ -37,6 +37,7 @@ from .recurrent import (
     Record,
     Response,
     affine_backward,
+    check_cache,
     check_params,
     check_sequences,
     gradients_of_steps,
@@ -45,7 +46,7 @@ from .recurrent import (
     input_sums,
     requested,
 )  # fmt: skip
-from .workspace import Workspace
+from .workspace import Workspace, exclusive
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,7 @@ def init(
     return identity_params(rng, input_size, hidden_size, recurrent_scale, layer_norm, dtype)
 
 
+@exclusive
 def forward(
     params: Params, x: ops.Input, h0: Array | None = None,
     decay: float = 0.95, rate: float = 0.5, inner_steps: int = 1, *,
@@ -291,7 +293,8 @@ def forward(
         boundary += xp.matmul(h, W_transposed, out=from_state)
         # (2), (5); h is left in tape.states, where A holds it from now on, (1)
         h = tape.settling.forward(boundary, moment.read, moment.records)
-    return tape.states.copy(), Cache(params, x, workspace, ticket, tape, options)
+    again = partial(forward, params, ops.made(x), h0, A0=A0, chunk=chunk, **vars(options))
+    return tape.states.copy(), Cache(params, x, workspace, ticket, again, tape, options)
 
 
 def check_forward(
@@ -299,7 +302,7 @@ def check_forward(
     maps: tuple[str, ...] = ("W",),
 ) -> tuple[ModuleType, Array]:  # fmt: skip
     """Raises ValueError or TypeError unless the arguments of `forward` fit; returns their module, and h0 or zero."""
-    xp = check_params(params, (), maps=maps, x=ops.input_array(x), h0=h0, A0=A0)
+    xp = check_params(params, (), maps=maps, x=ops.input_array(x), **checks.given(h0=h0, A0=A0))
     check_sequences(params, x)
     if chunk is not None:
         checks.count("chunk", chunk, least=1)
@@ -309,6 +312,7 @@ def check_forward(
     return xp, initial("h0", h0, (batch_size, hidden_size), params["W"])
 
 
+@exclusive
 def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params, Array, Array]:
     """The gradients of `forward`: (grads, dx, dh0) from dh, the gradient of the loss with respect to h.
 
@@ -319,10 +323,9 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
 
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
-    checks.instance("cache", cache, Cache, "forward returns it: h, cache = forward(...)")
+    check_cache(cache, Cache)
     params, x, options, tape = cache.params, cache.x, cache.options, cache.tape
     h0, states, G = tape.h[0], tape.states, tape.G
-    cache.workspace.check(cache.ticket)
     xp, dhs = array_module(h=h0), gradients_of_steps(dh, states)
     also = requested(also, ("decay", "rate", "A0"))
     scalars = ScalarGradients(options, also, h0)
@@ -356,12 +359,13 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     return grads, dx, dh_next
 
 
+@exclusive
 def attention(cache: Cache, t: int = -1) -> Array:
     """How strongly step t attends to each step before it, when its preliminary state is the query: equation (4).
 
     Returns η λ^(t-1-τ) h[τ]ᵀ h_0[t] for τ = 0 .. t-1, an array (B, t); the part of A0 is left out.
     """
-    cache.workspace.check(cache.ticket)
+    check_cache(cache, Cache)
     steps = cache.x.shape[0]
     if not isinstance(t, int | numpy.integer) or not -steps <= t < steps:
         raise ValueError(f"t: expected a step from {-steps} to {steps - 1}, got {t!r}")
@@ -369,9 +373,10 @@ def attention(cache: Cache, t: int = -1) -> Array:
     return cache.tape.A.attention(cache.tape.records[0].state[t], t)
 
 
+@exclusive
 def final_state(cache: Cache) -> State:
     """The state after the last step of `forward`: give its h and A to the next forward as h0 and A0 to go on."""
-    cache.workspace.check(cache.ticket)
+    check_cache(cache, Cache)
     return State(cache.tape.states[-1].copy(), cache.tape.A.matrix(cache.x.shape[0]))
 
 
@@ -380,7 +385,7 @@ def final_state(cache: Cache) -> State:
 
 def initial_state(params: Params, batch_size: int, h0: Array | None = None, A0: Array | None = None) -> State:
     """The state before the first step, zero unless h0 (B, H) and A0 (B, H, H) are given; see `forward`."""
-    check_params(params, (), h0=h0, A0=A0)
+    check_params(params, (), **checks.given(h0=h0, A0=A0))
     checks.count("batch_size", batch_size, least=1)
     W, hidden_size = params["W"], len(params["W"])
     h = initial("h0", h0, (batch_size, hidden_size), W)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from .recurrent import (
     Record,
     Response,
     affine_backward,
+    check_cache,
     check_params,
     check_sequences,
     gradients_of_steps,
@@ -32,7 +34,7 @@ from .recurrent import (
     input_sums,
     requested,
 )  # fmt: skip
-from .workspace import Workspace
+from .workspace import Workspace, exclusive
 
 
 class State(NamedTuple):
@@ -74,6 +76,7 @@ def init(
     return identity_params(rng, input_size, hidden_size, recurrent_scale, layer_norm, dtype)
 
 
+@exclusive
 def forward(
     params: Params, x: ops.Input, h0: Array | None = None, *, activation: str = "relu",
     workspace: Workspace | None = None,
@@ -86,7 +89,7 @@ def forward(
     buffers from one forward to the next. All arrays share one dtype and one device, and must not be changed before
     backward has been called. Raises ValueError or TypeError that names the argument at fault.
     """
-    xp = check_params(params, (), x=ops.input_array(x), h0=h0)
+    xp = check_params(params, (), x=ops.input_array(x), **checks.given(h0=h0))
     check_sequences(params, x)
     checks.choice("activation", activation, ops.ACTIVATIONS)
     W, shape, layer_norm = params["W"], (*x.shape[:2], len(params["W"])), "gain" in params
@@ -106,9 +109,11 @@ def forward(
         look(t, h)
         z += xp.matmul(h, W_transposed, out=from_state)
         h = tape.response.forward(z, record)
-    return tape.h[1:].copy(), Cache(params, x, workspace, ticket, tape)
+    again = partial(forward, params, ops.made(x), h0, activation=activation)
+    return tape.h[1:].copy(), Cache(params, x, workspace, ticket, again, tape)
 
 
+@exclusive
 def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params, Array, Array]:
     """The gradients of `forward`: (grads, dx, dh0) from dh, the gradient of the loss with respect to h.
 
@@ -116,8 +121,7 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     there as it is in the other layers, and knows no name.
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
-    checks.instance("cache", cache, Cache, "forward returns it: h, cache = forward(...)")
-    cache.workspace.check(cache.ticket)
+    check_cache(cache, Cache)
     requested(also, ())
     params, tape = cache.params, cache.tape
     xp, dhs = array_module(h=tape.h), gradients_of_steps(dh, tape.h[1:])
@@ -141,15 +145,16 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     return grads, dx, dh_next
 
 
+@exclusive
 def final_state(cache: Cache) -> State:
     """The state after the last step of `forward`: give its h to the next forward as h0 to go on."""
-    cache.workspace.check(cache.ticket)
+    check_cache(cache, Cache)
     return State(cache.tape.h[-1].copy())
 
 
 def initial_state(params: Params, batch_size: int, h0: Array | None = None) -> State:
     """The state before the first step, zero unless h0 (B, H) is given."""
-    check_params(params, (), h0=h0)
+    check_params(params, (), **checks.given(h0=h0))
     checks.count("batch_size", batch_size, least=1)
     return State(initial("h0", h0, (batch_size, len(params["W"])), params["W"]).copy())
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ from .recurrent import (
     Params,
     Record,
     affine_backward,
+    check_cache,
     check_init,
     check_params,
     check_sequences,
@@ -39,7 +41,7 @@ from .recurrent import (
     requested,
     uniform,
 )  # fmt: skip
-from .workspace import Workspace
+from .workspace import Workspace, exclusive
 
 GATES = (4,)  # i, f, g, o
 I, F, G, O = range(4)  # noqa: E741
@@ -160,7 +162,7 @@ def init(
     With layer norm also gain = 1 and bias (4, H), and the forget gate's bias stands there.
     """
     check_init(rng, input_size, hidden_size, dtype)
-    checks.finite("forget_bias", forget_bias)
+    checks.finite("forget_bias", forget_bias, dtype)
     zero, bias = numpy.zeros((2, 4, hidden_size))
     bias[F] = forget_bias
     params = {
@@ -173,6 +175,7 @@ def init(
     return {name: value.astype(dtype) for name, value in params.items()}
 
 
+@exclusive
 def forward(
     params: Params, x: ops.Input, h0: Array | None = None, *, c0: Array | None = None,
     workspace: Workspace | None = None,
@@ -185,7 +188,7 @@ def forward(
     one forward to the next. All arrays share one dtype and one device, and must not be changed before backward has been
     called. Raises ValueError or TypeError that names the argument at fault.
     """
-    xp = check_params(params, GATES, x=ops.input_array(x), h0=h0, c0=c0)
+    xp = check_params(params, GATES, x=ops.input_array(x), **checks.given(h0=h0, c0=c0))
     check_sequences(params, x)
     W, shape, layer_norm = params["W"], (*x.shape[:2], params["W"].shape[-1]), "gain" in params
     h0, c0 = (initial(name, given, shape[1:], W) for name, given in (("h0", h0), ("c0", c0)))
@@ -207,9 +210,11 @@ def forward(
         c = xp.multiply(f, at.c_before, out=at.c)
         c += xp.multiply(i, g, out=written)
         h = xp.multiply(o, xp.tanh(c, out=at.tanh_c), out=at.h)
-    return tape.h[1:].copy(), Cache(params, x, workspace, ticket, tape)
+    again = partial(forward, params, ops.made(x), h0, c0=c0)
+    return tape.h[1:].copy(), Cache(params, x, workspace, ticket, again, tape)
 
 
+@exclusive
 def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params, Array, Array]:
     """The gradients of `forward`: (grads, dx, dh0) from dh, the gradient of the loss with respect to h.
 
@@ -217,8 +222,7 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     for one more key in grads: "c0" (B, H).
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
-    checks.instance("cache", cache, Cache, "forward returns it: h, cache = forward(...)")
-    cache.workspace.check(cache.ticket)
+    check_cache(cache, Cache)
     also = requested(also, ("c0",))
     params, tape, gates = cache.params, cache.tape, cache.tape.gates
     xp, dhs = array_module(h=tape.h), gradients_of_steps(dh, tape.h[1:])
@@ -250,15 +254,16 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     return grads | ({"c0": dc} if also else {}), dx, dh_next
 
 
+@exclusive
 def final_state(cache: Cache) -> State:
     """The state after the last step of `forward`: give its h and c to the next forward as h0 and c0 to go on."""
-    cache.workspace.check(cache.ticket)
+    check_cache(cache, Cache)
     return State(cache.tape.h[-1].copy(), cache.tape.c[-1].copy())
 
 
 def initial_state(params: Params, batch_size: int, h0: Array | None = None, c0: Array | None = None) -> State:
     """The state before the first step, zero unless h0 and c0 (B, H) are given."""
-    check_params(params, GATES, h0=h0, c0=c0)
+    check_params(params, GATES, **checks.given(h0=h0, c0=c0))
     checks.count("batch_size", batch_size, least=1)
     W = params["W"]
     shape = (batch_size, W.shape[-1])

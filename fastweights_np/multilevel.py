@@ -40,6 +40,7 @@ from .recurrent import (
     BaseCache,
     Params,
     Record,
+    check_cache,
     check_params,
     gradients_of_steps,
     identity_params,
@@ -47,7 +48,7 @@ from .recurrent import (
     requested,
     transition_backward,
 )  # fmt: skip
-from .workspace import Workspace
+from .workspace import Workspace, exclusive
 
 TRANSITIONS = ("W", "V")
 
@@ -154,6 +155,7 @@ def init(
     return params | {"V": params["W"].copy()}
 
 
+@exclusive
 def forward(
     params: Params, x: ops.Input, h0: Array | None = None,
     decay: float = 0.95, rate: float = 0.5, inner_steps: int = 1, *, controls: Controls,
@@ -195,18 +197,22 @@ def forward(
             h = tape.unread.forward(boundary, records[0])
         if stored is not None:
             tape.A.states[stored - 1] = h  # A holds it from now on, (1)
-    return tape.states.copy(), Cache(params, x, workspace, ticket, tape, options, controls)
+    again = partial(
+        forward, params, ops.made(x), h0, decay, rate, inner_steps, controls=controls, A0=A0, activation=activation,
+        normalize_preliminary=normalize_preliminary, chunk=chunk,
+    )  # fmt: skip
+    return tape.states.copy(), Cache(params, x, workspace, ticket, again, tape, options, controls)
 
 
+@exclusive
 def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params, Array, Array]:
     """The gradients of `forward`: (grads, dx, dh0) from dh, the gradient of the loss with respect to h.
 
     dh (T, B, H), or (B, H) for the last step alone; `also` and errors as in fast_weights.backward.
     """
-    checks.instance("cache", cache, Cache, "forward returns it: h, cache = forward(...)")
+    check_cache(cache, Cache)
     params, x, tape = cache.params, cache.x, cache.tape
     A, G = tape.A, tape.G
-    cache.workspace.check(cache.ticket)
     xp, dhs = array_module(h=tape.h), gradients_of_steps(dh, tape.states)
     also = requested(also, ("decay", "rate", "A0"))
     scalars = ScalarGradients(cache.options, also, tape.h)
@@ -255,13 +261,14 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
     return grads, dx, dh_next
 
 
+@exclusive
 def attention(cache: Cache, t: int = -1) -> Array:
     """How strongly step t attends to each state stored before it, when its preliminary state is the query.
 
     Returns η λ^(n-1-k) h[k]ᵀ h_0[t] for the n states stored before, k = 0 .. n-1 (h[k] is here the k-th of them), an
     array (B, n), by equation (4); the part of A0 is left out. Raises ValueError for a step that does not read.
     """
-    cache.workspace.check(cache.ticket)
+    check_cache(cache, Cache)
     steps = [t for t, read in enumerate(cache.controls.read) if read]
     count = len(cache.controls)
     if not isinstance(t, int | numpy.integer) or t % count not in steps or not -count <= t < count:
@@ -270,9 +277,10 @@ def attention(cache: Cache, t: int = -1) -> Array:
     return cache.tape.A.attention(cache.tape.moments[t].records[0].state, sum(cache.controls.store[:t]))
 
 
+@exclusive
 def final_state(cache: Cache) -> State:
     """The state after the last step of `forward`: give its h and A to the next forward as h0 and A0 to go on."""
-    cache.workspace.check(cache.ticket)
+    check_cache(cache, Cache)
     tape, controls = cache.tape, cache.controls
     return State(tape.h[-1] * (not controls.wipe[-1]), tape.A.matrix(sum(controls.store)))
 

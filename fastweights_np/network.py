@@ -7,7 +7,7 @@ options as they stand in its own `forward`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from math import inf
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy
 
 from . import associative_lstm, checks, convnet, fast_weights, irnn, lstm, multilevel, ops
-from .backend import Array
+from .backend import Array, array_module
 from .optim import clip_by_global_norm
 from .recurrent import uniform
 from .workspace import Workspace
@@ -52,7 +52,8 @@ class TokenEncoder:
         }
 
     def forward(self, params: Tree, tokens: Array) -> tuple[ops.Embedded, Any]:
-        """tokens (T, B) to x (T, B, size), whose rows are those of the encoded table."""
+        """Return x (T, B, size) for tokens (T, B); its rows are rows of the encoded table."""
+        _check_part("encoder", params, ("table", "weight", "bias"))
         codes = ops.linear(params["table"], params["weight"], params["bias"])
         return ops.embedding(codes, tokens), params
 
@@ -79,7 +80,8 @@ class PatchEncoder:
         }
 
     def forward(self, params: Tree, patches: Array) -> tuple[Array, Any]:
-        """patches (T, B, inputs) to x (T, B, size)."""
+        """Return x (T, B, size) for patches (T, B, inputs)."""
+        _check_part("encoder", params, ("weight", "bias"))
         x = ops.linear(patches, params["weight"], params["bias"])
         relu = ops.Relu(x)
         return relu.forward(x, out=x), self.cache(params, patches, relu, x)
@@ -114,7 +116,8 @@ class Classifier:
         }
 
     def forward(self, params: Tree, h: Array) -> tuple[Array, Any]:
-        """h (B, H) to logits (B, classes)."""
+        """Return logits (B, classes) for h (B, H)."""
+        _check_part("readout", params, ("hidden", "hidden_bias", "output", "output_bias"))
         z = ops.linear(h, params["hidden"], params["hidden_bias"])
         relu = ops.Relu(z)
         hidden = relu.forward(z)
@@ -129,6 +132,12 @@ class Classifier:
         dz = dhidden * relu.slope(hidden)
         dh, dweight, dbias = ops.linear_backward(dz, h, params["hidden"])
         return {"hidden": dweight, "hidden_bias": dbias, "output": doutput, "output_bias": doutput_bias}, dh
+
+
+def _check_part(name: str, params: Tree, names: tuple[str, ...]) -> None:
+    """Raise ValueError or TypeError unless the parameters of this part are arrays of these names."""
+    checks.keys(f"params[{name!r}]", params, names)
+    array_module(**params)
 
 
 class Model:
@@ -179,6 +188,9 @@ class Network(Model):
     def __post_init__(self) -> None:
         checks.choice("layer", self.layer, LAYERS)
         checks.count("processes", self.processes, least=1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}  # helper processes are not copied
 
     @cached_property
     def _recurrent(self) -> Any:

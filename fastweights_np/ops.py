@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from . import checks
-from .backend import Array, array_module, scatter_add, take
+from .backend import Array, HoldsModule, array_module, scatter_add, take
 
 LAYER_NORM_EPSILON = 1e-5  # added to the variance, so that a constant row is not 0/0
 
@@ -62,7 +63,7 @@ class ClosedLoop:
     make: Callable[[int, Array], Array]
 
     def __post_init__(self) -> None:
-        checks.array("array", self.array, ("T", "B", "I"), "it is (steps, sequences, inputs)")
+        checks.shape("array", self.array, ("T", "B", "I"), "it is (steps, sequences, inputs)")
         if not callable(self.make):
             raise TypeError(f"make: expected a function of t and h, got {type(self.make).__name__}")
 
@@ -81,6 +82,11 @@ def refuse_closed_loop(x: Input, by: str) -> None:
         raise TypeError(f"x: expected an array or ops.Embedded, got an ops.ClosedLoop, which is not for {by}")
 
 
+def made(x: Input) -> Any:
+    """Return the input itself, or all that a ClosedLoop has made."""
+    return x.array if isinstance(x, ClosedLoop) else x
+
+
 def embedding(table: Array, tokens: Array) -> Embedded:
     """y[...] = table[tokens[...]]; table (V, E), tokens (...) integers in [0, V); raises as Embedded does."""
     return Embedded(table, tokens)
@@ -88,13 +94,11 @@ def embedding(table: Array, tokens: Array) -> Embedded:
 
 def input_array(x: Input) -> Array:
     """The floating-point array behind a layer's input: x itself, or its table. Raises TypeError for bare tokens."""
-    if isinstance(x, Embedded):
-        return x.table
-    if isinstance(x, ClosedLoop):
-        return x.array
-    if getattr(getattr(x, "dtype", None), "kind", "") in ("i", "u"):
-        raise TypeError(f"x: expected float32 or float64, got {x.dtype}; tokens go in as ops.embedding(table, tokens)")
-    return x
+    array = x.table if isinstance(x, Embedded) else made(x)
+    if getattr(getattr(array, "dtype", None), "kind", "") in ("i", "u"):
+        wanted = "tokens go in as ops.embedding(table, tokens)"
+        raise TypeError(f"x: expected float32 or float64, got {array.dtype}; {wanted}")
+    return array
 
 
 def embedding_backward(dy: Array, tokens: Array, vocabulary: int) -> Array:
@@ -112,7 +116,7 @@ def linear(x: Array | Embedded, weight: Array, bias: Array | None = None, out: A
 
     With weight (N, O, I) and bias (N, O), N maps of the same x: y (N, ..., O).
     """
-    xp = array_module(weight=weight)
+    xp = array_module(x=input_array(x), weight=weight, **checks.given(bias=bias))
     *blocks, features, inputs = weight.shape
     y = xp.empty((*blocks, *x.shape[:-1], features), weight.dtype) if out is None else out
     if not y.flags.c_contiguous:
@@ -133,9 +137,9 @@ def linear_backward(dy: Array, x: Input, weight: Array) -> tuple[Array, Array, A
 
     If x is Embedded, dx is dtable; if it is a ClosedLoop, x is all that was made, and dx does not go back through make.
     """
+    array_module(dy=dy, x=input_array(x), weight=weight)
     *blocks, features, inputs = weight.shape
-    if isinstance(x, ClosedLoop):
-        x = x.array
+    x = made(x)
     if isinstance(x, Embedded):
         # y = (table weightᵀ + bias)[tokens]                                                                     (L2)
         dy, x = embedding_backward(dy, x.tokens, len(x.table)), x.table
@@ -153,7 +157,7 @@ def sum_rows(rows: Array) -> Array:
 # ------------------------------------------------------------------------------------------------------ nonlinearities
 
 
-class Relu:
+class Relu(HoldsModule):
     """y = max(z, 0), NaN stays NaN. Made once for all z of one shape: NumPy compares with zeros faster than with 0."""
 
     def __init__(self, like: Array) -> None:
@@ -170,7 +174,7 @@ class Relu:
         return self._xp.greater(y, 0, out=self._xp.empty_like(y) if out is None else out)
 
 
-class Tanh:
+class Tanh(HoldsModule):
     """y = tanh(z)."""
 
     def __init__(self, like: Array) -> None:
@@ -276,7 +280,7 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
 
 def softmax_cross_entropy_backward(dnll: Array, probabilities: Array, labels: Array) -> Array:
     """dlogits (N, classes) of `softmax_cross_entropy`; dnll (N,)."""
-    xp = array_module(probabilities=probabilities, labels=labels)
+    xp = array_module(dnll=dnll, probabilities=probabilities, labels=labels)
     # nll = log Σ_k exp(logits_k) - logits_label                                                                 (L8)
     dlogits = probabilities.copy()
     dlogits[xp.arange(len(labels)), labels] -= 1
@@ -288,28 +292,38 @@ def softmax_cross_entropy_backward(dnll: Array, probabilities: Array, labels: Ar
 
 
 def entropy(logits: Array) -> tuple[Array, Array]:
-    """H[n] = -Σ_k π_k log π_k in nats, with π = softmax(logits[n]); logits (N, classes).
+    """Return H[n] = -Σ_k π_k log π_k in nats, with π = softmax(logits[n]); logits (N, classes).
 
-    Returns H (N,) and log π (N, classes), which backward needs. Large logits do not overflow.
+    Also returns log π (N, classes), which backward needs. Large logits do not overflow. A class that is not allowed has
+    the logit -inf: its π is 0, and so is its term, as p log p goes to 0 with p.
     """
     xp = array_module(logits=logits)
     log_pi = logits - logits.max(axis=1, keepdims=True)
     log_pi -= xp.log(xp.exp(log_pi).sum(axis=1, keepdims=True))
-    return -(xp.exp(log_pi) * log_pi).sum(axis=1), log_pi
+    return -_weighted(xp.exp(log_pi), log_pi).sum(axis=1), log_pi
 
 
 def entropy_backward(dH: Array, H: Array, log_pi: Array) -> Array:
-    """dlogits (N, classes) of `entropy`; dH (N,)."""
+    """Return dlogits (N, classes) of `entropy`; dH (N,)."""
+    xp = array_module(dH=dH, H=H, log_pi=log_pi)
     # H = -Σ_k π_k log π_k                                                                                       (L9)
-    return -dH[:, None] * array_module(log_pi=log_pi).exp(log_pi) * (log_pi + H[:, None])
+    return -dH[:, None] * _weighted(xp.exp(log_pi), log_pi + H[:, None])
+
+
+def _weighted(pi: Array, values: Array) -> Array:
+    """Return π ⊙ values, 0 where π is 0 even if the value is infinite."""
+    xp = array_module(pi=pi, values=values)
+    return pi * xp.where(pi > 0, values, xp.zeros_like(values))
 
 
 def squared_error(values: Array, targets: Array) -> Array:
-    """½ (value - target)², each."""
+    """Return ½ (value - target)² for each value."""
+    array_module(values=values, targets=targets)
     return 0.5 * (values - targets) ** 2
 
 
 def squared_error_backward(dloss: Array, values: Array, targets: Array) -> Array:
-    """dvalues of `squared_error`; the targets are taken as given."""
+    """Return dvalues of `squared_error`; the targets are constants."""
+    array_module(dloss=dloss, values=values, targets=targets)
     # loss = ½ (value - target)²                                                                                (L10)
     return dloss * (values - targets)

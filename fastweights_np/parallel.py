@@ -65,7 +65,8 @@ class Layer:
     layer's to rounding, and are the same bits from run to run. A cache is good until the next forward. Takes NumPy
     arrays only, and needs a system that hands open files on to child processes (Linux, macOS).
 
-    Close it with `close` or a `with` block; helpers also end with this process.
+    Close it with `close` or a `with` block; helpers also end with this process. One thread at a time: a second one gets
+    RuntimeError. It cannot be copied or pickled (TypeError).
     """
 
     def __init__(self, layer: ModuleType, processes: int = 2) -> None:
@@ -79,13 +80,19 @@ class Layer:
         self, params: dict[str, Array], x: Array | ops.Embedded, h0: Array | None = None, *arguments: Any,
         workspace: Workspace | None = None, **options: Any,
     ) -> tuple[Array, Cache]:  # fmt: skip
-        """As the layer's own forward; every array among the options has a row for each sequence.
+        """Run the layer's own forward; every array among the options has a row for each sequence.
 
         `workspace` serves the first share; each helper has one of its own.
         """
+        return self._calls.run(lambda: self._forward(params, x, h0, arguments, workspace, options))
+
+    def _forward(
+        self, params: dict[str, Array], x: Array | ops.Embedded, h0: Array | None, arguments: tuple[Any, ...],
+        workspace: Workspace | None, options: dict[str, Any],
+    ) -> tuple[Array, Cache]:  # fmt: skip
         checks.instance("params", params, dict, "make it with init()")
         arrays = {name: value for name, value in options.items() if hasattr(value, "dtype")}
-        if array_module(x=ops.input_array(x), h0=h0, **params, **arrays) is not numpy:
+        if array_module(x=ops.input_array(x), **checks.given(h0=h0), **params, **arrays) is not numpy:
             raise TypeError("x: expected NumPy arrays, got CuPy's; on a GPU take the layer itself, not parallel.Layer")
         ops.refuse_closed_loop(x, "parallel.Layer; take the layer itself")
         checks.shape("x", x, ("T", "B", "I"), "x is (steps, sequences, inputs)")
@@ -124,7 +131,13 @@ class Layer:
     def backward(
         self, dh: Array, cache: Cache, also: Sequence[str] = ()
     ) -> tuple[dict[str, Array], Array, Array]:  # fmt: skip
-        """As the layer's own backward."""
+        """Run the layer's own backward."""
+        return self._calls.run(lambda: self._backward(dh, cache, also))
+
+    def _backward(
+        self, dh: Array, cache: Cache, also: Sequence[str]
+    ) -> tuple[dict[str, Array], Array, Array]:  # fmt: skip
+        array_module(dh=dh)
         checks.instance("cache", cache, Cache, "forward of the same layer returns it: h, cache = layer.forward(...)")
         if cache.layer is not self:
             raise ValueError("cache: expected one that this layer's forward returned, got another layer's")
@@ -161,6 +174,9 @@ class Layer:
         """Ends the helpers."""
         for helper in self._helpers:
             helper.close()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("parallel.Layer: its helper processes cannot be copied; make a new one")
 
     def __enter__(self) -> Layer:
         return self

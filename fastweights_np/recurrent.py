@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 
@@ -43,7 +43,7 @@ def identity_params(
 ) -> Params:  # fmt: skip
     """W = recurrent_scale · identity, C uniform in ±1/√I, b = 0, and with layer norm gain = 1 and bias = 0."""
     check_init(rng, input_size, hidden_size, dtype)
-    checks.finite("recurrent_scale", recurrent_scale)
+    checks.finite("recurrent_scale", recurrent_scale, dtype)
     params = {
         "W": recurrent_scale * numpy.eye(hidden_size),
         "C": uniform(rng, hidden_size, input_size),
@@ -55,7 +55,7 @@ def identity_params(
 
 
 def check_params(
-    params: Params, blocks: tuple[int, ...], *, parts: int = 1, maps: tuple[str, ...] = ("W",), **arrays: Array | None
+    params: Params, blocks: tuple[int, ...], *, parts: int = 1, maps: tuple[str, ...] = ("W",), **arrays: Array
 ) -> ModuleType:  # fmt: skip
     """Checks a layer's parameters, and that all arrays share module and dtype; returns the module.
 
@@ -114,12 +114,31 @@ def requested(also: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
 
 @dataclass
 class BaseCache:
-    """What every layer's `backward` depends on. A layer's own Cache adds its tape."""
+    """What every layer's `backward` depends on. A layer's own Cache adds its tape.
+
+    A copy, by copy or pickle, runs the forward pass again, in a workspace of its own: buffers hold views of one
+    another, which would not survive. Raises RuntimeError if the workspace has been overwritten.
+    """
 
     params: Params
     x: ops.Input  # (T, B, I)
     workspace: Workspace
     ticket: int
+    again: Callable[[], tuple[Array, Any]]  # the same forward pass, in a workspace of its own
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Callable[[], tuple[Array, Any]]]]:
+        self.workspace.check(self.ticket)
+        return _run_again, (self.again,)
+
+
+def check_cache(cache: BaseCache, kind: type[BaseCache]) -> None:
+    """Raise TypeError unless the cache is of this kind, RuntimeError if its workspace has been overwritten."""
+    checks.instance("cache", cache, kind, "forward returns it: h, cache = forward(...)")
+    cache.workspace.check(cache.ticket)
+
+
+def _run_again(forward: Callable[[], tuple[Array, Any]]) -> Any:
+    return forward()[1]
 
 
 # ----------------------------------------------------------------------------------------------------- W h + C x + b
@@ -136,7 +155,7 @@ def input_sums(x: ops.Input, params: Params, out: Array) -> Callable[[int, Array
 
     def look(t: int, h: Array) -> None:
         made = x.make(t, h)
-        checks.array(f"what make({t}, h) returned", made, x.shape[1:], "it is (sequences, inputs)")
+        checks.shape(f"what make({t}, h) returned", made, x.shape[1:], "it is (sequences, inputs)")
         x.array[t] = made
         out[..., t, :, :] = ops.linear(x.array[t], params["C"], params["b"])
 

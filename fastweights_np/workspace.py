@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, TypeVar
+from functools import wraps
+from threading import Lock
+from typing import Any, ParamSpec, TypeVar
 
 import numpy
 
 Buffers = TypeVar("Buffers")
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 class Workspace:
@@ -16,16 +20,35 @@ class Workspace:
     Give one to a layer's `forward` and the arrays that its cache needs are reused at the next call. One forward's
     cache is therefore good until the next forward with the same workspace: `backward` then raises RuntimeError.
     Arrays that are returned to the caller never come from here.
+
+    One call at a time: a call that finds its workspace in the middle of another call, in another thread or in the
+    function of an ops.ClosedLoop, raises RuntimeError. A copy of a workspace, by copy or pickle, is a new, empty one.
     """
 
     def __init__(self) -> None:
         self._key: Hashable = None
         self._buffers: object = None
         self._uses = 0
+        self._in_call = Lock()
         # glibc gives freed memory back to the system, and each page of it costs a page fault at the next call (at T 24,
         # B 128, H 100 a tenth of the time). How much it may keep it learns from the largest block that it has seen
         # freed: this one, which is never touched.
         numpy.empty(31 * 2**20, "uint8")
+
+    def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
+        return Workspace, ()
+
+    def run(self, call: Callable[[], Result]) -> Result:
+        """Return call(), during which no other call may use this workspace. Raises RuntimeError if one does."""
+        if not self._in_call.acquire(blocking=False):
+            raise RuntimeError(
+                "workspace: expected one that no other call is using, got one in the middle of a call; "
+                "give each thread a Workspace of its own"
+            )
+        try:
+            return call()
+        finally:
+            self._in_call.release()
 
     def begin(self) -> int:
         """Starts a new use, which ends the one before; returns its ticket for `check`."""
@@ -57,3 +80,17 @@ class Workspace:
                 ) from error
             self._key = key
         return self._buffers  # type: ignore[return-value]
+
+
+def exclusive(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Make a layer's function refuse a workspace, its option or that of its cache, that another call is using."""
+
+    @wraps(function)
+    def call(*arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
+        for argument in (*arguments, *options.values()):
+            workspace = argument if isinstance(argument, Workspace) else getattr(argument, "workspace", None)
+            if isinstance(workspace, Workspace):
+                return workspace.run(lambda: function(*arguments, **options))
+        return function(*arguments, **options)
+
+    return call

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy
 
 from fastweights_np import checks
-from fastweights_np.backend import Array
+from fastweights_np.backend import Array, HoldsModule
 
 ACTIONS = ("left", "stay", "right")
 STARTS = ("center", "random")
@@ -50,7 +50,7 @@ class Rules:
         return 2 * self.paddle_width / self.size - 1
 
 
-class Catch:
+class Catch(HoldsModule):
     """A batch of games that begin and end together, held in arrays of the module `xp`."""
 
     def __init__(self, rules: Rules, games: int, dtype: str = "float32", xp: ModuleType = numpy) -> None:

@@ -130,7 +130,7 @@ MUTANTS = {
     "convnet: slope of relu dropped": ("convnet.py", "dy * ops.Relu(y).slope(y)", "dy * 1.0"),
     "convnet: bias's gradient of one place": ("convnet.py", "dy.reshape(len(dy), -1).sum(axis=1)", "dy[:, 0, 0].sum(axis=1)"),
     "entropy: its sign": ("ops.py", "return -dH[:, None] *", "return dH[:, None] *"),
-    "entropy: H dropped": ("ops.py", "(log_pi + H[:, None])", "(log_pi + 1)"),
+    "entropy: H dropped": ("ops.py", "log_pi + H[:, None])", "log_pi + 1)"),
     "squared error: target dropped": ("ops.py", "return dloss * (values - targets)", "return dloss * values"),
     "actor-critic: advantages have the wrong sign": ("actor_critic.py", "advantages / games, pi", "-advantages / games, pi"),
     "actor-critic: advantages dropped": ("actor_critic.py", "advantages / games, pi", "xp.full_like(H, 1 / games), pi"),

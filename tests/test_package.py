@@ -27,6 +27,7 @@ ORDER = [
     {"fast_weights", "irnn", "lstm", "associative_lstm"},
     {"multilevel", "convnet"},
     {"parallel"},
+    {"files", "roles"},
     {"optim", "checkpoint"},
     {"network"},
     {"actor_critic"},
@@ -87,7 +88,7 @@ def test_import_is_light():
     heavy = {"cupy", "cupyx", "scipy", "autograd", "matplotlib", "tqdm", "tyro", "threadpoolctl"}
     assert not heavy & {name.split(".")[0] for name in loaded}
     others = [name for name in loaded if not name.startswith("fastweights_np")]
-    assert len(others) < 30, f"importing the package pulls in {others}"
+    assert len(others) < 35, f"importing the package pulls in {others}"
 
 
 def test_to_host_and_to_device_cpu_keep_trees():
@@ -162,7 +163,6 @@ def test_mixed_places_are_refused(monkeypatch):
     with pytest.raises(TypeError, match=r"W is on the GPU 0 \(CuPy\) and x on the GPU 1"):
         backend.array_module(W=Elsewhere(), x=Elsewhere(1))
     assert backend.array_module(x=Elsewhere()) is FakeCupy
-    assert backend.array_module(W=numpy.ones(1), h0=None) is numpy
 
 
 def test_flatten_and_unflatten_invert_each_other():
