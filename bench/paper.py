@@ -158,6 +158,7 @@ def weight_decay(without: list[Run], with_it: list[Run]) -> str:
                 continue
             before, now = _test_errors(_of(without, layer, size)), _test_errors(chosen)
             settings = chosen[0]["settings"]
+            now += "".join(f" ({reason})" for reason in {run["wrong"] for run in chosen if "wrong" in run})
             lines.append([size, NAMES[layer], before, now, settings["weight_decay"], _settings(settings)])
     header = ["R", "layer", "table 2, every seed", "with weight decay, every seed", "weight decay", "settings"]
     return markdown(header, lines) if lines else ""
@@ -178,6 +179,8 @@ def searches(found: list[Run], missing: list[str]) -> str:
         trials = sorted(search["trials"], key=lambda trial: [trial[name] for name in names])
         tried = ", ".join(f"{text(trial)}: {_loss(trial)}" for trial in trials)
         options = " ".join([search["task"], *search["options"]])
+        if "wrong" in search:
+            tried += f" ({search['wrong']})"
         lines.append([options, " ".join(names), tried, f"**{text(search['best'])}**"])
     for task, cells in (("retrieval", TABLE_1), ("mnist", TABLE_2)):
         missing += [f"the search of {task}, {NAMES[layer]}" for layer in cells if (task, layer) not in searched]

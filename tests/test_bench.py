@@ -80,6 +80,9 @@ def test_tables_2_and_3_and_the_ablation_are_made_of_their_own_runs(store, tmp_p
     ):
         assert row in made
     assert "| 50 | IRNN | 9.00 % | 8.00 % | 0.05 | Adam" in made
+    (marked,) = (store / "mnist-weight-decay").glob("*.json")
+    marked.write_text(json.dumps({"wrong": "biases decayed"} | json.loads(marked.read_text())))
+    assert "| 50 | IRNN | 9.00 % | 8.00 % (biases decayed) | 0.05 | Adam" in paper.make()
     assert (store / "mnist" / "multilevel-R50-seed0.json").exists()
 
 
