@@ -84,7 +84,8 @@ class Layer:
 
         `workspace` serves the first share; each helper has one of its own.
         """
-        return self._calls.run(lambda: self._forward(params, x, h0, arguments, workspace, options))
+        with self._calls:
+            return self._forward(params, x, h0, arguments, workspace, options)
 
     def _forward(
         self, params: dict[str, Array], x: Array | ops.Embedded, h0: Array | None, arguments: tuple[Any, ...],
@@ -132,7 +133,8 @@ class Layer:
         self, dh: Array, cache: Cache, also: Sequence[str] = ()
     ) -> tuple[dict[str, Array], Array, Array]:  # fmt: skip
         """Run the layer's own backward."""
-        return self._calls.run(lambda: self._backward(dh, cache, also))
+        with self._calls:
+            return self._backward(dh, cache, also)
 
     def _backward(
         self, dh: Array, cache: Cache, also: Sequence[str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from functools import wraps
+from inspect import signature
 from threading import Lock
 from typing import Any, ParamSpec, TypeVar
 
@@ -38,17 +39,16 @@ class Workspace:
     def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
         return Workspace, ()
 
-    def run(self, call: Callable[[], Result]) -> Result:
-        """Return call(), during which no other call may use this workspace. Raises RuntimeError if one does."""
+    def __enter__(self) -> None:
+        """Begin a call, during which no other call may use this workspace. Raises RuntimeError if one does."""
         if not self._in_call.acquire(blocking=False):
             raise RuntimeError(
                 "workspace: expected one that no other call is using, got one in the middle of a call; "
                 "give each thread a Workspace of its own"
             )
-        try:
-            return call()
-        finally:
-            self._in_call.release()
+
+    def __exit__(self, *_: object) -> None:
+        self._in_call.release()
 
     def begin(self) -> int:
         """Starts a new use, which ends the one before; returns its ticket for `check`."""
@@ -84,13 +84,18 @@ class Workspace:
 
 def exclusive(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Make a layer's function refuse a workspace, its option or that of its cache, that another call is using."""
+    parameters = list(signature(function).parameters)
+    place = parameters.index("cache") if "cache" in parameters else None
 
     @wraps(function)
     def call(*arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
-        for argument in (*arguments, *options.values()):
-            workspace = argument if isinstance(argument, Workspace) else getattr(argument, "workspace", None)
-            if isinstance(workspace, Workspace):
-                return workspace.run(lambda: function(*arguments, **options))
-        return function(*arguments, **options)
+        workspace = options.get("workspace")
+        if place is not None:
+            cache = arguments[place] if place < len(arguments) else options.get("cache")
+            workspace = getattr(cache, "workspace", None)
+        if not isinstance(workspace, Workspace):
+            return function(*arguments, **options)
+        with workspace:
+            return function(*arguments, **options)
 
     return call

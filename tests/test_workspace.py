@@ -51,8 +51,9 @@ def test_a_workspace_in_the_middle_of_a_call_is_refused(name, function):
         "final_state": lambda: layer.final_state(cache),
         "attention": lambda: layer.attention(cache),
     }
-    with pytest.raises(RuntimeError, match=r"workspace: expected one that no other call is using.*give each thread"):
-        workspace.run(calls[function])
+    message = r"workspace: expected one that no other call is using.*give each thread"
+    with workspace, pytest.raises(RuntimeError, match=message):
+        calls[function]()
     grads, _, _ = layer.backward(dh, cache)  # the refused call has changed nothing
     again, fresh = layer.forward(params, x, **options)
     numpy.testing.assert_array_equal(again, expected)
@@ -101,8 +102,8 @@ def test_a_parallel_layer_takes_one_call_at_a_time():
     with parallel.Layer(layer, processes=1) as shared:
         _, cache = shared.forward(params, x)
         for call in (lambda: shared.forward(params, x), lambda: shared.backward(dh, cache)):
-            with pytest.raises(RuntimeError, match="in the middle of a call"):
-                shared._calls.run(call)
+            with shared._calls, pytest.raises(RuntimeError, match="in the middle of a call"):
+                call()
         shared.backward(dh, cache)
         for way in COPIES.values():
             with pytest.raises(TypeError, match=r"parallel\.Layer: its helper processes cannot be copied"):
