@@ -48,6 +48,11 @@ def main(arguments: list[str]) -> int:
         "--actors", type=_positive, nargs="+", default=[1, cores], help="how many at once, each in turn"
     )
     commands.add_parser("launches", help="array operations of a time step, which are kernel launches on a GPU")
+    faults = commands.add_parser("faults", help="kill runs, fill disks, damage files, feed nonsense to every reader")
+    faults.add_argument("kinds", nargs="*", metavar="KIND", help="kinds of fault; all of them by default")
+    faults.add_argument("--count", type=_positive, help="cases of each kind")
+    faults.add_argument("--seed", type=int, default=0, help="fixes the cases, not the moments of kills")
+    faults.add_argument("--report", type=Path, help="a Markdown file to write the table to")
     add = commands.add_parser("add", help="store the results of finished task runs and searches in bench/results")
     add.add_argument("folders", type=Path, nargs="+", help="output folders of python -m tasks")
     add.add_argument("--replace", action="store_true", help="put a run in the place of one that is stored already")
@@ -103,6 +108,14 @@ def _do(chosen: argparse.Namespace) -> None:
         from . import actors
 
         actors.run(chosen.layer, sorted(set(chosen.actors)))
+    elif chosen.command == "faults":
+        from . import faults
+
+        unknown = [kind for kind in chosen.kinds if kind not in faults.COUNTS]
+        if unknown:
+            raise ValueError(f"faults: expected among {', '.join(faults.COUNTS)}; got {', '.join(unknown)}")
+        if wrong := faults.measure(chosen.kinds, chosen.count, chosen.seed, chosen.report):
+            raise RuntimeError(f"{wrong} cases went wrong")
     elif chosen.command == "launches":
         from . import launches
 
