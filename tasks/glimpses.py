@@ -34,8 +34,11 @@ class Layout(NamedTuple):
 
 
 def layout(side: int, patch: int) -> Layout:
-    """Raises ValueError unless patches of this size tile the quadrants of such images."""
+    """Return the layout. Raises ValueError unless patches of this size tile the quadrants of such images."""
+    checks.count("side", side, least=2)
     checks.count("patch", patch, least=1)
+    if side % 2:
+        raise ValueError(f"side: expected images of an even number of pixels, cut into quadrants, got {side} x {side}")
     if side % (2 * patch):
         fitting = [size for size in range(1, side // 2 + 1) if side % (2 * size) == 0]
         raise ValueError(

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy
 
-from fastweights_np import checks, multilevel, to_device, to_host
+from fastweights_np import checks, convnet, multilevel, to_device, to_host
 from fastweights_np.backend import Array
 from fastweights_np.convnet import Convolution
 from fastweights_np.network import Classifier, ConvolutionalNetwork, Model, Network, PatchEncoder
@@ -37,9 +37,9 @@ class ImageSettings(LayerSettings, TrainingSettings):
     patch: int = 7
     """Pixels across a glimpse, or across the kernels of the ConvNet's first layer."""
     shift: int = 0
-    """Training images are moved by up to so many pixels down and across, at random, each time that they are seen."""
+    """Training images are augmented by random shifts of up to this many pixels down and across."""
     mirror: bool = False
-    """Whether training images are mirrored left to right, at random, each time that they are seen."""
+    """Whether training images are augmented by mirroring them left to right at random."""
 
     @property
     def blas_threads(self) -> int:
@@ -124,10 +124,21 @@ def data(
     name: str, classes: tuple[str, ...], parts: Sequence[tuple[Array, Array]], settings: ImageSettings,
     standardize: bool,
 ) -> Data:  # fmt: skip
-    """The data set of three parts, (pixels, labels) each. Raises ValueError if the settings do not suit it."""
+    """Return the data set of three parts, training, validation and test, each (pixels, labels).
+
+    All of it is checked here, on the host: on a GPU an index out of range wraps silently. Raises ValueError or
+    TypeError for images and labels that do not fit one another or the classes, and for settings that do not suit them.
+    """
+    side = parts[0][0].shape[-1]
+    for part, (pixels, labels) in zip(("training", "validation", "test"), parts, strict=True):
+        checks.shape(f"{part} images", pixels, ("N", side, side))
+        checks.shape(f"{part} labels", labels, (len(pixels),))
+        checks.indices(f"{part} labels", labels, len(classes))
+    if settings.layer == "convnet":
+        convnet.feature_count(settings.layers_of_convnet(), side)  # raises if a kernel does not fit the images
+    else:
+        glimpses.layout(side, settings.patch)  # raises for a patch that does not tile them
     training, validation, test = (Images(pixels, labels, settings, standardize) for pixels, labels in parts)
-    if settings.layer != "convnet":
-        glimpses.layout(training.pixels.shape[-1], settings.patch)  # raises for a patch that does not tile
     if settings.batch_size > len(training.labels):
         most = f"at most the {len(training.labels)} images to train on"
         raise ValueError(f"batch_size: expected {most}, got {settings.batch_size}; lower it")

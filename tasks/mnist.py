@@ -27,7 +27,7 @@ class Settings(ImageSettings):
     learning_rate: float = 4e-3
     """Adam's step size before the schedule."""
     shift: int = 2
-    """Training images are moved by up to so many pixels down and across, at random, each time that they are seen."""
+    """Training images are augmented by random shifts of up to this many pixels down and across."""
     rate: float = 0.16
     """η of the fast weights. About 8 / R keeps what is read in balance with the input: after layer norm, h·h grows with
     R."""
@@ -45,7 +45,7 @@ class Settings(ImageSettings):
 
 
 def load(settings: Settings) -> Data:
-    """The images, some of those to train on held out. Raises OSError or ValueError if they are not what is wanted."""
+    """Return the images, checked, with validation images held out of the training set. Raises OSError or ValueError."""
     training, test = digits.load(settings.data, settings.data_dir)
     count = len(training.labels)
     if settings.validation_size >= count:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import numpy
@@ -72,6 +74,8 @@ def test_a_patch_that_does_not_tile_is_refused_with_those_that_do():
         ValueError, match=r"patch: .* tiles a quadrant of the 28 x 28 images, one of 1, 2, 7, 14; got 5"
     ):
         glimpses.layout(28, 5)
+    with pytest.raises(ValueError, match=r"side: expected images of an even number of pixels, .* got 27 x 27"):
+        glimpses.layout(27, 3)
     with pytest.raises(ValueError, match=r"images: expected shape \(B, side, 8\)"):
         glimpses.glimpses(numpy.zeros(8), 2)
 
@@ -171,8 +175,50 @@ def test_the_convnets_have_as_many_layers_as_in_the_paper_and_r_features():
         assert params["readout"]["hidden"].shape[1] == settings.hidden_size
 
 
+@pytest.mark.parametrize("layer", ["irnn", "convnet"])
+@pytest.mark.parametrize("part", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("images_shape", "labels", "message"),
+    [
+        ((4, 28, 28), [0, 1, 10, 3], "labels: expected values from 0 to 9, got 10 at index \\(2,\\)"),
+        ((4, 28, 28), [0, 1, -1, 3], "labels: expected values from 0 to 9, got -1 at index \\(2,\\)"),
+        ((4, 28, 28), [0, 1, 2], "labels: expected shape \\(4,\\), got \\(3,\\)"),
+        ((0, 28, 28), [], "images: expected shape \\(N, .*, got \\(0, 28, 28\\)"),
+        ((4, 28, 14), [0, 1, 2, 3], "images: expected shape"),
+        ((4, 56, 56), [0, 1, 2, 3], "images: expected shape"),
+    ],
+)
+def test_all_three_parts_are_checked_before_a_run(images_shape, labels, message, part, layer):
+    parts = [(numpy.zeros((9, 28, 28), "uint8"), numpy.zeros(9, int)) for _ in range(3)]
+    settings = mnist.Settings(layer=layer, batch_size=2)
+    images.data("mnist", tuple("0123456789"), parts, settings, standardize=False)
+    parts[part] = (numpy.zeros(images_shape, "uint8"), numpy.array(labels, int))
+    which = "(training|validation|test)" if part == 0 else ("training", "validation", "test")[part]
+    with pytest.raises(ValueError, match=f"{which} {message}"):
+        images.data("mnist", tuple("0123456789"), parts, settings, standardize=False)
+
+
+def test_images_too_small_for_the_convnet_are_refused_before_a_run():
+    parts = [(numpy.zeros((9, 8, 8), "uint8"), numpy.zeros(9, int))] * 3
+    settings = mnist.Settings(layer="convnet", batch_size=2)
+    with pytest.raises(ValueError, match=r"layers: expected kernels and windows within"):
+        images.data("mnist", tuple("0123456789"), parts, settings, standardize=False)
+
+
 def test_every_layer_has_its_options():
     assert set(TAKES) == set(LAYERS) == {*network.LAYERS, "convnet"}
+
+
+def with_a_bad_test_set(data_dir, folder):
+    copy = Path(shutil.copytree(data_dir, folder / "mnist"))
+    content = (copy / digits.FILES[3]).read_bytes()
+    (copy / digits.FILES[3]).write_bytes(content[:11] + bytes([12]) + content[12:])
+    return copy
+
+
+def with_a_bad_image(folder):
+    (fer_folders(folder) / "test" / "sad" / "1.png").write_bytes(b"damaged")
+    return folder
 
 
 def test_bad_settings_are_named_and_leave_no_folder_behind(data_dir, tmp_path, capsys):
@@ -190,6 +236,11 @@ def test_bad_settings_are_named_and_leave_no_folder_behind(data_dir, tmp_path, c
         (["mnist", *digits_dir, "--validation-size", "6"], "batch_size: expected at most the 24 images to train on, g"),
         (["faces"], "data_dir: expected the folder of Multi-PIE or FER-2013, which cannot be fetched for you"),
         (["mnist", "--data-dir", str(tmp_path)], "found no train-images-idx3-ubyte in"),
+        (
+            ["mnist", "--data-dir", str(with_a_bad_test_set(data_dir, tmp_path))],
+            "labels from 0 to 9, got 12 at index 3",
+        ),
+        (["faces", "--data-dir", str(with_a_bad_image(tmp_path / "faces"))], "1.png: expected an image"),
     ):
         assert main([*options, "--out", str(out)]) == 2
         assert message in capsys.readouterr().err
