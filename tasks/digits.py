@@ -76,6 +76,7 @@ def _images(images: Path, labels: Path, classes: int) -> Images:
     return Images(pixels, _labels(labels, len(pixels), images, classes))
 
 
+@numpy.errstate(invalid="ignore")  # a signalling nan warns in comparisons
 def _pixels(path: Path) -> numpy.ndarray:
     """Return the images (N, side, side) as bytes, from (N, side, side), (N, side²), or with an axis for one channel."""
     values = read_idx(path)
@@ -99,6 +100,7 @@ def _pixels(path: Path) -> numpy.ndarray:
     return values.reshape(shape).astype("u1", copy=False)
 
 
+@numpy.errstate(invalid="ignore")  # a signalling nan warns in comparisons
 def _labels(path: Path, count: int, images: Path, classes: int) -> numpy.ndarray:
     """Return the labels (N,), int64, from whole numbers of any type, with further axes of size 1."""
     values = read_idx(path)

@@ -106,6 +106,15 @@ def test_a_label_that_is_no_class_is_named_by_index_and_value(code, bad, shown, 
         digits.load("mnist", write(tmp_path, **{file.replace("-", "_"): idx(labels, code)}))
 
 
+@pytest.mark.parametrize("file", digits.FILES)
+def test_a_signalling_nan_is_refused_without_a_warning(file, tmp_path):
+    labels = "labels" in file
+    content = idx(numpy.ones((6 if file.startswith("train") else 2, *([] if labels else [8, 8]))), 0x0D)
+    content = content[:-4] + b"\x7f\xa0\0\0"
+    with pytest.raises(ValueError, match=rf"{file}: expected .* got (float32 from )?nan"):
+        digits.load("mnist", write(tmp_path, **{file.replace("-", "_"): content}))
+
+
 @pytest.mark.parametrize("code", TYPES)
 def test_every_type_is_read_if_it_holds_whole_numbers_in_range(code, tmp_path):
     rng = numpy.random.default_rng(0)
