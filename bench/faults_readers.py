@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -344,6 +345,8 @@ def _image(path: Path, rng: Generator) -> None:
         path.mkdir(exist_ok=True)
     elif chance < 0.02:
         path.symlink_to(pick(rng, ("nowhere", ".", "..", path.name)))
+    elif chance < 0.03 and hasattr(os, "mkfifo"):
+        os.mkfifo(path)
     else:
         content = pick(rng, whole_images()) if chance < 0.05 else whole_images()[0]
         path.write_bytes(damaged(content, rng) if chance > 0.97 else content)

@@ -13,7 +13,7 @@ from .images import Data, ImageSettings
 
 @dataclass(frozen=True)
 class Settings(ImageSettings):
-    """Trains a network to tell expressions from 24 glimpses of 12 x 12 pixels, or from the whole face."""
+    """Train a network to recognize expressions from 24 glimpses of 12 x 12 pixels, or from the whole face."""
 
     task: ClassVar[str] = "faces"
 
@@ -30,10 +30,10 @@ class Settings(ImageSettings):
     patch: int = 12
     """Pixels across a glimpse."""
     validation_size: int = 3000
-    """Training images held out, on which the best parameters are chosen; whole people where it is known who is who."""
+    """Training images held out, on which the best parameters are chosen; whole people where they are known."""
 
     def layers_of_convnet(self) -> tuple[Convolution, ...]:
-        """Two layers with 12 x 12 receptive fields; R features at last."""
+        """Return two layers with 12 x 12 receptive fields, the last with R features."""
         R = self.hidden_size
         return (Convolution(max(R // 4, 1), self.patch, stride=2), Convolution(R, self.patch, stride=2, pool=4))
 

@@ -52,7 +52,7 @@ def fer_2013_folders(folder: Path) -> Expressions:
             "the training set by --validation-size: move them there, or rename the folder if it is the test set"
         )
     listed = [[_images_of_classes(path) for path in part] for part in (training, test)]
-    both_usages = [path.name.casefold() for path in test] == list(TEST_FOLDERS[2:])
+    both_usages = sorted(path.name.casefold() for path in test) == list(TEST_FOLDERS[2:])
     if len(training) != 1 or not (len(test) == 1 or both_usages):
         raise FileNotFoundError(
             f"{folder}: expected one folder train and one folder test (or PublicTest, PrivateTest, or both), "
@@ -115,8 +115,6 @@ def _read(files: list[tuple[Path, int]]) -> Faces:
     pixels = numpy.empty((len(files), SIDE, SIDE), numpy.uint8)
     where = files[0][0].parents[1].name
     for n, (path, _) in enumerate(tqdm(files, desc=f"reading {where}", unit=" images", disable=None, leave=False)):
-        if not path.is_file():
-            raise ValueError(f"{path}: expected an image, got {'a folder' if path.is_dir() else 'no regular file'}")
         grey = read_grey(path)
         if min(grey.size) < LEAST_SIDE:
             raise ValueError(f"{path}: expected at least {LEAST_SIDE} x {LEAST_SIDE} pixels, got {grey.size}")
@@ -159,7 +157,7 @@ def _faces(path: Path, has_usage: bool) -> tuple[Faces, list[bool]]:
                 raise ValueError(f"{path}, row {row}: expected a usage among {wanted}, got {values['Usage'][:40]!r}")
             in_test.append(FER_USAGES[usage])
         try:
-            image = bytes(BYTES[value] for value in values["pixels"].split())
+            image = bytes(map(BYTES.__getitem__, values["pixels"].split()))
         except KeyError as error:
             raise ValueError(f"{path}, row {row}: expected pixels from 0 to 255, got {error.args[0][:40]!r}") from None
         if len(image) != SIDE * SIDE:

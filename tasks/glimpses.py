@@ -1,4 +1,4 @@
-"""An image as a sequence of glimpses, and what the multi-level layer does at each (sections 4.2 and 4.3, figure 3).
+"""Cut an image into a sequence of glimpses, with the control signals for each (sections 4.2 and 4.3, figure 3).
 
 The image is cut into four quadrants. Each is seen coarse, scaled down to the size of a patch; then as the fine patches
 that tile it; then coarse again: for the sizes of the paper (7 x 7 patches of 28 x 28, 12 x 12 of 48 x 48) 24 glimpses,
@@ -17,19 +17,19 @@ from fastweights_np.multilevel import Controls
 
 
 class Layout(NamedTuple):
-    """Of square images of side x side pixels in glimpses of patch x patch; made by `layout`, which checks it."""
+    """Square images of side x side pixels in glimpses of patch x patch; made by `layout`, which checks it."""
 
     side: int
     patch: int
 
     @property
     def across(self) -> int:
-        """Fine patches across a quadrant; there are `across`² in it."""
+        """Return the number of fine patches across a quadrant, which holds `across`² of them."""
         return self.side // (2 * self.patch)
 
     @property
     def steps(self) -> int:
-        """T, the glimpses of an image."""
+        """Return T, the number of glimpses."""
         return 4 * (self.across**2 + 2)
 
 
@@ -49,7 +49,7 @@ def layout(side: int, patch: int) -> Layout:
 
 
 def glimpses(images: Array, patch: int) -> Array:
-    """images (B, side, side) to glimpses (T, B, patch²), a new array; a coarse pixel is the mean of a block of them."""
+    """Return the glimpses (T, B, patch²) of images (B, side, side); a coarse pixel is the mean of a block of pixels."""
     checks.shape("images", images, ("B", "side", images.shape[-1]), "images are square")
     count, (side, patch) = len(images), layout(images.shape[-1], patch)
     m = Layout(side, patch).across
@@ -63,14 +63,14 @@ def glimpses(images: Array, patch: int) -> Array:
 
 
 def controls(glimpsed: Layout) -> Controls:
-    """The signals of figure 3: store and wipe after the coarse glimpse, read and integrate at its second showing."""
+    """Return the signals of figure 3: store and wipe after the coarse glimpse, read and integrate at the second."""
     fine = [False] * glimpsed.across**2
     first, last = [True, *fine, False] * 4, [False, *fine, True] * 4
     return Controls(store=first, wipe=first, read=last, integrate=last)
 
 
 def places(glimpsed: Layout) -> list[tuple[int, int, int]]:
-    """What each glimpse shows: (row, column, side) of a square of pixels."""
+    """Return what each glimpse shows: (row, column, side) of a square of pixels."""
     side, patch = glimpsed
     shown = []
     for quadrant in numpy.ndindex(2, 2):

@@ -33,6 +33,8 @@ def read_grey(path: Path, in_stored_pixels: bool = False) -> Image.Image:
     white is not certain, CMYK, transparent pixels and several pictures in a file. Raises ValueError, naming the file,
     for these, for damaged files and for more than 40 million pixels, which are counted before they are decoded.
     """
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise ValueError(f"{path}: expected an image, got {'a folder' if path.is_dir() else 'no regular file'}")
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"{path}: expected at most {MOST_BYTES} bytes, got {path.stat().st_size}")
     content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""What the two tasks on images share: settings, glimpses or whole images as input, the models, results and pictures."""
+"""Settings, inputs, models, results and pictures that both tasks on images share."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class ImageSettings(LayerSettings, TrainingSettings):
 
     @property
     def blas_threads(self) -> int:
-        """How many threads BLAS is to use: one where the ConvNet has threads of its own."""
+        """Return the number of BLAS threads: one with the ConvNet, which has threads of its own."""
         return 1 if self.layer == "convnet" else self.threads
 
     def layers_of_convnet(self) -> tuple[Convolution, ...]:
-        """The ConvNet's layers."""
+        """Return the ConvNet's layers."""
         raise NotImplementedError
 
     def __post_init__(self) -> None:
@@ -65,9 +65,9 @@ class ImageSettings(LayerSettings, TrainingSettings):
 class Images:
     """Grey images (N, side, side), bytes, and their labels (N,); `batch` makes inputs of them, glimpses or images.
 
-    standardize: whether each image is brought to mean 0 and a deviation just below 1, instead of pixels from 0 to 1.
-    places: where the pixels that are seen stand in `pixels`, counted through: where rows begin, and columns,
-    two arrays (N, side); None for the images as they are.
+    standardize: whether each image is scaled to mean 0 and a deviation just below 1, instead of pixels from 0 to 1.
+    places: (N, side) twice, indices into the flattened `pixels`: where each row begins, and the column within it;
+        None for the images as they are.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Images:
         self.device = settings.device
 
     def varied(self, rng: numpy.random.Generator) -> Images:
-        """The images moved and mirrored at random, as the settings have it; what moves in repeats the border."""
+        """Return the images shifted and mirrored at random; pixels from beyond the border repeat it."""
         settings, (count, side) = self._settings, self.pixels.shape[:2]
         if not settings.shift and not settings.mirror:
             return self
@@ -92,7 +92,7 @@ class Images:
         return Images(self.pixels, self.labels, settings, self._standardize, places)
 
     def batch(self, chosen: Any) -> tuple[Array, Array]:
-        """(inputs, labels) of the chosen images, a slice or an array of indices: glimpses (T, B, patch²), or images."""
+        """Return (inputs, labels) of a slice or an array of indices: glimpses (T, B, patch²), or images."""
         images = self._pixels(chosen).astype(self._settings.dtype)
         if self._standardize:
             images -= images.mean(axis=(1, 2), keepdims=True)
@@ -111,7 +111,7 @@ class Images:
 
 
 class Data(NamedTuple):
-    """A data set, divided as a run wants it."""
+    """A data set in three parts."""
 
     name: str
     classes: tuple[str, ...]
@@ -146,8 +146,9 @@ def data(
 
 
 def model(settings: ImageSettings, side: int, classes: int) -> Model:
-    """Patch to a 100-d embedding to R recurrent units; or three or two convolutions to R features. Then 100 ReLU units
-    to softmax.
+    """Return the model: patch to a 100-d embedding to R recurrent units, or two or three convolutions to R features.
+
+    Then 100 ReLU units to softmax.
     """
     readout = Classifier(classes)
     if settings.layer == "convnet":
@@ -159,7 +160,7 @@ def model(settings: ImageSettings, side: int, classes: int) -> Model:
 
 
 def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
-    """Trains, tests the parameters that were best on validation, once, stores the result, draws the pictures."""
+    """Train, test the parameters that were best on validation once, store the result, draw the pictures."""
     side, classes = data.test.pixels.shape[-1], data.classes
     if settings.layer != "convnet":
         figures.glimpses(folder / "glimpses.png", to_host(data.test.pixels[:1])[0], settings.patch)
@@ -194,7 +195,7 @@ def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
 
 
 def test(net: Model, params: Any, split: Images, classes: int) -> tuple[float, float, numpy.ndarray]:
-    """(mean negative log likelihood in nats, error rate, counts [label, answer]) over a split."""
+    """Return (mean negative log likelihood in nats, error rate, counts [label, answer]) over a split."""
     confusion = numpy.zeros((classes, classes), int)
     nll, error = training.evaluate(net, params, split, confusion=confusion)
     return nll, error, confusion
@@ -203,7 +204,7 @@ def test(net: Model, params: Any, split: Images, classes: int) -> tuple[float, f
 def _draw_attention(
     net: Model, params: Any, split: Images, classes: tuple[str, ...], patch: int, path: Path, count: int = 6
 ) -> None:  # fmt: skip
-    """What integration steps attend to, the coarse glimpses that were stored before; of the first images of classes."""
+    """Draw what integration steps attend to, the coarse glimpses stored before, for the first images of classes."""
     of_classes = to_host(split.labels)
     first = [numpy.flatnonzero(of_classes == each)[:1] for each in range(len(classes))]
     chosen = to_device(numpy.concatenate(first)[:count], split.device)

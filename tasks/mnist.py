@@ -16,7 +16,7 @@ from .images import Data, ImageSettings
 
 @dataclass(frozen=True)
 class Settings(ImageSettings):
-    """Trains a network to read digits, or pieces of clothing, from 24 glimpses of 7 x 7 pixels, or as whole images."""
+    """Train a network to read digits, or pieces of clothing, from 24 glimpses of 7 x 7 pixels, or as whole images."""
 
     task: ClassVar[str] = "mnist"
 
@@ -37,7 +37,7 @@ class Settings(ImageSettings):
         checks.choice("data", self.data, digits.SOURCES)
 
     def layers_of_convnet(self) -> tuple[Convolution, ...]:
-        """Three layers, the first of which sees the same 7 x 7 patches, everywhere; R features at last."""
+        """Return three layers: the first has 7 x 7 kernels, the size of a glimpse, the last has R features."""
         R = self.hidden_size
         return (
             Convolution(max(R // 4, 1), self.patch, pool=2), Convolution(max(R // 2, 1), 4, pool=2), Convolution(R, 4),

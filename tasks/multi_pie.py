@@ -79,7 +79,10 @@ def multi_pie(table: Path) -> Expressions:
     labels, people = (numpy.array([each[column] for each in taken.values()]) for column in (1, 2))
     everybody = numpy.unique(people)
     in_test = numpy.isin(people, everybody[len(everybody) - min(PIE_TEST_PEOPLE, len(everybody) // 2) :])
-    source = f"{folder}, {left_out} images left out: without a row in {TABLE}, of other cameras or expressions"
+    source = (
+        f"{folder}; left out: {left_out} images without a row in {TABLE} or of other cameras or expressions, "
+        f"{len(known) - len(taken)} rows without one of the images that are taken"
+    )
     return Expressions("Multi-PIE", PIE_CLASSES, *split(Faces(pixels, labels, people), in_test, folder), source)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import numpy
@@ -223,6 +224,7 @@ def rename(old, new):
         (lambda folder: (folder / "test" / "sad" / "list.txt").write_text("a,b"), r"list.txt: expected an image"),
         (lambda folder: (folder / "test" / "sad" / "more").mkdir(), r"more: expected an image, got a folder"),
         (lambda folder: (folder / "test" / "sad" / "gone.png").symlink_to("nowhere"), r"gone.png: .* no regular file"),
+        (lambda folder: os.mkfifo(folder / "test" / "sad" / "pipe.png"), r"pipe.png: expected an image, got no"),
         (lambda folder: (folder / "test" / "labels.csv").touch(), r"test: expected folders named .* got labels.csv"),
         (lambda folder: save(folder / "test" / "sad" / "0.png", numpy.zeros((48, 5))), r"0.png: expected at least 12"),
     ],
@@ -298,6 +300,8 @@ def test_multi_pie_takes_the_three_central_cameras_and_splits_by_person(tmp_path
     assert set(data.training.people) == {1, 2}
     assert set(data.test.people) == {3, 4}
     assert numpy.bincount(data.test.labels).tolist() == [6, 6, 0, 0, 0, 6]
+    assert "left out: 12 images without a row" in data.source
+    assert "12 rows without one of the images" in data.source
 
 
 def test_faces_are_aligned_by_their_points(tmp_path):
