@@ -39,7 +39,8 @@ def load(name: str, data_dir: Path | None = None) -> tuple[Images, Images]:
     elif Path(data_dir).is_dir():
         paths = [find(Path(data_dir), file) for file in FILES]
     else:
-        raise FileNotFoundError(f"data_dir: expected a folder with the files {', '.join(FILES)}, found no {data_dir}")
+        found = f"the file {data_dir}; name its folder" if Path(data_dir).exists() else f"none at {data_dir}"
+        raise FileNotFoundError(f"data_dir: expected a folder with the files {', '.join(FILES)}, found {found}")
     classes = len(SOURCES[name].classes)
     training, test = (_images(paths[part], paths[part + 1], classes) for part in (0, 2))
     if training.pixels.shape[1:] != test.pixels.shape[1:]:

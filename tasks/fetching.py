@@ -69,10 +69,10 @@ SOURCES = {
 
 
 class Bounded:
-    """A file of which at most `limit` bytes are read or written; more raise ValueError."""
+    """A file of which at most MOST_BYTES are read or written; more raise ValueError, which names the source."""
 
-    def __init__(self, file: IO[bytes], what: str, limit: int = MOST_BYTES) -> None:
-        self._file, self._what, self._limit, self._left = file, what, limit, limit
+    def __init__(self, file: IO[bytes], source: str) -> None:
+        self._file, self._source, self._count = file, source, 0
 
     def read(self, size: int) -> bytes:
         """Read at most `size` bytes."""
@@ -87,9 +87,9 @@ class Bounded:
         self._file.flush()
 
     def _counted(self, chunk: bytes) -> bytes:
-        self._left -= len(chunk)
-        if self._left < 0:
-            raise ValueError(f"{self._what}: expected at most {self._limit} bytes, got more")
+        self._count += len(chunk)
+        if self._count > MOST_BYTES:
+            raise ValueError(f"{self._source}: expected at most {MOST_BYTES} bytes, got more")
         return chunk
 
 
@@ -97,10 +97,17 @@ def fetch(name: str, cache: Path = CACHE) -> list[Path]:
     """Return the paths of the four files in the cache; fetch what is missing, and print from where and to where.
 
     Files in the cache are compared with their SHA-256 too. A file that differs is renamed to end in .bad, and the next
-    source is tried. Raises ConnectionError, with what was tried, if there is none left.
+    source is tried. Raises ConnectionError, with what was tried, if there is none left, and OSError if the cache cannot
+    be written.
     """
     source, folder = SOURCES[name], cache / name
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"cache: expected a folder that can be written, got {folder}: {error}; "
+            "put the four IDX files into a folder and name it by --data-dir"
+        ) from error
     found = {file: path for file in FILES if (path := _cached(folder, file, source))}
     failures: list[str] = []
     for mirror in source.mirrors:

