@@ -358,6 +358,8 @@ GOOD = ("30", "36", "66", "36", "48", "58")
         ),
         ((*GOOD[:4], "48", "20"), r"expected an upright face, .* got eyes \(30, 36\) and \(66, 36\), nose \(48, 20\)"),
         ((*GOOD[:4], "48", "36"), "expected an upright face"),
+        (("66", "58", "30", "58", "48", "36"), "expected an upright face"),
+        (("30", "36", "30", "66", "8", "51"), "expected an upright face"),
         ((*GOOD[:4], "48", "158"), "expected an upright face"),
         (("30", "36", "266", "36", "148", "158"), "expected points in the image .* of 128 x 96 pixels, got .30, 36.,"),
     ],
