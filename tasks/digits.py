@@ -11,8 +11,8 @@ import numpy
 from fastweights_np import checks
 
 from .fetching import CACHE, FILES, SOURCES, fetch
-from .folders import listing, visible
 from .idx_files import read_idx
+from .listing import listing, visible
 
 
 class Images(NamedTuple):

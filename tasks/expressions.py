@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .face_sets import SIDE, Expressions, Faces, hold_out, take
 from .fer_2013 import FER_CLASSES, TABLES, fer_2013_folders, fer_2013_table, fer_2013_two_tables, is_split
-from .folders import listing, visible
+from .listing import listing, visible
 from .multi_pie import ALIGNED, LANDMARKS, PIE_CLASSES, TABLE, alignment, multi_pie
 
 __all__ = [

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from . import tables
 from .face_sets import SIDE, Expressions, Faces, split
-from .folders import listing, visible
 from .image_files import read_grey
+from .listing import listing, visible
 
 FER_CLASSES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # in the order of fer2013.csv
 OTHER_NAMES = {

@@ -17,8 +17,8 @@ from PIL import Image
 
 from . import tables
 from .face_sets import SIDE, Expressions, Faces, split
-from .folders import files_under
 from .image_files import ENDINGS, read_grey
+from .listing import files_under
 
 PIE_CLASSES = ("neutral", "smile", "surprise", "squint", "disgust", "scream")
 # (session, recording) to expression
