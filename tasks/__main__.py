@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
-import shlex
+import os
+import signal
 import sys
-
-from fastweights_np import to_device
 
 TASKS = {
     "retrieval": "associative retrieval: c9k8j3f1??c is answered by 9 (section 4.1, table 1)",
@@ -15,15 +15,45 @@ TASKS = {
     "catch": "agents that catch a ball which they no longer see (section 4.4, figure 5)",
 }
 MISSING = 'tasks: {} is not installed; pip install -e ".[tasks]"'
+USAGE = """\
+usage: python -m tasks NAME [options]     python -m tasks NAME --help explains the options
+
+{}
+
+python -m tasks search NAME tries settings; python -m tasks search --help explains it
+
+exit codes
+    0  done
+    1  a part of the run died, such as an actor of catch
+    2  options, data or a folder that cannot be used
+    3  a loss, a gradient or a parameter was not finite
+    4  the disk is full
+    5  the folder of the run has vanished, or cannot be written any more
+    6  out of memory
+  130  interrupted, by Ctrl-C or SIGTERM
+  141  done, but nobody read standard output to its end
+After 1, 3, 4, 5, 6 and 130 the last checkpoint is kept where the folder is, and --resume starts from it.
+"""
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit code: 0 done, 1 a part died, 2 bad settings, 3 the loss was not finite, 130 interrupted."""
+    """Run a command line and return its exit code, one of those in USAGE."""
+    from . import console
+
+    with console.outputs() as (out, _):
+        code = _run(arguments)
+        out.flush()
+        if out.error is None or code:
+            return code
+        if out.error.errno == errno.EPIPE:
+            return 141
+        print(f"tasks: standard output: {out.error}; all else is done", file=sys.stderr)
+        return 4
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: python -m tasks NAME [options]     python -m tasks NAME --help explains the options\n")
-        for name, what in TASKS.items():
-            print(f"  {name:12} {what}")
-        print("\npython -m tasks search NAME tries settings; python -m tasks search --help explains it")
+        print(USAGE.format("\n".join(f"  {name:12} {what}" for name, what in TASKS.items())), end="")
         return 0
     name, *options = arguments
     if name == "search":
@@ -34,48 +64,31 @@ def main(arguments: list[str]) -> int:
     try:
         from threadpoolctl import threadpool_limits
 
-        from . import runs
+        from fastweights_np import to_device
+
+        from . import failures, folders, runs
 
         task = importlib.import_module(f"tasks.{name}")
     except ModuleNotFoundError as error:
         print(MISSING.format(error.name), file=sys.stderr)
         return 2
 
-    program = f"python -m tasks {name}"
+    settings, folder, program = None, None, f"python -m tasks {name}"
     try:
+        _interrupt_by_exception()
         settings = runs.settings_asked_for(task.Settings, options, program)
         to_device({}, settings.device)  # complains now rather than after the folder is made
         data = task.load(settings)  # likewise
-        folder = runs.open_folder(settings)
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        print(f"tasks: {error}", file=sys.stderr)
-        return 2
-    print(f"{name}: writing to {folder}", flush=True)
-    try:
-        with threadpool_limits(settings.blas_threads):
-            task.run(settings, folder, data)
-    except (runs.Interruption, KeyboardInterrupt):
-        again = shlex.join([*program.split(), "--resume", str(folder)])
-        written = (
-            "the checkpoint is" if (folder / "checkpoint.npz").exists() else "there was no checkpoint to write yet"
-        )
-        print(f"\ninterrupted; {written} in {folder}; go on with: {again}", file=sys.stderr)
-        return runs.INTERRUPTED
-    except FloatingPointError as error:
-        print(f"tasks: {error}", file=sys.stderr)
-        return runs.DIVERGED
-    except runs.RunFailed as error:
-        print(f"tasks: {error}", file=sys.stderr)
-        return runs.FAILED
-    except MemoryError as error:
-        sizes = [name for name in ("batch_size", "games", "hidden_size") if hasattr(settings, name)]
-        lower = " or ".join(f"--{name.replace('_', '-')}, {getattr(settings, name)}" for name in sizes)
-        print(f"tasks: out of memory: {error}; lower {lower}", file=sys.stderr)
-        return 2
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        print(f"tasks: {error}", file=sys.stderr)
-        return 2
-    print(f"\nfiles: {', '.join(sorted(file.name for file in folder.iterdir()))} in {folder}")
+        with folders.open_folder(settings) as folder:
+            print(f"{name}: writing to {folder}", flush=True)
+            with threadpool_limits(settings.blas_threads):
+                task.run(settings, folder, data)
+            files = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
+            print(f"\nfiles: {', '.join(files)} in {folder}")
+    except (Exception, KeyboardInterrupt) as error:
+        code, sentence = failures.explained(error, settings, folder, program)
+        print(f"tasks: {sentence}", file=sys.stderr)
+        return code
     return 0
 
 
@@ -87,8 +100,25 @@ def _search(options: list[str]) -> int:
     except ModuleNotFoundError as error:
         print(MISSING.format(error.name), file=sys.stderr)
         return 2
+    _interrupt_by_exception()
     return search.main(options, kinds)
 
 
+def _end_at_once(number: int, frame: object) -> None:
+    """Handle Ctrl-C and SIGTERM while modules are imported, which may take an exception for a failure of their own."""
+    os.write(2, b"tasks: interrupted; no folder was made\n")
+    os._exit(130)
+
+
+def _interrupt_by_exception() -> None:
+    """Let KeyboardInterrupt be raised from now on. Does nothing unless `_end_at_once` is the handler."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is _end_at_once:
+            signal.signal(number, signal.default_int_handler)
+
+
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end_at_once)
     sys.exit(main(sys.argv[1:]))

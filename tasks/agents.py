@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite, prod
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy
@@ -29,11 +30,11 @@ from fastweights_np.actor_critic import ActorCritic
 from fastweights_np.backend import Array, array_module
 from fastweights_np.trees import flatten, map_leaves, unflatten
 
-from .runs import DIVERGED, RunFailed
+from . import checkpoints
+from .runs import DIVERGED, NOT_FINITE, RunFailed
 
 OPTIMIZERS: dict[str, Any] = {"rmsprop": optim.RMSProp, "adam": optim.Adam}
 MEASURED = ("reward", "policy loss", "value loss", "entropy", "batches")  # what is added up in each part of the run
-REMEDY = "lower --learning-rate or --clip-norm, or --rate if the layer is fast_weights"
 POLL = 0.05  # seconds between two looks at the actors
 
 
@@ -127,20 +128,15 @@ class Board:
         counts = {"batches": self.batches, "updates": self.updates, "sums": self.sums}
         return {"params": self.params, "moments": self.moments, "counts": counts}
 
-    def check_finite(self) -> None:
-        """Raises FloatingPointError if a parameter is not finite: the last update may have been one too many."""
-        for name, leaf in flatten(self.params).items():
-            if not bool(array_module(leaf=leaf).isfinite(leaf).all()):
-                raise FloatingPointError(
-                    f"{name}: expected finite parameters, got others after {self.frames()} frames; {REMEDY}"
-                )
-
-    def load(self, arrays: dict[str, Any]) -> None:
-        """Takes what `arrays` gave. Raises ValueError if it is of another run's shapes."""
-        theirs, ours = flatten(arrays), flatten(self.arrays())
-        if {name: leaf.shape for name, leaf in theirs.items()} != {name: leaf.shape for name, leaf in ours.items()}:
-            raise ValueError("checkpoint: expected the arrays of this run; start anew with another --out")
-        for name, leaf in ours.items():
+    def load(self, path: Path, arrays: dict[str, Any]) -> None:
+        """Take what `arrays` gave and the file holds. Raise ValueError if it belongs to another run."""
+        checkpoints.check_arrays(path, arrays, self.arrays())
+        theirs = flatten(arrays)
+        for name in ("batches", "updates", "sums"):
+            counts = theirs[f"counts/{name}"]
+            if (counts[..., -1] if name == "sums" else counts).min() < 0:
+                raise checkpoints.unfit(path, f"counts/{name}: expected at least 0, got {counts.min()}")
+        for name, leaf in flatten(self.arrays()).items():
             leaf[...] = array_module(leaf=leaf).asarray(theirs[name])
 
 
@@ -167,9 +163,11 @@ class Learner:
         sums, state = [0.0] * (len(MEASURED) - 1), None
         for start in range(0, plan.decisions, plan.steps):
             steps = min(plan.steps, plan.decisions - start)
-            state, rewards, loss = self._learn(
-                steps, state, rng, plan.rate_at(min(first_frame, plan.budget), plan.budget)
-            )
+            rate = plan.rate_at(min(first_frame, plan.budget), plan.budget)
+            try:
+                state, rewards, loss = self._learn(steps, state, rng, rate)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error}; it was at frame {first_frame}; {NOT_FINITE}") from error
             of_decisions = [value * (steps / plan.decisions) for value in loss]
             sums = [before + value for before, value in zip(sums, [rewards, *of_decisions], strict=True)]
         self._unreported.append((first_frame, sums))
@@ -184,7 +182,7 @@ class Learner:
             sums = [float(value) for value in values]
             if not all(map(isfinite, sums)):
                 raise FloatingPointError(
-                    f"loss: expected a finite number, got {sums[1:]} at frame {first_frame}; {REMEDY}"
+                    f"loss: expected a finite number, got {sums[1:]} at frame {first_frame}; {NOT_FINITE}"
                 )
             self._board.sums[self._actor, self._plan.part(first_frame)] += [*sums, 1.0]
         self._unreported.clear()

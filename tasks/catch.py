@@ -5,33 +5,39 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypedDict
 
 import numpy
 from tqdm import tqdm
 
-from fastweights_np import checkpoint, checks, fast_weights, to_device, to_host
+from fastweights_np import checks, fast_weights, files, to_device, to_host
 from fastweights_np.actor_critic import ActorCritic
 from fastweights_np.backend import array_module
 from fastweights_np.trees import flatten
 
-from . import figures, runs
-from .agents import MEASURED, OPTIMIZERS, REMEDY, ActorError, Actors, Board, Learner, Plan
-from .catch_game import ACTIONS, STARTS, Catch, Rules
+from . import checkpoints, figures, runs
+from .agents import MEASURED, ActorError, Actors, Board, Learner, Plan
+from .catch_game import ACTIONS, Catch, Rules
 from .layers import LayerSettings
-from .runs import Interruption, RunSettings, interrupts_noted, write_text
+from .runs import NOT_FINITE, Interruption, RunSettings, interrupts_noted
 
 PARTS = 100  # of a run, in each of which rewards are averaged
 REPORT_EVERY = 10  # batches of games that A2C plays between two looks at how they went, each of which makes a GPU wait
 LAST = 10  # of these, the last, whose mean is the run's result
 SHOWN = 512  # games that the trained agent plays in the end, without learning
 W_SCALE = {"fast_weights": 0.5, "irnn": 0.9}  # at 0.5 hardly a ReLU RNN without layer norm learns (24, 5)
-CHECKPOINT = ("params", "moments", "counts", "settings", "seconds")
+
+
+class Progress(TypedDict):
+    """What a checkpoint holds beside arrays."""
+
+    settings: dict
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class Settings(LayerSettings, RunSettings):
 
     task: ClassVar[str] = "catch"
     measure: ClassVar[runs.Measure] = runs.Measure("mean_reward", "mean reward", maximize=True)
+    length: ClassVar[str] = "frames"
+    checkpoint: ClassVar[tuple[tuple[str, ...], type]] = (("params", "moments", "counts"), Progress)
 
     layer: Literal["fast_weights", "irnn", "lstm"] = "fast_weights"
     """The recurrent layer; irnn is the paper's ReLU RNN."""
@@ -88,14 +96,10 @@ class Settings(LayerSettings, RunSettings):
     """Seconds between two checkpoints."""
 
     def __post_init__(self) -> None:
-        RunSettings.__post_init__(self)
-        LayerSettings.__post_init__(self)
+        super().__post_init__()
         self.rules()  # raises for what makes no game
         for name in ("frames", "games"):
             checks.count(name, getattr(self, name), least=1)
-        checks.choice("method", self.method, ("a3c", "a2c"))
-        checks.choice("optimizer", self.optimizer, OPTIMIZERS)
-        checks.choice("paddle_start", self.paddle_start, STARTS)
         checks.fraction("discount", self.discount)
         checks.not_negative("value_weight", self.value_weight)
         checks.not_negative("entropy_weight", self.entropy_weight)
@@ -114,8 +118,24 @@ class Settings(LayerSettings, RunSettings):
         """How many lines of metrics a whole run writes."""
         return PARTS
 
+    @classmethod
+    def unused(cls, values: Mapping[str, Any]) -> dict[str, str]:
+        """Return the options that have no effect on a run with these settings, each with what does not use it."""
+        found = super().unused(values)
+        return found | ({"threads": "the method a3c"} if values["method"] == "a3c" else {})
+
+    def longer(self, arrays: dict[str, Any], length: int) -> dict[str, Any]:
+        """Return the arrays of a checkpoint of `length` frames. A part's sums move to the part that has its middle."""
+        sums = arrays["counts"].get("sums") if isinstance(arrays["counts"], dict) else None
+        if sums is None or sums.ndim != 3 or sums.shape[1] != PARTS:
+            raise ValueError("checkpoint: expected sums of the rewards in each part of the run, got others")
+        spread = numpy.zeros_like(sums)
+        for part in range(PARTS):
+            spread[:, (2 * part + 1) * length // (2 * self.frames)] += sums[:, part]
+        return arrays | {"counts": arrays["counts"] | {"sums": spread}}
+
     def as_json(self) -> dict[str, Any]:
-        """Every setting that decides what is computed."""
+        """Return every setting that decides what is computed."""
         return {name: value for name, value in super().as_json().items() if name != "checkpoint_every"}
 
     def rules(self) -> Rules:
@@ -182,18 +202,25 @@ class _Training:
 
     def __init__(self, settings: Settings, plan: Plan, folder: Path) -> None:
         self._settings, self._plan, self._folder = settings, plan, folder
-        stored, info = self._stored()
-        actors = len(stored["counts"]["batches"]) if stored else settings.actors or _cores()
+        stored = checkpoints.load(folder, settings)
+        actors = settings.actors or (_actors_of(stored[0]) if stored else _cores())
         self._make_game = partial(Catch, settings.rules(), settings.games, settings.dtype)
         self._actors = Actors(plan, actors, self._make_game) if settings.method == "a3c" else None
         self.board = self._actors.board if self._actors else Board(plan, 1, device=settings.device)
-        self.seconds = info["seconds"] if stored else 0.0  # of training, in all sessions
-        if stored:
-            self.board.load(stored)
-        else:
-            weights = plan.agent.init(settings.streams(1)[0], plan.dtype)
-            for name, leaf in flatten(to_device(weights, settings.device)).items():
-                flatten(self.board.params)[name][...] = leaf
+        self.seconds = 0.0  # of training, in all sessions
+        if stored is not None:
+            arrays, info = stored
+            self.board.load(folder / checkpoints.NAME, arrays)
+            self.seconds = info["seconds"]
+            self._tell_of_origin()
+            return
+        weights = plan.agent.init(settings.streams(1)[0], plan.dtype)
+        if settings.initial is not None:
+            path, ours = settings.initial / checkpoints.NAME, weights
+            weights, _ = checkpoints.initial_params(settings.initial)
+            checkpoints.check_arrays(path, weights, ours, "name a run of the same network by --initial")
+        for name, leaf in flatten(to_device(weights, settings.device)).items():
+            flatten(self.board.params)[name][...] = leaf
 
     def run(self) -> None:
         """Plays until the budget is reached."""
@@ -211,6 +238,8 @@ class _Training:
                 if self._plan.part(frames) > part:
                     part = self._plan.part(frames)
                     self._write_metrics(part)
+                    if bar.disable:  # no terminal
+                        print(f"{frames:,} of {bar.total:,} frames: mean reward {self._latest():.3f}", flush=True)
                 if now > saved + self._settings.checkpoint_every:
                     self.save()
                     saved = now
@@ -280,25 +309,30 @@ class _Training:
 
     def _write_metrics(self, parts: int) -> None:
         """The parts of the run that are over: such a line does not change again but for games that began in it."""
-        write_text(self._folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.curve(parts)))
+        files.write_text(self._folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.curve(parts)))
 
     def save(self) -> None:
-        """Writes a checkpoint. Raises FloatingPointError if it would not be finite: the one before is kept."""
+        """Write a checkpoint. Raise FloatingPointError if it would not be finite: the one before is kept."""
         with self._actors.resting() if self._actors else nullcontext():
-            self.board.check_finite()
             arrays = to_host(self.board.arrays())
-            info = {"settings": self._settings.as_json(), "seconds": self.seconds}
-            checkpoint.save(self._folder / "checkpoint.npz", arrays, info)
+            info: Progress = {"settings": self._settings.as_json(), "seconds": self.seconds}
+            checkpoints.save(self._folder, arrays, dict(info), f"frame {self.board.frames()}")
 
-    def _stored(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """(arrays, info) of the checkpoint to go on from; empty for a new run, or one that did not get as far."""
-        path = self._folder / "checkpoint.npz"
-        if self._settings.resume is None or not (path.exists() or (self._folder / "metrics.jsonl").exists()):
-            return {}, {}
-        arrays, info = checkpoint.load(path)
-        checks.keys("checkpoint", arrays | info, CHECKPOINT, remedy=f"{path} is not of this task; start anew")
-        self._settings.check_resumed(info["settings"], path)
-        return arrays, info
+    def _tell_of_origin(self) -> None:
+        settings, frames = self._settings, self.board.frames()
+        if settings.continues is not None:
+            rate = settings.rate_at(min(frames, settings.frames), settings.frames)
+            print(
+                f"continues {settings.continues} after {frames:,} frames, as a run of {settings.frames:,} in all: the "
+                f"learning rate resumes at {rate:.3g}, where the {settings.schedule} schedule of the longer run has it",
+                flush=True,
+            )
+
+
+def _actors_of(arrays: dict[str, Any]) -> int:
+    """Return how many actors a checkpoint is from."""
+    counts = arrays["counts"]
+    return max(numpy.size(counts.get("batches", 0) if isinstance(counts, dict) else 0), 1)
 
 
 def _cores() -> int:
@@ -344,7 +378,7 @@ def _play(settings: Settings, plan: Plan, params: Any, noise: float) -> Played:
 
     logits, _, cache = plan.agent.forward(params, see, plan.decisions, SHOWN)
     if not bool(xp.isfinite(logits).all()):
-        raise FloatingPointError(f"logits: expected finite ones of the trained agent, got others; {REMEDY}")
+        raise FloatingPointError(f"logits: expected finite ones of the trained agent, got others; {NOT_FINITE}")
     rewards = act(logits[-1])
     look()
     attention = None

@@ -14,6 +14,8 @@ import numpy
 from matplotlib.ticker import NullFormatter
 from PIL import Image
 
+from fastweights_np import files
+
 from .glimpses import glimpses as as_glimpses
 from .glimpses import layout
 from .glimpses import places as places_of
@@ -46,8 +48,7 @@ def learning_curve(
     error_axis(error, None if floor_error is None else 100 * floor_error)
     error.set(xlabel="updates", ylabel="validation error (%)")
     loss.grid(alpha=0.3)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def glimpses(path: Path, image: numpy.ndarray, patch: int) -> None:
@@ -71,8 +72,7 @@ def glimpses(path: Path, image: numpy.ndarray, patch: int) -> None:
         panel.set_yticks([])
         if n < columns:
             panel.set_title(names[n], fontsize=8)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def confusion(path: Path, counts: numpy.ndarray, classes: tuple[str, ...]) -> None:
@@ -90,8 +90,7 @@ def confusion(path: Path, counts: numpy.ndarray, classes: tuple[str, ...]) -> No
         plt.setp(axes.get_xticklabels(), rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), classes)
     axes.set(xlabel="answer", ylabel="label")
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def attention_to_places(
@@ -117,8 +116,7 @@ def attention_to_places(
                 axes.set_title(f"integration {k + 1}", fontsize=9)
         row[0].set_ylabel(answer, fontsize=9)
     figure.colorbar(drawn, ax=rows, shrink=0.6, label="η λ^age h(τ)·h₀")
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def search(path: Path, trials: list[dict[str, Any]], space: dict[str, Any], measure: Measure) -> None:
@@ -144,8 +142,7 @@ def search(path: Path, trials: list[dict[str, Any]], space: dict[str, Any], meas
         axes.set(xlabel=name, yscale="linear" if measure.maximize else "log")
         axes.grid(alpha=0.3)
     panels[0, 0].set_ylabel(measure.title)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def _colours(strengths: numpy.ndarray) -> dict[str, Any]:
@@ -168,8 +165,7 @@ def attention(path: Path, strings: list[str], answers: list[str], strengths: num
         axes.tick_params(length=0)
     figure.suptitle("How strongly the query attends to each past step:  η λ^age h(τ)·h₀", fontsize=11)
     figure.colorbar(image, ax=rows[:, 0], shrink=0.9)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    _save(figure, path)
 
 
 # --------------------------------------------------------------------------------------------------------------- agents
@@ -181,8 +177,7 @@ def reward_curve(path: Path, curve: list[dict[str, float]], chance: float) -> No
     axes.plot([line["frames"] / 1e6 for line in curve], [line["mean_reward"] for line in curve], marker=".")
     reward_axis(axes, chance)
     axes.legend()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def reward_axis(axes: Any, chance: float) -> None:
@@ -222,8 +217,7 @@ def film_strip(
         axes.set_xticks(range(frames), names)
         axes.set_yticks(range(0, frames, 4), names[::4])
         figure.colorbar(drawn, ax=axes, label="η λ^age h(τ)·h₀", location="bottom", shrink=0.4)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    _save(figure, path, dpi=110)
 
 
 def film(path: Path, screens: numpy.ndarray, seen: numpy.ndarray, magnify: int = 10) -> None:
@@ -232,4 +226,13 @@ def film(path: Path, screens: numpy.ndarray, seen: numpy.ndarray, magnify: int =
     pictures = numpy.concatenate([screens, gap, seen], axis=2).repeat(magnify, axis=1).repeat(magnify, axis=2)
     first, *rest = (Image.fromarray((255 * picture).astype("uint8")) for picture in pictures)
     durations = [200] * (len(screens) - 1) + [1000]
-    first.save(path, save_all=True, append_images=rest, duration=durations, loop=0)
+    with files.whole(path) as file:
+        first.save(file, "GIF", save_all=True, append_images=rest, duration=durations, loop=0)
+
+
+def _save(figure: Any, path: Path, dpi: int = 130) -> None:
+    try:
+        with files.whole(path) as file:
+            figure.savefig(file, format="png", dpi=dpi)
+    finally:
+        plt.close(figure)

@@ -51,10 +51,7 @@ class ImageSettings(LayerSettings, TrainingSettings):
         raise NotImplementedError
 
     def __post_init__(self) -> None:
-        if self.data_dir is not None:
-            object.__setattr__(self, "data_dir", Path(self.data_dir))  # from settings.json it comes as text
-        TrainingSettings.__post_init__(self)
-        LayerSettings.__post_init__(self)
+        super().__post_init__()
         checks.count("validation_size", self.validation_size, least=1)
         checks.count("patch", self.patch, least=1)
         checks.count("shift", self.shift, least=0)

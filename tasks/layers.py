@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from fastweights_np import checks, fast_weights
+
+from .runs import RunSettings
 
 # the options of each layer's init, and of its forward
 TAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -23,10 +26,10 @@ TAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True)
-class LayerSettings:
-    """The options of a task's recurrent layer; those of other layers than the chosen one have no effect.
+class LayerSettings(RunSettings):
+    """The options of a task's recurrent layer. An option of another layer than the chosen one is refused.
 
-    Which layers there are is for the task to say, by its own type of `layer`, a Literal.
+    A task narrows the type of `layer` to a Literal of the layers that it offers.
     """
 
     layer: str = "fast_weights"
@@ -53,17 +56,23 @@ class LayerSettings:
     """Keys and values that the associative LSTM writes, and keys that it reads with, in each step."""
 
     def __post_init__(self) -> None:
-        checks.choice("layer", self.layer, get_args(get_type_hints(type(self))["layer"]))
+        super().__post_init__()
         checks.count("hidden_size", self.hidden_size, least=1)
         checks.count("copies", self.copies, least=1)
         checks.count("heads", self.heads, least=1)
-        checks.finite("forget_bias", self.forget_bias)
         fast_weights.Options(self.decay, self.rate, self.inner_steps)  # raises on a bad one
-        for name in ("layer_norm", "recurrent_scale"):
-            if getattr(self, name) is not None and name not in TAKES[self.layer][0]:
-                raise ValueError(f"{name}: expected None, for the layer {self.layer} has no such option; leave it away")
         if self.layer == "associative_lstm" and self.hidden_size % 2:
             raise ValueError(f"hidden_size: expected an even number, two for a complex one, got {self.hidden_size}")
+
+    @classmethod
+    def unused(cls, values: Mapping[str, Any]) -> dict[str, str]:
+        """Return the options that have no effect on a run with these settings, each with what does not use it."""
+        used = {name for names in TAKES[values["layer"]] for name in names}
+        layers_own = {name for takes in TAKES.values() for names in takes for name in names}
+        found = super().unused(values) | dict.fromkeys(sorted(layers_own - used), f"the layer {values['layer']}")
+        if values["layer_norm"] is False:
+            found.setdefault("normalize_preliminary", "a layer without layer norm")
+        return found
 
     def of_layer(self) -> dict[str, Any]:
         """layer, hidden_size, init_options and options, as network.Network takes them."""

@@ -47,8 +47,7 @@ class Settings(LayerSettings, TrainingSettings):
     """Whether to test after each epoch too, as figure 2 shows it. Nothing is chosen by it."""
 
     def __post_init__(self) -> None:
-        TrainingSettings.__post_init__(self)
-        LayerSettings.__post_init__(self)
+        super().__post_init__()
         check_pairs(self.pairs)
         for name in ("training_size", "validation_size", "test_size"):
             checks.count(name, getattr(self, name), least=1)

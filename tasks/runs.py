@@ -1,4 +1,4 @@
-"""What all runs of a task share: settings and where they come from, the output folder, and being told to stop.
+"""Share between all tasks: settings and where they come from, being asked to stop, and the result.
 
 An output folder holds settings.json (what was asked for), metrics.jsonl (a line for each evaluation), checkpoint.npz
 (everything that resuming needs) and, at the end, result.json with the figures of the run and where they come from.
@@ -6,28 +6,34 @@ An output folder holds settings.json (what was asked for), metrics.jsonl (a line
 
 from __future__ import annotations
 
+import argparse
 import json
-import os
 import signal
+import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from math import inf
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy
 import tyro
 
-from fastweights_np import checks, optim
+from fastweights_np import checks, files, optim
 
+from . import typed
 from .provenance import provenance
 
 # settings that say where, not what: they may change when a run is resumed
-PLACES = ("out", "resume", "settings", "device", "processes", "data_dir")
+PLACES = ("out", "resume", "continues", "settings", "device", "processes", "data_dir")
 KEPT = ("data_dir",)  # of these, what resuming needs to know
-FAILED, DIVERGED, INTERRUPTED = 1, 3, 130  # exit codes: a part of the run died; the loss was not finite; told to stop
+ABOUT = ("task", "command", "origin")  # what settings.json says beside the settings
+NOT_FINITE = "lower --learning-rate or --clip-norm, or --rate if the layer is fast_weights"  # what to do
+LARGEST = 10_000_000  # bytes of a file of settings
+FAILED, DIVERGED, INTERRUPTED = 1, 3, 130  # exit codes: a part of the run died; not finite; Ctrl-C or SIGTERM
 
 
 class Measure(NamedTuple):
@@ -59,6 +65,8 @@ class RunSettings:
 
     task: ClassVar[str]
     measure: ClassVar[Measure] = Measure("validation_nll", "validation loss (nats)", maximize=False)
+    length: ClassVar[str]  # the setting that says how long a run is
+    checkpoint: ClassVar[tuple[tuple[str, ...], type]]  # its groups of arrays, and the types of all else in it
 
     seed: int = 0
     """Fixes data, weights and order: on the CPU of one machine, the same seed gives the same run, bit for bit."""
@@ -77,21 +85,31 @@ class RunSettings:
     threads: int = 1
     """BLAS threads. The products are small: more threads than one usually slow the run down."""
     out: Path | None = None
-    """The output folder; by default runs/TASK-DATE-TIME."""
+    """The output folder, new or empty; by default runs/TASK-DATE-TIME."""
     resume: Path | None = None
-    """An output folder whose run to go on with; its settings are taken from there, and cannot be changed."""
-
+    """The output folder of a run to resume, with its settings. A longer run (more epochs, or frames) is a new one in a
+    new folder: it starts from the last checkpoint, and the learning-rate schedule is that of the longer run."""
+    initial: Path | None = None
+    """The output folder of a run whose best parameters are the initial weights. Names, shapes and dtypes must match."""
     settings: Path | None = None
-    """A file of settings, settings.json of a run or best.json of a search; options given beside it go before."""
+    """A file of settings: settings.json or result.json of a run, or best.json of a search. Command-line options
+    override it."""
+    continues: Annotated[Path | None, tyro.conf.Suppress] = None
+    """The run that --resume named, if this is a longer one."""
 
     def __post_init__(self) -> None:
+        for name, value in typed.checked(type(self), vars(self)).items():
+            object.__setattr__(self, name, value)
+        for name, (default, user) in self.ignored(vars(self)).items():
+            raise ValueError(
+                f"{name}: expected {default!r}, for {user} does not use it, got {getattr(self, name)!r}; "
+                f"leave --{name.replace('_', '-')} at its default"
+            )
         checks.count("seed", self.seed, least=0)
         checks.count("threads", self.threads, least=1)
         checks.not_negative("learning_rate", self.learning_rate)
         checks.not_negative("clip_norm", self.clip_norm)
         checks.fraction("hold", self.hold)
-        checks.choice("schedule", self.schedule, optim.SCHEDULES)
-        checks.choice("dtype", self.dtype, checks.FLOATS)
 
     @property
     def reports(self) -> int:
@@ -103,9 +121,31 @@ class RunSettings:
         """How many threads BLAS is to use."""
         return self.threads
 
+    @classmethod
+    def unused(cls, values: Mapping[str, Any]) -> dict[str, str]:
+        """Return the options that have no effect on a run with these settings, each with what does not use it."""
+        return {"hold": "the constant schedule"} if values["schedule"] == "constant" else {}
+
+    @classmethod
+    def ignored(cls, values: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+        """Return the options that are set but have no effect, each with its default and what does not use it."""
+        defaults = {field.name: field.default for field in fields(cls)}
+        unused = cls.unused(defaults | dict(values))
+        return {
+            name: (defaults[name], user) for name, user in unused.items()
+            if values.get(name, defaults[name]) != defaults[name]
+        }  # fmt: skip
+
     def as_json(self) -> dict[str, Any]:
-        """Every setting that decides what is computed."""
-        return {name: value for name, value in asdict(self).items() if name not in PLACES}
+        """Return every setting that decides what is computed."""
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asdict(self).items() if name not in PLACES
+        }  # fmt: skip
+
+    def longer(self, arrays: dict[str, Any], length: int) -> dict[str, Any]:
+        """Return the arrays of a checkpoint, made by a run of this length, for this longer run."""
+        return arrays
 
     def streams(self, count: int) -> list[numpy.random.Generator]:
         """Independent generators, all fixed by the seed."""
@@ -115,60 +155,122 @@ class RunSettings:
         """The learning rate of this update, counted from 0."""
         return self.learning_rate * optim.SCHEDULES[self.schedule](update, updates, self.hold)
 
-    def check_resumed(self, stored: dict[str, Any], path: Path) -> None:
-        """Raises ValueError unless these are the settings with which the checkpoint at `path` was made."""
-        wanted = self.as_json()
-        for name in wanted | stored:
-            if wanted.get(name) != stored.get(name):
+    def check_resumed(self, stored: Mapping[str, Any], path: Path) -> None:
+        """Raise ValueError unless these are the settings with which the file at `path` was made."""
+        wanted, before = self.as_json(), _settings(stored, type(self), path)[0].as_json()
+        for name, value in wanted.items():
+            if value != before[name]:
                 raise ValueError(
-                    f"{name}: expected {stored.get(name)!r}, with which {path} was made, got {wanted.get(name)!r}; "
+                    f"{name}: expected {before[name]!r}, with which {path} was made, got {value!r}; "
                     "resume without that option, or start anew with another --out"
                 )
 
 
 def settings_asked_for(kind: type[RunSettings], arguments: list[str], program: str) -> RunSettings:
-    """The settings that a command line means, with those that --resume or --settings point to for its defaults.
+    """Return the settings that a command line means, with those that --resume or --settings name as its defaults.
 
-    Exits with a message for what is not in the command line's form; raises OSError or ValueError for a bad file.
+    Exit with a message for what is not in the command line's form; raise OSError or ValueError for a bad file.
     """
-    asked = tyro.cli(kind, args=arguments, prog=program)
-    if asked.resume is not None:
-        return tyro.cli(kind, args=arguments, prog=program, default=settings_of(asked.resume, kind))
-    if asked.settings is not None:
-        if not asked.settings.is_file():
-            raise FileNotFoundError(
-                f"settings: expected a file of settings, such as best.json; none at {asked.settings}"
+    sources = _sources(arguments, program)
+    if sources.resume is not None:
+        if sources.settings is not None:
+            raise ValueError(
+                "settings: expected none with --resume, which takes those of that run; leave --settings out"
             )
-        stored = settings_from(asked.settings, kind, settings=asked.settings)
+        stored = settings_of(sources.resume, kind)
+        asked = tyro.cli(kind, args=arguments, prog=program, default=stored)
+        before = getattr(stored, kind.length)
+        if getattr(asked, kind.length) > before:
+            asked = replace(asked, resume=None, continues=asked.resume)
+            stored = replace(stored, **{kind.length: getattr(asked, kind.length)})
+        asked.check_resumed(stored.as_json(), sources.resume / "settings.json")
+        return asked
+    if sources.settings is not None:
+        if not sources.settings.is_file():
+            raise FileNotFoundError(
+                f"settings: expected a file of settings, such as best.json; none at {sources.settings}"
+            )
+        stored = settings_from(sources.settings, kind, settings=sources.settings)
         return tyro.cli(kind, args=arguments, prog=program, default=stored)
-    return asked
+    return tyro.cli(kind, args=arguments, prog=program)
+
+
+def _sources(arguments: list[str], program: str) -> argparse.Namespace:
+    """Return where the defaults of the other options come from."""
+    parser = argparse.ArgumentParser(prog=program, add_help=False, allow_abbrev=False)
+    for option in ("--resume", "--settings"):
+        parser.add_argument(option, type=lambda text: None if text == "None" else Path(text))
+    return parser.parse_known_args(arguments)[0]
 
 
 def settings_from(path: Path, kind: type[RunSettings], **places: Any) -> RunSettings:
-    """The settings in a file, such as a run's settings.json, and the given places. Raises OSError or ValueError."""
+    """Return the settings in a file, such as a run's settings.json, and the given places.
+
+    Options that are set but have no effect are left at their defaults, which is said on standard error: older versions
+    had other defaults. Raise OSError or ValueError.
+    """
+    place = next(iter(places))
     try:
-        stored = dict(json.loads(path.read_text()))
-        task, _ = stored.pop("task", None), stored.pop("command", None)
-        if task != kind.task:
-            raise ValueError(f"it belongs to task {task!r}")
-        return kind(**stored, **places)
+        stored = read_json(path)
+        if stored.get("task") != kind.task:
+            raise ValueError(f"it belongs to task {stored.get('task')!r}")
+        settings, notes = _settings(stored.get("settings", stored), kind, path)  # result.json, or settings.json
+        settings = replace(settings, **places)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{next(iter(places))}: expected {path} to hold the settings of a {kind.task} run of this version: "
-            f"{error}; start anew without that option"
+            f"{place}: expected the settings of a {kind.task} run in {path}: {error}; "
+            f"mend the file, or leave --{place} out"
         ) from error
+    for note in notes:
+        print(f"tasks: {note}", file=sys.stderr)
+    return settings
+
+
+def _settings(stored: Any, kind: type[RunSettings], path: Path) -> tuple[RunSettings, list[str]]:
+    """Return the settings that were stored in `path`, and what to say about them."""
+    if not isinstance(stored, Mapping):
+        raise ValueError(f"settings: expected named values, got {stored!r}")
+    known = {field.name for field in fields(kind)} - {"out", "resume", "continues", "settings"}
+    if unknown := stored.keys() - known - set(ABOUT):
+        raise ValueError(f"unknown setting {', '.join(sorted(unknown))}")
+    values = typed.checked(kind, {name: value for name, value in stored.items() if name not in ABOUT})
+    ignored = kind.ignored(values)
+    notes = [f"{path}: {name} {values[name]} is ignored: {user} does not use it" for name, (_, user) in ignored.items()]
+    return kind(**{name: value for name, value in values.items() if name not in ignored}), notes
 
 
 def settings_of(folder: Path, kind: type[RunSettings]) -> RunSettings:
-    """The settings that the run in `folder` was started with. Raises FileNotFoundError or ValueError."""
+    """Return the settings that the run in `folder` was started with. Raise FileNotFoundError or ValueError."""
     path = folder / "settings.json"
-    if not path.exists():
+    if not path.is_file():
         raise FileNotFoundError(f"resume: expected a folder that holds settings.json, found none in {folder}")
     return settings_from(path, kind, resume=folder)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file. Raise OSError, or ValueError for what is larger, repeated or something else."""
+    with open(path, "rb") as file:
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise ValueError(f"it has more than {LARGEST:,} bytes")
+    try:
+        value = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_object)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds a {type(value).__name__} instead of an object")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(value := dict(pairs)) < len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"it holds {name!r} more than once")
+    return value
+
+
 class RunFailed(RuntimeError):
-    """A part of the run has died, through no fault of its settings: the checkpoint has been written."""
+    """A part of the run has died, and its settings are not the cause: the checkpoint has been written."""
 
 
 class Interruption(Exception):
@@ -196,55 +298,19 @@ def interrupts_noted() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-# -------------------------------------------------------------------------------------------------------- output folder
-
-
-def open_folder(settings: RunSettings) -> Path:
-    """The run's output folder, made, found writable, and with settings.json in it.
-
-    Raises FileExistsError if another run is in it, OSError if it cannot be written, ValueError for out with resume.
-    """
-    if settings.resume is not None and settings.out is not None:
-        raise ValueError(
-            "out: expected none with --resume, which goes on in the folder that it names; leave --out away"
-        )
-    folder = settings.resume or settings.out or Path("runs") / time.strftime(f"{settings.task}-%Y%m%d-%H%M%S")
-    if settings.resume is None and folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(
-            f"out: expected an empty or a new folder, got {folder}, which holds files; "
-            f"go on with that run by --resume {folder}, or choose another --out"
-        )
-    origin = provenance()  # now: the checkout can change while the run goes on
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if settings.resume is None:
-            command = {"task": settings.task, "command": origin["command"]}
-            kept = {name: str(place) for name in KEPT if (place := getattr(settings, name, None)) is not None}
-            write_json(folder / "settings.json", command | kept | settings.as_json())
-        elif not os.access(folder, os.W_OK):
-            raise PermissionError("it is read-only")
-    except OSError as error:
-        message = f"out: expected a folder that can be written, got {folder}: {error}; choose another --out"
-        raise OSError(message) from error
-    return folder
+# --------------------------------------------------------------------------------------------------------------- result
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes readable JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all."""
-    beside = path.with_name(path.name + ".writing")
-    beside.write_text(text)
-    os.replace(beside, path)
+    """Write readable JSON, whole or not at all."""
+    files.write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def store_result(folder: Path, settings: RunSettings, result: dict[str, Any]) -> None:
-    """Writes result.json: the result, after the settings and where it comes from."""
+    """Write result.json: the result, after the settings and where it comes from."""
     made_by: dict[str, Any] = {"task": settings.task, "settings": settings.as_json(), "device": settings.device}
     made_by |= {"processes": getattr(settings, "processes", 1)} | provenance()
-    made_by["command"] = json.loads((folder / "settings.json").read_text())["command"]  # not that of resuming
+    started = read_json(folder / "settings.json")
+    made_by |= {name: started[name] for name in ("command", "origin") if name in started}  # not the command of resuming
     finished = {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     write_json(folder / "result.json", made_by | finished | result)

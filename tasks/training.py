@@ -9,35 +9,49 @@ from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypedDict
 
 import numpy
 from tqdm import tqdm
 
-from fastweights_np import Workspace, checkpoint, checks, ops, optim
+from fastweights_np import Workspace, checks, files, ops, optim
 from fastweights_np.backend import Array, to_device, to_host
 from fastweights_np.network import Model, train_step
 from fastweights_np.trees import map_leaves
 
-from .runs import Interruption, RunSettings, interrupts_noted, write_text
+from . import checkpoints, typed
+from .runs import NOT_FINITE, Interruption, RunSettings, interrupts_noted
 
-CHECKPOINT = (
-    "params", "best_params", "optimizer", "settings", "update", "random_state", "epoch_loss", "best", "curve", "seconds"
-)  # fmt: skip
 MEASURES = {"loss": ("validation_nll",), "error": ("validation_error", "validation_nll")}  # of the best epoch
+LINE = ("update", "epoch", "train_loss", "validation_nll", "validation_error", "learning_rate", "seconds")  # of metrics
 REPORT_EVERY = 50  # updates between two looks at the loss; each look makes a GPU wait
+
+
+class Progress(TypedDict):
+    """What a checkpoint holds beside arrays."""
+
+    settings: dict
+    update: int
+    random_state: dict
+    epoch_loss: float
+    best: dict
+    curve: list
+    seconds: float
 
 
 @dataclass(frozen=True)
 class TrainingSettings(RunSettings):
     """The options that every supervised task has."""
 
+    length: ClassVar[str] = "epochs"
+    checkpoint: ClassVar[tuple[tuple[str, ...], type]] = (("params", "best_params", "optimizer"), Progress)
+
     epochs: int = 20
     """Passes over the training set."""
     batch_size: int = 128
     """Sequences in an update; the last, smaller batch of an epoch is left out."""
     weight_decay: float = 0.0
-    """By this times the learning rate all weights shrink in each update."""
+    """Decoupled weight decay (AdamW). Applied to weight matrices, not to biases and gains."""
     best_by: Literal["loss", "error"] = "loss"
     """What on the validation set decides which epoch's parameters are the best; of equal errors, the loss."""
     threads: int = 1
@@ -55,7 +69,6 @@ class TrainingSettings(RunSettings):
         if self.processes > 1 and self.device != "cpu":
             raise ValueError(f"processes: expected 1 on a GPU, got {self.processes}; leave --processes away")
         checks.not_negative("weight_decay", self.weight_decay)
-        checks.choice("best_by", self.best_by, MEASURES)
 
     @property
     def reports(self) -> int:
@@ -124,17 +137,16 @@ def train(
     network: Model, settings: TrainingSettings, folder: Path, training: Examples, validation: Examples,
     watched: Mapping[str, Examples] = MappingProxyType({}),
 ) -> Outcome:  # fmt: skip
-    """Trains to the end of the settings' epochs, from the folder's checkpoint if settings.resume is set.
+    """Train to the end of the settings' epochs, from the folder's checkpoint if there is one.
 
-    Evaluates on the validation set and writes a checkpoint after each epoch. Splits that are watched are evaluated too,
-    for the record: the best parameters are chosen on the validation set alone. Raises Interruption on Ctrl-C, after a
-    checkpoint; FloatingPointError, naming the update, if the loss is not finite; ValueError if the checkpoint belongs
-    to other settings.
+    Evaluate on the validation set and write a checkpoint after each epoch. Splits that are watched are evaluated too,
+    for the record: the best parameters are chosen on the validation set alone. Raise Interruption on Ctrl-C, after a
+    checkpoint; FloatingPointError, naming the update, if a loss, a gradient or a parameter is not finite; ValueError if
+    the checkpoint belongs to other settings.
     """
     run = _Run(network, settings, folder, training)
     with interrupts_noted() as interrupted:
-        if settings.resume is not None:
-            run.restore()
+        run.restore()
         bar = tqdm(total=run.updates, initial=run.update, disable=None, unit=" updates", dynamic_ncols=True)
         with bar:
             while run.update < run.updates:
@@ -149,6 +161,8 @@ def train(
                         raise Interruption
                 run.report()
                 run.finish_epoch(validation, watched)
+                if bar.disable:  # no terminal
+                    print(run.epoch_line(), flush=True)
                 if interrupted:
                     raise Interruption
             bar.update(run.update - bar.n)
@@ -161,50 +175,60 @@ class _Run:
     def __init__(self, network: Model, settings: TrainingSettings, folder: Path, training: Examples) -> None:
         weights, self._order = settings.streams(2)
         self.network, self.settings, self.folder, self.training = network, settings, folder, training
-        self.params = to_device(network.init(weights, settings.dtype), settings.device)
+        self.params = to_device(self._initial(network.init(weights, settings.dtype)), settings.device)
         self.optimizer = optim.Adam(self.params, weight_decay=settings.weight_decay)
         self.batches = len(training.labels) // settings.batch_size
         self.update, self.updates = 0, self.batches * settings.epochs
         self.best_params, self.best = self.params, dict[str, float]()
         self.curve: list[dict[str, float]] = []
         self._workspace, self._evaluation = Workspace(), Workspace()
-        self._epoch_start = self._order.bit_generator.state  # from which the running epoch's order was drawn
+        self._epoch_start = dict(self._order.bit_generator.state)  # from which the running epoch's order was drawn
         self._unseen: list[Array] = []  # losses since the last look
         self._epoch_loss = 0.0
         self._before, self._started = 0.0, time.perf_counter()
 
+    def _initial(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Return the best parameters of the run that settings.initial names, or these."""
+        run = self.settings.initial
+        if run is None or (self.folder / checkpoints.NAME).exists():
+            return params
+        best, _ = checkpoints.initial_params(run)
+        checkpoints.check_arrays(run / checkpoints.NAME, best, params, "name a run of the same network by --initial")
+        return best
+
     def rest_of_epoch(self) -> Iterator[None]:
         """Makes the updates that are left of this epoch, yielding after each."""
-        self._epoch_start = self._order.bit_generator.state
+        self._epoch_start = dict(self._order.bit_generator.state)
         order = to_device(self._order.permutation(len(self.training.labels)), self.settings.device)
         training = self.training.varied(self._order)
         done, size = self.update % self.batches, self.settings.batch_size
         for start in range(done * size, self.batches * size, size):
             inputs, labels = training.batch(order[start : start + size])
-            loss = train_step(
-                self.network, self.params, self.optimizer, inputs, labels,
-                self.settings.rate_at(self.update, self.updates), clip_norm=self.settings.clip_norm,
-                workspace=self._workspace,
-            )  # fmt: skip
+            try:
+                loss = train_step(
+                    self.network, self.params, self.optimizer, inputs, labels,
+                    self.settings.rate_at(self.update, self.updates), clip_norm=self.settings.clip_norm,
+                    workspace=self._workspace,
+                )  # fmt: skip
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error}; it was update {self.update + 1}; {NOT_FINITE}") from error
             self.update += 1
             self._unseen.append(loss)
             yield
 
     def report(self) -> float:
-        """Brings the unseen losses to the host, checks that they are finite, and returns their mean."""
+        """Bring the unseen losses to the host, check that they are finite, and return their mean."""
         losses = [float(loss) for loss in self._unseen]
         for update, loss in enumerate(losses, self.update - len(losses) + 1):
-            if not isfinite(loss):
-                raise self._not_finite("loss", loss, update)
+            _check_finite("loss", loss, update)
         self._unseen.clear()
         self._epoch_loss += sum(losses)
         return sum(losses) / max(len(losses), 1)
 
     def finish_epoch(self, validation: Examples, watched: Mapping[str, Examples]) -> None:
-        """Evaluates, keeps the parameters if they are the best so far, saves, and adds a line to the metrics."""
+        """Evaluate, keep the parameters if they are the best so far, save, and add a line to the metrics."""
         nll, error = evaluate(self.network, self.params, validation, self._evaluation)
-        if not isfinite(nll):
-            raise self._not_finite("validation loss", nll, self.update)
+        _check_finite("validation loss", nll, self.update)
         line = {
             "update": self.update,
             "epoch": self.update // self.batches,
@@ -216,26 +240,31 @@ class _Run:
             "seconds": round(self.seconds(), 2),
         }
         self._epoch_loss = 0.0
-        self._epoch_start = self._order.bit_generator.state
+        self._epoch_start = dict(self._order.bit_generator.state)
         measures = MEASURES[self.settings.best_by]
         if not self.best or [line[name] for name in measures] < [self.best[name] for name in measures]:
             self.best, self.best_params = line, map_leaves(lambda array: array.copy(), self.params)
         self.curve.append(line)
         self.save()  # before the line: resuming writes the metrics anew from the checkpoint
-        with open(self.folder / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        lines = "".join(json.dumps(line) + "\n" for line in self.curve)
+        files.write_text(self.folder / "metrics.jsonl", lines)
 
     def _watch(self, watched: Mapping[str, Examples]) -> dict[str, float]:
         line: dict[str, float] = {}
         for name, split in watched.items():
             line[f"{name}_nll"], line[f"{name}_error"] = evaluate(self.network, self.params, split, self._evaluation)
+            _check_finite(f"{name} loss", line[f"{name}_nll"], self.update)
         return line
 
-    def _not_finite(self, what: str, value: float, update: int) -> FloatingPointError:
-        kept = f"; the checkpoint of epoch {self.curve[-1]['epoch']} is kept" if self.curve else ""
-        return FloatingPointError(
-            f"{what}: expected a finite number, got {value} at update {update}; "
-            f"lower --learning-rate or --clip-norm, or --rate if the layer is fast_weights{kept}"
+    def epoch_line(self) -> str:
+        """Return how the last epoch went, in one line."""
+        line = self.curve[-1]
+        return (
+            f"epoch {line['epoch']} of {self.settings.epochs}: training loss {line['train_loss']:.4f}, validation loss "
+            f"{line['validation_nll']:.4f}, validation error {line['validation_error']:.2%}, {self.seconds():.0f} s"
         )
 
     def latest_error(self) -> str:
@@ -246,10 +275,9 @@ class _Run:
         return self._before + time.perf_counter() - self._started
 
     def save(self) -> None:
-        state = self.optimizer.state()
-        arrays = {"params": self.params, "best_params": self.best_params}
-        arrays["optimizer"] = {name: state[name] for name in self.optimizer.moments}
-        info = {
+        """Write a checkpoint. Raise FloatingPointError if it would not be finite: the one before is kept."""
+        arrays = {"params": self.params, "best_params": self.best_params, "optimizer": self._moments()}
+        info: Progress = {
             "settings": self.settings.as_json(),
             "update": self.update,
             "random_state": self._epoch_start,
@@ -258,22 +286,64 @@ class _Run:
             "curve": self.curve,
             "seconds": self.seconds(),
         }
-        checkpoint.save(self.folder / "checkpoint.npz", arrays, info)
+        checkpoints.save(self.folder, arrays, dict(info), f"update {self.update}")
 
     def restore(self) -> None:
-        """Goes on from the folder's checkpoint, if the run got as far as writing one."""
-        path = self.folder / "checkpoint.npz"
-        if not path.exists() and not (self.folder / "metrics.jsonl").exists():
-            return  # stopped within the first epoch
-        arrays, info = checkpoint.load(path)
-        checks.keys("checkpoint", arrays | info, CHECKPOINT, remedy=f"{path} is not of this task; start anew")
-        self.settings.check_resumed(info["settings"], path)
+        """Resume from the folder's checkpoint, if the run got as far as writing one. Raise ValueError if it is bad."""
+        stored = checkpoints.load(self.folder, self.settings)
+        if stored is None:
+            return  # new, or stopped within the first epoch
+        arrays, info = stored
+        path = self.folder / checkpoints.NAME
+        ours = {"params": self.params, "best_params": self.params, "optimizer": self._moments()}
+        checkpoints.check_arrays(path, arrays, ours)
+        self._check_progress(path, info)
         arrays = to_device(arrays, self.settings.device)
         self.params, self.best_params = arrays["params"], arrays["best_params"]
         self.update, self.best, self.curve = info["update"], info["best"], info["curve"]
         self.optimizer.load_state(arrays["optimizer"] | {"updates": self.update})
-        self._order.bit_generator.state = self._epoch_start = info["random_state"]
+        self._epoch_start = info["random_state"]
         self._epoch_loss, self._before = info["epoch_loss"], info["seconds"]
-        # lines written after the checkpoint belong to updates that will be made again
-        lines = "".join(json.dumps(line) + "\n" for line in self.curve)
-        write_text(self.folder / "metrics.jsonl", lines)
+        self._write_metrics()  # lines after the checkpoint belong to updates that will be made again
+        if self.settings.continues is not None:
+            rate = self.settings.rate_at(self.update, self.updates)
+            print(
+                f"continues {self.settings.continues} after {self.update} updates, as a run of {self.updates} "
+                f"({self.settings.epochs} epochs in all): the learning rate resumes at {rate:.3g}, where the "
+                f"{self.settings.schedule} schedule of the longer run has it",
+                flush=True,
+            )
+
+    def _moments(self) -> dict[str, Array]:
+        state = self.optimizer.state()
+        return {name: state[name] for name in self.optimizer.moments}
+
+    def _check_progress(self, path: Path, info: dict[str, Any]) -> None:
+        """Set the order's random state. Raise ValueError unless the counters and the curve are those of such a run."""
+        epochs, curve = info["update"] // self.batches, info["curve"]
+        if not 0 <= info["update"] <= self.updates:
+            raise checkpoints.unfit(path, f"update: expected 0 to {self.updates}, got {info['update']}")
+        if info["seconds"] < 0:
+            raise checkpoints.unfit(path, f"seconds: expected at least 0, got {info['seconds']}")
+        for epoch, line in enumerate(curve, 1):
+            whole = isinstance(line, dict) and line.keys() == curve[0].keys() and set(LINE) <= line.keys()
+            if (
+                not whole
+                or not all(typed.fits(value, float) for value in line.values())
+                or line["epoch"] != epoch
+                or line["update"] != epoch * self.batches
+            ):
+                raise checkpoints.unfit(path, f"curve: expected the metrics of epoch {epoch}, got {line!r}")
+        if len(curve) != epochs or (info["best"] not in curve if curve else info["best"]):
+            raise checkpoints.unfit(path, f"curve: expected {epochs} epochs and the best of them, got {len(curve)}")
+        try:
+            self._order.bit_generator.state = info["random_state"]
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            raise checkpoints.unfit(path, f"random_state: expected that of a generator ({error})") from error
+        if self._order.bit_generator.state != info["random_state"]:
+            raise checkpoints.unfit(path, "random_state: expected that of a generator, got other numbers")
+
+
+def _check_finite(what: str, value: float, update: int) -> None:
+    if not isfinite(value):
+        raise FloatingPointError(f"{what}: expected a finite number, got {value} at update {update}; {NOT_FINITE}")

@@ -370,9 +370,9 @@ def test_a_search_over_agents_prefers_more_reward(tmp_path):
     assert found["best"]["mean_reward"] == max(trial["mean_reward"] for trial in found["trials"])
 
 
-def test_the_board_refuses_what_is_anothers(tmp_path):
+def test_the_board_refuses_what_belongs_to_another_run(tmp_path):
     plan = catch.Settings(size=6, hidden_size=8, actors=1, frames=100).plan()
     board = agents.Board(plan, 1)
     other = agents.Board(replace(plan, agent=replace(plan.agent, hidden_size=9)), 1)
-    with pytest.raises(ValueError, match="checkpoint: expected the arrays of this run"):
-        board.load(other.arrays())
+    with pytest.raises(ValueError, match=r"params/layer/W: expected float32 of shape \(8, 8\).*got .*\(9, 9\)"):
+        board.load(tmp_path, other.arrays())

@@ -18,7 +18,7 @@ import pytest
 from fastweights_np import checkpoint
 from fastweights_np.network import LAYERS, Network
 from fastweights_np.trees import flatten
-from tasks import retrieval, runs, training
+from tasks import folders, retrieval, runs, training
 from tasks.__main__ import TASKS, main
 
 ROOT = Path(__file__).parent.parent
@@ -132,7 +132,8 @@ def test_it_learns(tmp_path):
         pairs=1, hidden_size=16, training_size=2000, validation_size=200, test_size=200, epochs=20, learning_rate=5e-3,
         out=tmp_path,
     )  # fmt: skip
-    result = retrieval.run(settings, runs.open_folder(settings), retrieval.load(settings))
+    with folders.open_folder(settings) as folder:
+        result = retrieval.run(settings, folder, retrieval.load(settings))
     assert result["test_error"] < 0.02
 
 
@@ -154,7 +155,8 @@ def test_the_best_parameters_on_validation_are_the_ones_tested(tmp_path):
     )
     training_set, validation_set, _test_set = retrieval.load(settings)
     network = retrieval.network(settings)
-    outcome = training.train(network, settings, runs.open_folder(settings), training_set, validation_set)
+    with folders.open_folder(settings) as folder:
+        outcome = training.train(network, settings, folder, training_set, validation_set)
     assert outcome.best["epoch"] < 30, "so large a step overfits 128 sequences"
     assert training.evaluate(network, outcome.params, validation_set)[0] == outcome.best["validation_nll"]
 
@@ -166,7 +168,8 @@ def test_the_best_parameters_may_be_those_with_the_fewest_errors(tmp_path):
     )  # fmt: skip
     training_set, validation_set, _test_set = retrieval.load(settings)
     network = retrieval.network(settings)
-    outcome = training.train(network, settings, runs.open_folder(settings), training_set, validation_set)
+    with folders.open_folder(settings) as folder:
+        outcome = training.train(network, settings, folder, training_set, validation_set)
     errors = [epoch["validation_error"] for epoch in outcome.curve]
     losses = [epoch["validation_nll"] for epoch in outcome.curve]
     assert outcome.best["validation_error"] == min(errors)
@@ -212,7 +215,7 @@ def test_stopped_and_resumed_ends_in_the_same_bits(how, tmp_path):
         assert process.returncode == -signal.SIGKILL
     else:
         assert process.returncode == 130
-        assert f"go on with: python -m tasks retrieval --resume {stopped}" in complaint
+        assert f"resume with: python -m tasks retrieval --resume {stopped}" in complaint
     assert 0 < stored(stopped)["update"] < 600
     assert not (stopped / "result.json").exists()
     assert run("retrieval", "--resume", str(stopped)).returncode == 0
@@ -269,7 +272,7 @@ def test_the_command_offers_every_layer_that_needs_no_control_signals():
 def test_a_folder_in_use_is_not_overwritten(tmp_path, capsys):
     (tmp_path / "precious.txt").write_text("mine")
     assert main(["retrieval", "--out", str(tmp_path)]) == 2
-    assert f"go on with that run by --resume {tmp_path}" in capsys.readouterr().err
+    assert f"resume the run in it by --resume {tmp_path}" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["precious.txt"]
 
 
@@ -300,9 +303,9 @@ def test_resuming_what_cannot_be_resumed_is_refused(tmp_path, capsys):
     assert "checkpoint.npz: expected a file that save() wrote, found none" in capsys.readouterr().err
     for settings, message in (
         ('{"task": "mnist"}', "it belongs to task 'mnist'"),
-        ('{"task": "retrieval", "colour": 1}', "unexpected keyword argument 'colour'"),
+        ('{"task": "retrieval", "colour": 1}', "unknown setting colour"),
         ('{"task": "retr', "Unterminated string"),
-        ("[]", "it belongs to task None"),
+        ("[]", "it holds a list instead of an object"),
     ):
         (folder / "settings.json").write_text(settings)
         assert main(["retrieval", "--resume", str(folder)]) == 2

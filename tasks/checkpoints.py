@@ -1,0 +1,116 @@
+"""Checkpoints of runs: written only if all numbers are finite, read only if they fit the run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from fastweights_np import checkpoint, checks, to_host
+from fastweights_np.trees import flatten
+
+from . import typed
+from .runs import NOT_FINITE, RunSettings, settings_of
+
+NAME = "checkpoint.npz"
+ANEW = "start anew with another --out"
+
+
+def save(folder: Path, arrays: dict[str, Any], info: dict[str, Any], when: str) -> None:
+    """Write the run's checkpoint. Raise FloatingPointError for a number that is not finite: the one before is kept."""
+    arrays = to_host(arrays)
+    for name, array in flatten(arrays).items():
+        if not numpy.isfinite(array).all():
+            raise FloatingPointError(f"{name}: expected finite numbers, got others at {when}; {NOT_FINITE}")
+    try:
+        json.dumps(info, allow_nan=False)
+    except ValueError as error:
+        raise FloatingPointError(f"metrics: expected finite numbers, got others at {when}; {NOT_FINITE}") from error
+    checkpoint.save(folder / NAME, arrays, info)
+
+
+def load(folder: Path, settings: RunSettings) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Return (arrays, info) of the run's checkpoint, or None if the run was stopped before its first one.
+
+    Shapes and counters remain to be compared with the run. Raise FileNotFoundError if it is lost, ValueError if it is
+    damaged, not finite, or belongs to other settings.
+    """
+    path, (groups, info_types) = folder / NAME, settings.checkpoint
+    if not path.exists() and not (folder / "metrics.jsonl").exists():
+        return None
+    arrays, info = _read(path)
+    names = (*groups, *info_types.__annotations__)
+    checks.keys("checkpoint", arrays | info, names, remedy=f"{path} is not of this task; {ANEW}")
+    try:
+        info = typed.checked(info_types, info)
+    except (ValueError, TypeError) as error:
+        raise unfit(path, error) from error
+    try:
+        settings.check_resumed(info["settings"], path)
+    except TypeError as error:
+        raise unfit(path, error) from error
+    return arrays, info
+
+
+def load_for_longer(settings: RunSettings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the checkpoint of the run that these settings continue, as the longer run needs it. Raise as `load`."""
+    run, length = settings.continues, settings.length
+    assert run is not None
+    before = settings_of(run, type(settings))
+    stored = load(run, replace(settings, **{length: getattr(before, length)}))
+    if stored is None:
+        raise ValueError(f"resume: expected a run with a checkpoint, found none in {run}; resume it as it is first")
+    arrays, info = stored
+    return settings.longer(arrays, getattr(before, length)), info | {"settings": settings.as_json()}
+
+
+def initial_params(run: Path) -> tuple[dict[str, Any], int]:
+    """Return the best parameters of a run, and the updates behind them. Raise OSError or ValueError."""
+    path = run / NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"initial: expected the folder of a run with a checkpoint, found none in {run}")
+    arrays, info = _read(path)
+    best = arrays.get("best_params", arrays.get("params"))
+    try:
+        updates = updates_made(arrays, info.get("best") or info)
+    except (KeyError, TypeError, ValueError) as error:
+        raise unfit(path, f"expected the updates of a run, got none ({error})", "name another run") from error
+    if not isinstance(best, dict):
+        raise unfit(path, "params: expected those of a run, found none", "name another run")
+    return best, updates
+
+
+def updates_made(arrays: dict[str, Any], info: dict[str, Any]) -> int:
+    """Return the updates behind a checkpoint: a training counts them in all, agents one by one."""
+    return int(info["update"]) if "update" in info else int(numpy.sum(arrays["counts"]["updates"]))
+
+
+def check_arrays(path: Path, found: dict[str, Any], expected: dict[str, Any], remedy: str = "") -> None:
+    """Raise ValueError unless the arrays of a checkpoint have these names, shapes and dtypes."""
+    theirs, ours = flatten(found), flatten(expected)
+    for name in ours | theirs:
+        got, wanted = _described(theirs.get(name)), _described(ours.get(name))
+        if got != wanted:
+            raise unfit(path, f"{name}: expected {wanted}, as these settings make it, got {got}", remedy)
+
+
+def unfit(path: Path, why: object, remedy: str = "") -> ValueError:
+    """Return the error for a checkpoint that does not fit the run."""
+    return ValueError(f"checkpoint {path}: {why}; {remedy or ANEW}")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    arrays, info = checkpoint.load(path)
+    if not isinstance(info, dict):
+        raise unfit(path, f"info: expected named values, got {type(info).__name__}")
+    for name, array in flatten(arrays).items():
+        if array.dtype.kind not in "fiu" or not numpy.isfinite(array).all():
+            raise unfit(path, f"{name}: expected finite numbers, got others")
+    return arrays, info
+
+
+def _described(array: Any) -> str:
+    return "nothing" if array is None else f"{array.dtype} of shape {tuple(array.shape)}"

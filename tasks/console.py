@@ -1,0 +1,83 @@
+"""Standard output and error as a long run needs them: no reader and no console stops the run.
+
+A reader that goes away (| head) or a full disk (> log) loses what is printed after that. A console without Greek
+letters gets their names.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+_SIGNS = {"×": "x", "·": "*", "√": "sqrt ", "−": "-", "–": "-", "→": "->", "±": "+-", "─": "-", "│": "|", "║": "|"}
+
+
+class Output:
+    """A text stream that takes any text and never raises; `error` is the first OSError, after which it is silent."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self.error = stream, None
+
+    def write(self, text: str) -> int:
+        """Write the text, spelled with the characters that the stream has."""
+        try:
+            self._stream.write(text)
+        except UnicodeEncodeError as error:
+            return self.write(spelled(text, error.encoding))
+        except OSError as error:
+            self._give_up(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _give_up(self, error: OSError) -> None:
+        self.error = self.error or error  # type: ignore[assignment]
+        with suppress(OSError, ValueError):  # what is left in the buffer goes there at the end
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
+@contextmanager
+def outputs() -> Iterator[tuple[Output, Output]]:
+    """Make sys.stdout and sys.stderr an Output each within the block."""
+    before = sys.stdout, sys.stderr
+    made = Output(sys.stdout or io.StringIO()), Output(sys.stderr or io.StringIO())  # None: closed before the start
+    sys.stdout, sys.stderr = made
+    try:
+        yield made
+    finally:
+        for stream in made:
+            stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+def spelled(text: str, encoding: str) -> str:
+    """Return the text with names or likenesses for the characters that the encoding lacks: λ becomes lambda."""
+    return "".join(_spelled(character, encoding) for character in text)
+
+
+def _spelled(character: str, encoding: str) -> str:
+    with suppress(UnicodeEncodeError):
+        character.encode(encoding)
+        return character
+    name = unicodedata.name(character, "")
+    if name.startswith("GREEK"):
+        return name.split()[-1].lower().replace("lamda", "lambda")
+    if name.startswith("BOX DRAWINGS"):
+        return _SIGNS.get(character, "+")
+    alike = unicodedata.normalize("NFKD", character).encode(encoding, "ignore").decode(encoding)
+    return _SIGNS.get(character) or alike or character.encode(encoding, "backslashreplace").decode(encoding)

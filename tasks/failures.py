@@ -1,0 +1,82 @@
+"""What a failed run exits with: a code, and one sentence with the file, what is kept and what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from fastweights_np.files import UNFINISHED
+
+from .checkpoints import NAME
+from .runs import DIVERGED, FAILED, INTERRUPTED, Interruption, RunFailed
+
+# exit codes beside those of runs: options, data or a folder that cannot be used; no room on the disk; the folder cannot
+# be written any more; no memory
+REFUSED, DISK_FULL, FOLDER_LOST, NO_MEMORY = 2, 4, 5, 6
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EIO, errno.ESTALE}
+# settings that decide how much memory a run takes
+SIZES = (
+    "training_size", "validation_size", "test_size", "batch_size", "games", "hidden_size", "pairs", "copies", "heads",
+    "size", "actors", "steps", "inner_steps", "processes",
+)  # fmt: skip
+# how NumPy and Python refuse a size, in lower case
+TOO_LARGE = ("array is too big", "maximum allowed dimension", "maximum allowed size", "too large to convert")
+
+
+def explained(error: BaseException, settings: Any, folder: Path | None, program: str) -> tuple[int, str]:
+    """Return the exit code and the sentence for an error. Raise it again if it is a mistake of this program.
+
+    settings: those of the run, None if the error came before them.
+    folder: the run's, None if the error came before it was made.
+    program: the command without its options.
+    """
+    resume = f"{program} --resume {shlex.quote(str(folder))}"
+    kept = "no folder was made" if folder is None else _kept(folder)
+    if isinstance(error, Interruption | KeyboardInterrupt):
+        return INTERRUPTED, "interrupted; " + (kept if folder is None else f"{kept}; resume with: {resume}")
+    if isinstance(error, FloatingPointError):
+        return DIVERGED, f"{error}; {kept}"
+    if isinstance(error, RunFailed):
+        return FAILED, str(error)
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or _is_too_large(error):
+        return NO_MEMORY, f"out of memory: {error}; lower {_sizes(settings)}"
+    if number in NO_ROOM:
+        again = "start again" if folder is None else f"resume with: {resume}"
+        return DISK_FULL, f"{_described(error)}; {kept}; make room, then {again}"
+    if number in NOT_WRITABLE and folder is not None:
+        if not folder.exists():
+            return FOLDER_LOST, f"{folder}: the folder has vanished during the run, and all in it; start again"
+        return FOLDER_LOST, f"{_described(error)}; {kept}; make the folder writable, then resume with: {resume}"
+    if isinstance(error, ValueError | TypeError | OSError | RuntimeError | OverflowError):
+        return REFUSED, str(error)
+    raise error
+
+
+def _kept(folder: Path) -> str:
+    if (folder / "result.json").exists():
+        return f"the result in {folder} is kept"
+    there = (folder / NAME).exists()
+    return f"the last checkpoint in {folder} is kept" if there else f"{folder} holds no checkpoint yet"
+
+
+def _described(error: Any) -> str:
+    """Return the file and what is wrong with it, in words."""
+    if not error.filename or not error.strerror:
+        return str(error)
+    return f"{str(error.filename).partition(UNFINISHED)[0]}: {os.strerror(error.errno)}"
+
+
+def _is_too_large(error: BaseException) -> bool:
+    return isinstance(error, ValueError | OverflowError) and any(text in str(error).lower() for text in TOO_LARGE)
+
+
+def _sizes(settings: Any) -> str:
+    """Return the sizes that were raised above their defaults; if none was, all that there are."""
+    found = {name: value for name in SIZES if (value := getattr(settings, name, None)) is not None}
+    raised = {name: value for name, value in found.items() if value > (getattr(type(settings), name) or 1)}
+    return " or ".join(f"--{name.replace('_', '-')}, {value}" for name, value in (raised or found).items()) or "sizes"

@@ -1,0 +1,86 @@
+"""A lock on a folder that one process writes to. The kernel releases it when the process ends, however it ends.
+
+The lock is `flock` on a file in the folder, which also names the process. Windows has no `flock`, and some network file
+systems refuse it: there nothing keeps two processes apart, and on such a file system a warning says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+NAME = ".lock"  # of the file; it is removed with the lock, and left behind, without a lock, by a process that is killed
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+_held: set[int] = set()  # descriptors; a forked child closes its copies, or it would hold the lock after its parent
+
+
+class FolderInUse(RuntimeError):
+    """Another process holds the lock; the message names it."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock within the block. Raise FolderInUse if another process holds it, OSError as `open`."""
+    path, descriptor = folder / NAME, None
+    if fcntl is not None:
+        try:
+            descriptor = _lock(path)
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            print(f"tasks: {folder} cannot be locked ({error}): start no second run in it", file=sys.stderr)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            with suppress(OSError):  # the folder is gone
+                if _is_at(path, descriptor):
+                    path.unlink()
+            _held.discard(descriptor)
+            os.close(descriptor)
+
+
+def _lock(path: Path) -> int:
+    """Return the descriptor that holds the lock."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(path, descriptor):  # else the holder before has removed it meanwhile
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"{os.getpid()} on {platform.node()}".encode())
+                _held.add(descriptor)
+                return descriptor
+        except BlockingIOError:
+            holder = os.read(descriptor, 200).decode(errors="replace") or "that has just started"
+            raise FolderInUse(f"{path.parent} is in use by process {holder}") from None
+        finally:
+            if descriptor not in _held:
+                os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _close_in_child() -> None:
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)

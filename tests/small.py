@@ -1,0 +1,49 @@
+"""Every task at its smallest: the options of a run that takes a second, with made-up data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy
+
+from tasks import digits
+from tests.test_digits import idx
+from tests.test_expressions import fer_folders
+
+SEQUENCES = ["--training-size", "24", "--validation-size", "8", "--test-size", "8"]
+NETWORK = ["--hidden-size", "8", "--batch-size", "8"]
+
+
+def mnist_files(folder: Path) -> Path:
+    """A made-up MNIST of 30 training and 10 test images."""
+    folder.mkdir(exist_ok=True)
+    rng = numpy.random.default_rng(0)
+    arrays = [each for n in (30, 10) for each in (rng.integers(0, 256, (n, 28, 28)), rng.integers(0, 10, n))]
+    for file, array in zip(digits.FILES, arrays, strict=True):
+        (folder / file).write_bytes(idx(array))
+    return folder
+
+
+LENGTH = {"retrieval": ("epochs", 2), "mnist": ("epochs", 2), "faces": ("epochs", 2), "catch": ("frames", 960)}
+
+
+def options(task: str, folder: Path) -> list[str]:
+    """The command line of a run of 2 epochs, or of 960 frames, without --out. Data are made in the folder."""
+    if task == "retrieval":
+        return [task, *SEQUENCES, *NETWORK, "--epochs", "2"]
+    if task == "mnist":
+        return [
+            task,
+            *NETWORK,
+            "--validation-size",
+            "6",
+            "--epochs",
+            "2",
+            "--data-dir",
+            str(mnist_files(folder / "digits")),
+        ]
+    if task == "faces":
+        faces = fer_folders(folder / "faces")
+        return [task, *NETWORK, "--validation-size", "2", "--epochs", "2", "--data-dir", str(faces)]
+    game = ["--size", "6", "--visible", "2", "--games", "16", "--method", "a2c", "--frames", "960"]
+    return [task, *game, "--hidden-size", "8", "--checkpoint-every", "0"]

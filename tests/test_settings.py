@@ -1,0 +1,161 @@
+"""Settings: their types, wherever they come from, and the options that have no effect on a run."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+
+from tasks import catch, retrieval, runs
+from tasks.__main__ import TASKS, main
+
+STORED = sorted((Path(__file__).parent.parent / "bench" / "results").rglob("*.json"))
+KINDS: dict[str, Any] = {name: importlib.import_module(f"tasks.{name}").Settings for name in TASKS}
+WRONG = {
+    bool: ["False", "true", 1, 0, 1.0, [], {}],
+    int: ["3", 2.5, 3.0, True, [3], 10**400],
+    float: ["0.5", True, float("nan"), float("inf"), -float("inf"), [0.5], 10**400],
+    str: [3, True, ["a"]],
+    Path: [3, True, ["a"]],
+}
+
+
+def wrong_values(hint: Any) -> list[Any]:
+    """Values that are not of this type."""
+    hints = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    values = [] if type(None) in hints else [None]
+    for each in hints:
+        values += ["none of them", 1] if get_origin(each) is Literal else WRONG.get(each, [])
+    return values
+
+
+@pytest.mark.parametrize(("task", "name"), [(task, field.name) for task in KINDS for field in fields(KINDS[task])])
+def test_a_value_of_another_type_is_refused_wherever_it_comes_from(task, name, tmp_path):
+    kind, path = KINDS[task], tmp_path / "settings.json"
+    for value in wrong_values(get_type_hints(kind)[name]):
+        with pytest.raises((TypeError, ValueError), match=f"^{name}: expected .*, got "):
+            kind(**{name: value})
+        if name not in ("out", "resume", "settings", "continues"):  # these are no settings of a file
+            path.write_text(json.dumps({"task": task, name: value}))
+            with pytest.raises(ValueError, match=f"{re.escape(str(path))}: {name}: expected .*, got "):
+                runs.settings_from(path, kind, settings=path)
+
+
+def test_a_whole_number_is_a_number_and_text_is_a_path(tmp_path):
+    settings = retrieval.Settings(learning_rate=1, out=str(tmp_path))
+    assert settings.learning_rate == 1
+    assert settings.out == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"task": "retrieval", "colour": 1}', "unknown setting colour"),
+        (b'{"task": "retrieval", "out": "x"}', "unknown setting out"),
+        (b'{"task": "retrieval", "seed": 1, "seed": 2}', "holds 'seed' more than once"),
+        (b'{"task": "retrieval", "learning_rate": NaN}', "learning_rate: expected a finite number, got nan"),
+        (b'{"task": "retrieval", "learning_rate": 1e999}', "learning_rate: expected a finite number, got inf"),
+        (b'{"task": "retrieval", "layer_norm": "False"}', "layer_norm: expected True or False or None, got 'False'"),
+        (b'{"task": "mnist"}', "it belongs to task 'mnist'"),
+        (b'{"seed": 1}', "it belongs to task None"),
+        (b'["task"]', "it holds a list instead of an object"),
+        (b"3", "it holds a int instead of an object"),
+        (b"", "Expecting value"),
+        (b'{"task": "retr', "Unterminated string"),
+        (b"\xff\xfe{}", "can't decode"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"task": "retrieval", "settings": 3}', "settings: expected named values, got 3"),
+        (b" " * (runs.LARGEST + 1), "it has more than 10,000,000 bytes"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+@pytest.mark.parametrize("option", ["settings", "resume"])
+def test_a_bad_settings_file_is_named(option, content, message, tmp_path, capsys):
+    path = tmp_path / "settings.json"
+    path.write_bytes(content)
+    assert main(["retrieval", f"--{option}", str(path if option == "settings" else tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert str(path) in said
+    assert [file.name for file in tmp_path.iterdir()] == ["settings.json"]
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("retrieval", "--layer lstm --decay 0.5", "decay: expected 0.9, for the layer lstm does not use it, got 0.5"),
+        ("retrieval", "--layer irnn --copies 7", "copies: expected 4, for the layer irnn does not use it, got 7"),
+        ("retrieval", "--forget-bias 2", "forget_bias: expected 1.0, for the layer fast_weights does not use it"),
+        ("retrieval", "--layer associative_lstm --layer-norm True", "layer_norm: expected None"),
+        ("retrieval", "--layer-norm False --normalize-preliminary", "a layer without layer norm does not use it"),
+        ("retrieval", "--schedule constant --hold 0.2", "hold: expected 0.5, for the constant schedule"),
+        ("mnist", "--layer convnet --inner-steps 2", "inner_steps: expected 1, for the layer convnet"),
+        ("faces", "--layer lstm --rate 0.1", "rate: expected 0.04, for the layer lstm"),
+        ("catch", "--layer irnn --rate 0.1", "rate: expected 0.02, for the layer irnn"),
+        ("catch", "--threads 4", "threads: expected 1, for the method a3c does not use it"),
+    ],
+)
+def test_an_option_without_effect_is_refused(task, options, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([task, *options.split()])
+    assert stopped.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_every_option_of_a_layer_is_refused_for_the_layers_without_it():
+    other = {"decay": 0.5, "rate": 0.5, "inner_steps": 2, "normalize_preliminary": True, "layer_norm": True,
+             "recurrent_scale": 0.3, "forget_bias": 2.0, "copies": 2, "heads": 2}  # fmt: skip
+    for kind in KINDS.values():
+        for layer in get_args(get_type_hints(kind)["layer"]):
+            for name, value in other.items():
+                if name in kind.unused({field.name: field.default for field in fields(kind)} | {"layer": layer}):
+                    with pytest.raises(ValueError, match=f"{name}: expected .* for the layer {layer} does not use it"):
+                        kind(layer=layer, **{name: value})
+                else:
+                    kind(layer=layer, **{name: value})
+
+
+def test_an_option_without_effect_in_a_file_is_named_and_left_at_its_default(tmp_path, capsys):
+    """Older versions had other defaults, and stored all of them."""
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps({"task": "retrieval", "layer": "lstm", "decay": 0.5}))
+    assert runs.settings_from(path, retrieval.Settings, settings=path).decay == 0.9
+    assert f"{path}: decay 0.5 is ignored: the layer lstm does not use it" in capsys.readouterr().err
+
+
+def test_the_settings_of_every_stored_run_still_load():
+    stored = [(path, runs.read_json(path)) for path in STORED]
+    made = [(path, found) for path, found in stored if isinstance(found.get("settings"), dict) and "task" in found]
+    assert len(made) > 150
+    for path, found in made:
+        settings = runs.settings_from(path, KINDS[found["task"]], settings=path)
+        for name, value in settings.as_json().items():
+            used = name in found["settings"] and name not in settings.unused(vars(settings))
+            assert not used or found["settings"][name] == value, (path, name)
+
+
+def test_a_file_names_the_layer_before_options_are_judged(tmp_path):
+    """--forget-bias belongs to the file's lstm, not to the default layer."""
+    path = tmp_path / "settings.json"
+    path.write_text(json.dumps({"task": "retrieval", "layer": "lstm"}))
+    asked = runs.settings_asked_for(retrieval.Settings, ["--settings", str(path), "--forget-bias", "2"], "program")
+    assert (asked.layer, asked.forget_bias) == ("lstm", 2.0)
+
+
+def test_settings_beside_resume_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="settings: expected none with --resume"):
+        runs.settings_asked_for(retrieval.Settings, ["--settings", "a", "--resume", "b"], "program")
+
+
+def test_what_a_machine_decides_may_stand_in_a_file(tmp_path):
+    path = tmp_path / "settings.json"
+    path.write_text(
+        json.dumps({"task": "catch", "method": "a2c", "threads": 2, "checkpoint_every": 1, "device": "cpu"})
+    )
+    assert runs.settings_from(path, catch.Settings, settings=path).threads == 2
