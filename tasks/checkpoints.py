@@ -48,10 +48,9 @@ def load(folder: Path, settings: RunSettings) -> tuple[dict[str, Any], dict[str,
         info = typed.checked(info_types, info)
     except (ValueError, TypeError) as error:
         raise unfit(path, error) from error
-    try:
-        settings.check_resumed(info["settings"], path)
-    except TypeError as error:
-        raise unfit(path, error) from error
+    if info["seconds"] < 0:
+        raise unfit(path, f"seconds: expected at least 0, got {info['seconds']}")
+    settings.check_resumed(info["settings"], path)
     return arrays, info
 
 

@@ -26,9 +26,7 @@ class Output:
     def write(self, text: str) -> int:
         """Write the text, spelled with the characters that the stream has."""
         try:
-            self._stream.write(text)
-        except UnicodeEncodeError as error:
-            return self.write(spelled(text, error.encoding))
+            self._stream.write(spelled(text, getattr(self._stream, "encoding", None) or "utf-8"))
         except OSError as error:
             self._give_up(error)
         return len(text)
@@ -67,6 +65,9 @@ def outputs() -> Iterator[tuple[Output, Output]]:
 
 def spelled(text: str, encoding: str) -> str:
     """Return the text with names or likenesses for the characters that the encoding lacks: λ becomes lambda."""
+    with suppress(UnicodeEncodeError):
+        text.encode(encoding)
+        return text
     return "".join(_spelled(character, encoding) for character in text)
 
 

@@ -23,8 +23,7 @@ SIZES = (
     "training_size", "validation_size", "test_size", "batch_size", "games", "hidden_size", "pairs", "copies", "heads",
     "size", "actors", "steps", "inner_steps", "processes",
 )  # fmt: skip
-# how NumPy and Python refuse a size, in lower case
-TOO_LARGE = ("array is too big", "maximum allowed dimension", "maximum allowed size", "too large to convert")
+TOO_LARGE = ("array is too big", "maximum allowed dimension", "maximum allowed size")  # NumPy's words, in lower case
 
 
 def explained(error: BaseException, settings: Any, folder: Path | None, program: str) -> tuple[int, str]:
@@ -52,7 +51,7 @@ def explained(error: BaseException, settings: Any, folder: Path | None, program:
         if not folder.exists():
             return FOLDER_LOST, f"{folder}: the folder has vanished during the run, and all in it; start again"
         return FOLDER_LOST, f"{_described(error)}; {kept}; make the folder writable, then resume with: {resume}"
-    if isinstance(error, ValueError | TypeError | OSError | RuntimeError | OverflowError):
+    if isinstance(error, ValueError | TypeError | OSError | RuntimeError):
         return REFUSED, str(error)
     raise error
 
@@ -72,7 +71,7 @@ def _described(error: Any) -> str:
 
 
 def _is_too_large(error: BaseException) -> bool:
-    return isinstance(error, ValueError | OverflowError) and any(text in str(error).lower() for text in TOO_LARGE)
+    return isinstance(error, OverflowError) or any(text in str(error).lower() for text in TOO_LARGE)
 
 
 def _sizes(settings: Any) -> str:

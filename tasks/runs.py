@@ -157,7 +157,11 @@ class RunSettings:
 
     def check_resumed(self, stored: Mapping[str, Any], path: Path) -> None:
         """Raise ValueError unless these are the settings with which the file at `path` was made."""
-        wanted, before = self.as_json(), _settings(stored, type(self), path)[0].as_json()
+        try:
+            before = _settings(stored, type(self), path)[0].as_json()
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: {error}; start anew with another --out") from error
+        wanted = self.as_json()
         for name, value in wanted.items():
             if value != before[name]:
                 raise ValueError(

@@ -323,8 +323,6 @@ class _Run:
         epochs, curve = info["update"] // self.batches, info["curve"]
         if not 0 <= info["update"] <= self.updates:
             raise checkpoints.unfit(path, f"update: expected 0 to {self.updates}, got {info['update']}")
-        if info["seconds"] < 0:
-            raise checkpoints.unfit(path, f"seconds: expected at least 0, got {info['seconds']}")
         for epoch, line in enumerate(curve, 1):
             whole = isinstance(line, dict) and line.keys() == curve[0].keys() and set(LINE) <= line.keys()
             if (

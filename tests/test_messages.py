@@ -1,0 +1,275 @@
+"""What a user reads when the disk, the folder, the memory, the console or a finger on Ctrl-C ends a run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastweights_np import checkpoint, files
+from fastweights_np.network import Network
+from tasks import agents, console, runs
+from tasks.__main__ import TASKS, USAGE, main
+from tests.small import options
+
+ROOT = Path(__file__).parent.parent
+resource = pytest.importorskip("resource", reason="limits are POSIX's")
+
+
+def run(*arguments: str, limit: int | None = None, **how) -> subprocess.CompletedProcess:
+    """The command in a process of its own; files may have `limit` bytes."""
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    defaults = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "timeout": 120}
+    more = {} if limit is None else {"preexec_fn": limited}
+    return subprocess.run([sys.executable, "-m", "tasks", *arguments], check=False, **(defaults | more | how))
+
+
+def assert_one_sentence(text: str) -> None:
+    lines = [line for line in text.splitlines() if "RuntimeWarning" not in line]
+    assert len(lines) == 1, text
+    assert lines[0].startswith("tasks: ")
+
+
+def test_every_exit_code_is_explained():
+    for code in (0, 1, 2, 3, 4, 5, 6, 130, 141):
+        assert f"\n{code:5}  " in USAGE
+
+
+# ------------------------------------------------------------------------------------------------------ disk and folder
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("limit", "kept"), [(100, "no folder was made"), (3000, "holds no checkpoint yet")])
+def test_a_full_disk_is_named_with_its_file(task, limit, kept, tmp_path):
+    """For settings.json, and for the first picture or checkpoint."""
+    done = run(*options(task, tmp_path), "--out", str(tmp_path / "run"), limit=limit)
+    assert done.returncode == 4, done.stderr
+    assert_one_sentence(done.stderr)
+    assert "File too large" in done.stderr
+    assert str(tmp_path / "run") in done.stderr
+    assert kept in done.stderr
+    assert "make room, then" in done.stderr
+    assert (tmp_path / "run").exists() == (limit > 100)
+    if limit > 100:
+        assert not [file for file in (tmp_path / "run").iterdir() if files.UNFINISHED in file.name]
+        assert main([task, "--resume", str(tmp_path / "run")]) == 0
+
+
+def test_a_disk_that_fills_up_during_the_run_keeps_the_last_checkpoint(tmp_path):
+    """The metrics grow beyond what is left of the disk; the checkpoint of the same epoch is whole."""
+    words = ["--hidden-size", "2", "--batch-size", "8", "--training-size", "8", "--epochs", "1000", "--out"]
+    done = run("retrieval", *words, str(tmp_path / "run"), limit=150_000)
+    assert done.returncode == 4, done.stderr
+    assert_one_sentence(done.stderr)
+    assert f"the last checkpoint in {tmp_path / 'run'} is kept" in done.stderr
+    _, info = checkpoint.load(tmp_path / "run" / "checkpoint.npz")
+    assert 0 < info["update"] < 1000
+
+
+def replaced_by_nothing(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def replaced_by_a_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("a file")
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(replaced_by_nothing, "the folder has vanished"), (replaced_by_a_file, "Not a directory")],
+)
+def test_a_folder_that_vanishes_during_the_run_is_named(task, change, message, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    words = [*options(task, tmp_path), "--out", str(folder)]
+    kind, name = (agents.Learner, "play") if task == "catch" else (Network, "loss_and_gradients")
+    original = getattr(kind, name)
+
+    def changing(*arguments):
+        if folder.is_dir():
+            change(folder)
+        return original(*arguments)
+
+    monkeypatch.setattr(kind, name, changing)
+    assert main(words) == 5
+    said = capsys.readouterr().err
+    assert_one_sentence(said)
+    assert message in said
+    assert str(folder) in said
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_named(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    original = Network.loss_and_gradients
+
+    def changing(*arguments):
+        folder.chmod(0o500)
+        return original(*arguments)
+
+    monkeypatch.setattr(Network, "loss_and_gradients", changing)
+    assert main([*options("retrieval", tmp_path), "--out", str(folder)]) == 5
+    folder.chmod(0o700)
+    assert "Permission denied" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize(
+    ("task", "option", "size"),
+    [
+        ("retrieval", "training-size", 10**14),
+        ("retrieval", "training-size", 10**18),
+        ("retrieval", "test-size", 10**14),
+        ("retrieval", "hidden-size", 10**14),
+        ("mnist", "hidden-size", 10**14),
+        ("faces", "hidden-size", 10**14),
+        ("catch", "hidden-size", 10**14),
+        ("catch", "games", 10**14),
+        ("catch", "games", 10**18),
+    ],
+)
+def test_a_size_that_does_not_fit_into_memory_is_named(task, option, size, tmp_path, capsys):
+    assert main([*options(task, tmp_path), f"--{option}", str(size), "--out", str(tmp_path / "run")]) == 6
+    said = capsys.readouterr().err
+    assert_one_sentence(said)
+    assert "out of memory" in said
+    assert f"--{option}, {size}" in said
+
+
+# -------------------------------------------------------------------------------------------------------------- console
+
+
+@pytest.mark.parametrize("task", [*TASKS, None])
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
+def test_help_needs_no_greek_letters(task, environment, tmp_path):
+    words = [task, "--help"] if task else ["--help"]
+    done = run(*words, env=os.environ | environment | {"PYTHONCOERCECLOCALE": "0", "COLUMNS": "200"})
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.isascii()
+    assert "?" not in done.stdout.replace("??c is answered", "")
+    if task:
+        assert "lambda of the fast weights" in done.stdout
+        assert "eta of the fast weights" in done.stdout
+
+
+@pytest.mark.parametrize("task", ["retrieval", "catch"])
+def test_a_run_needs_no_greek_letters(task, tmp_path):
+    folder = tmp_path / "läuft λ \udcff"
+    try:
+        os.mkdir(folder)
+    except OSError:  # no such names on this disk
+        folder = tmp_path / "läuft λ"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}
+    done = run(*options(task, tmp_path), "--out", str(folder), env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+    assert "lambda" in done.stdout
+
+
+def test_an_error_needs_no_greek_letters(tmp_path):
+    done = run("retrieval", "--settings", str(tmp_path / "λ.json"), env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 2
+    assert_one_sentence(done.stderr)
+    assert "lambda.json" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "ascii_text"),
+    [
+        ("λ η γ β Δ", "lambda eta gamma beta delta"),
+        ("R² · 2 × 3", "R2 * 2 x 3"),
+        ("╭──╮ │", "+--+ |"),
+        ("é", "e"),
+        ("雪 \udcff", "\\u96ea \\udcff"),
+    ],
+)
+def test_characters_are_spelled(text, ascii_text):
+    assert console.spelled(text, "ascii") == ascii_text
+
+
+@pytest.mark.parametrize(("task", "both"), [*((task, False) for task in TASKS), ("retrieval", True), ("catch", True)])
+def test_a_closed_pipe_ends_quietly_and_the_result_is_kept(task, both, tmp_path):
+    """As by | head -0, and by 2>&1 | head -0."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    how = {"stdout": writing} | ({"stderr": writing} if both else {})
+    done = run(*options(task, tmp_path), "--out", str(tmp_path / "run"), **how)
+    os.close(writing)
+    assert done.returncode == 141
+    assert both or done.stderr == ""
+    assert (tmp_path / "run" / "result.json").exists()
+    assert (tmp_path / "run" / "learning_curve.png").exists()
+
+
+def test_help_for_a_closed_pipe_is_quiet():
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert run("retrieval", "--help", stdout=writing).stderr == ""
+    os.close(writing)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux's")
+def test_a_log_on_a_full_disk_does_not_stop_the_run(tmp_path):
+    with open("/dev/full", "w") as log:
+        done = run(*options("retrieval", tmp_path), "--out", str(tmp_path / "run"), stdout=log)
+    assert done.returncode == 4
+    assert_one_sentence(done.stderr)
+    assert "standard output: [Errno 28] No space left on device; all else is done" in done.stderr
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.parametrize(("task", "line"), [(task, "epoch 1 of 2: training loss") for task in TASKS if task != "catch"])
+def test_without_a_terminal_each_epoch_has_its_line(task, line, tmp_path, capsys):
+    assert main([*options(task, tmp_path), "--out", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(" of 2: training loss") == 2
+    assert line in printed
+
+
+def test_without_a_terminal_agents_tell_how_far_they_are(tmp_path, capsys):
+    assert main([*options("catch", tmp_path), "--frames", "9600", "--out", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    assert 5 <= printed.count(" of 9,600 frames: mean reward ") <= 100
+
+
+# --------------------------------------------------------------------------------------------------------------- Ctrl-C
+
+
+@pytest.mark.parametrize("module", ["numpy", "threadpoolctl", "tyro", "tqdm", "matplotlib"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_during_imports_leaves_no_traceback(module, number, tmp_path):
+    """Also if what is imported takes the exception for a failure of its own."""
+    source = (
+        f"import os\ntry:\n    os.kill(os.getpid(), {int(number)})\nexcept BaseException:\n    pass\nraise ImportError"
+    )
+    (tmp_path / f"{module}.py").write_text(source)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = run("retrieval", "--out", str(tmp_path / "run"), env=environment)
+    assert done.returncode == 130
+    assert done.stderr == "tasks: interrupted; no folder was made\n"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_ctrl_c_while_data_are_read_leaves_no_folder(task, tmp_path, monkeypatch, capsys):
+    module = __import__(f"tasks.{task}", fromlist=["load"])
+
+    def interrupted(settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "load", interrupted)
+    assert main([*options(task, tmp_path), "--out", str(tmp_path / "run")]) == runs.INTERRUPTED
+    assert capsys.readouterr().err == "tasks: interrupted; no folder was made\n"
+    assert not (tmp_path / "run").exists()
