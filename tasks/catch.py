@@ -54,26 +54,26 @@ class Settings(LayerSettings, RunSettings):
     size: int = 16
     """N: the screen has N x N pixels, an episode N frames."""
     visible: int = 3
-    """M: after so many frames the screen is blank. The paper has 3 with N = 16, 5 with N = 24."""
+    """M, the frames before the screen is blank. The paper has 3 with N = 16, and 5 with N = 24."""
     paddle_width: int = 2
     """Pixels of the paddle."""
     paddle_start: Literal["center", "random"] = "center"
-    """Where the paddle starts: in the middle, as in DeepMind's bsuite, or anywhere; the paper does not say."""
+    """The first column of the paddle: center, as in DeepMind's bsuite, or random. The paper does not say."""
     frames: int = 10_000_000
-    """Frames to play in all."""
+    """Frames in all."""
     games: int = 64
     """Games that each actor plays at the same time."""
     seed: int = 0
-    """Fixes weights and games: with a2c, or a3c with one actor, the same seed gives the same run, bit for bit."""
+    """Fixes weights and games. With a2c, or a3c with one actor, the same seed gives the same run, bit for bit."""
     threads: int = 1
     """BLAS threads of a2c; each actor of a3c has one."""
     method: Literal["a3c", "a2c"] = "a3c"
-    """a3c: actors in processes of their own, which update shared parameters without waiting for one another; a2c: one
-    learner in this process, which may be on a GPU."""
+    """a3c: actors in processes of their own update shared parameters, without a lock. a2c: one learner in this process,
+    which may use a GPU."""
     actors: int | None = None
-    """Actor-learners of A3C; by default one for each core."""
+    """Actor-learners of a3c. None: one for each core."""
     steps: int | None = None
-    """Decisions between two updates; by default a whole episode."""
+    """Decisions between two updates. None: a whole episode."""
     discount: float = 0.99
     """γ."""
     value_weight: float = 0.5
@@ -81,9 +81,9 @@ class Settings(LayerSettings, RunSettings):
     entropy_weight: float = 0.01
     """β, the weight of the policy's entropy."""
     optimizer: Literal["rmsprop", "adam"] = "adam"
-    """The optimizer, whose statistics the actors share. Mnih et al. have RMSProp."""
+    """The optimizer, whose moments the actors share. Mnih et al. use RMSProp."""
     clip_norm: float = 1.0
-    """Gradients are scaled down to this joint norm if theirs is larger."""
+    """Gradients are clipped to this global norm."""
     hidden_size: int = 128
     """R, the units of the recurrent layer, and of the ReLU layer below it."""
     decay: float = 0.95
@@ -91,7 +91,7 @@ class Settings(LayerSettings, RunSettings):
     rate: float = 0.02
     """η of the fast weights."""
     recurrent_scale: float | None = None
-    """W of fast weights and IRNN starts as this multiple of the identity; None is 0.5 of the one, 0.9 of the other."""
+    """The initial W of fast weights and IRNN is this multiple of the identity. None: 0.5 and 0.9."""
     checkpoint_every: float = 30.0
     """Seconds between two checkpoints."""
 
@@ -164,7 +164,7 @@ def run(settings: Settings, folder: Path, data: None) -> dict[str, Any]:
     """Trains, lets the trained agent play, stores the result, draws the pictures.
 
     Raises Interruption on Ctrl-C, after a checkpoint, ActorError if an actor has ended, FloatingPointError if a loss
-    was not finite; the checkpoint is kept.
+    or a parameter was not finite; the last checkpoint is kept.
     """
     plan = settings.plan()
     training = _Training(settings, plan, folder)
@@ -188,7 +188,7 @@ def run(settings: Settings, folder: Path, data: None) -> dict[str, Any]:
     print(
         f"trained, in {SHOWN} games: {result['test_reward']:.3f}, by likeliest moves {result['test_reward_greedy']:.3f}"
     )
-    print(f"a game caught is 1, one missed -1; a paddle that is anywhere has {result['chance']:.3f}")
+    print(f"a ball caught is 1, one missed -1; random-policy baseline: {result['chance']:.3f}")
     print(f"{result['frames_per_second']:,} frames/s, {result['seconds']:.0f} s")
     figures.reward_curve(folder / "learning_curve.png", result["curve"], result["chance"])
     outcome = "caught" if sampled.rewards[0] > 0 else "missed"
@@ -263,7 +263,7 @@ class _Training:
             self._actors.close()
             self.save()
             raise ActorError(
-                f"{error}; the checkpoint holds {self.board.frames():,} frames; go on with: "
+                f"{error}; the checkpoint holds {self.board.frames():,} frames; resume with: "
                 f"python -m tasks {self._settings.task} --resume {self._folder}"
             ) from error
         finally:

@@ -20,7 +20,7 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EIO, errno.ESTALE}
 # settings that decide how much memory a run takes
 SIZES = (
-    "training_size", "validation_size", "test_size", "batch_size", "games", "hidden_size", "pairs", "copies", "heads",
+    "batch_size", "games", "hidden_size", "training_size", "validation_size", "test_size", "pairs", "copies", "heads",
     "size", "actors", "steps", "inner_steps", "processes",
 )  # fmt: skip
 TOO_LARGE = ("array is too big", "maximum allowed dimension", "maximum allowed size")  # NumPy's words, in lower case
@@ -75,7 +75,8 @@ def _is_too_large(error: BaseException) -> bool:
 
 
 def _sizes(settings: Any) -> str:
-    """Return the sizes that were raised above their defaults; if none was, all that there are."""
+    """Return the sizes that were raised above their defaults; if none was, the first three."""
     found = {name: value for name in SIZES if (value := getattr(settings, name, None)) is not None}
     raised = {name: value for name, value in found.items() if value > (getattr(type(settings), name) or 1)}
-    return " or ".join(f"--{name.replace('_', '-')}, {value}" for name, value in (raised or found).items()) or "sizes"
+    asked = raised or dict(list(found.items())[:3])
+    return " or ".join(f"--{name.replace('_', '-')}, {value}" for name, value in asked.items()) or "the sizes"

@@ -1,4 +1,4 @@
-"""The options by which a task picks its recurrent layer, and what they mean to that layer's init and forward."""
+"""The options of a task's recurrent layer, and which of them go to the layer's init and forward."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ class LayerSettings(RunSettings):
     rate: float = 0.1
     """η of the fast weights."""
     inner_steps: int = 1
-    """S of the fast weights: how often they are read on the way to the next state."""
+    """S, the steps of the inner loop of fast weights."""
     normalize_preliminary: bool = False
-    """Whether layer norm also acts on the preliminary state, which does not see the fast weights."""
+    """Apply layer norm to the preliminary state, too, which does not see the fast weights."""
     layer_norm: bool | None = None
-    """Layer norm: True or False; None is the layer's own way: with it if it has fast weights, else without."""
+    """Layer norm: True or False. None: with it if the layer has fast weights, else without."""
     recurrent_scale: float | None = None
-    """W of fast weights and IRNN starts as this multiple of the identity; None is the layer's own, 0.05 and 0.5."""
+    """The initial W of fast weights and IRNN is this multiple of the identity. None: 0.05 and 0.5."""
     forget_bias: float = 1.0
-    """The forget gate's bias at the start, of LSTM and associative LSTM."""
+    """The initial bias of the forget gate of LSTM and associative LSTM."""
     copies: int = 4
     """Redundant copies of the associative LSTM's memory."""
     heads: int = 3
-    """Keys and values that the associative LSTM writes, and keys that it reads with, in each step."""
+    """Keys and values that the associative LSTM writes, and keys that it reads with, in each time step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -42,11 +42,11 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if descriptor is not None:
+        if descriptor is not None and descriptor in _held:  # not in a forked child
             with suppress(OSError):  # the folder is gone
                 if _is_at(path, descriptor):
                     path.unlink()
-            _held.discard(descriptor)
+            _held.remove(descriptor)
             os.close(descriptor)
 
 
@@ -57,8 +57,9 @@ def _lock(path: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(path, descriptor):  # else the holder before has removed it meanwhile
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, f"{os.getpid()} on {platform.node()}".encode())
+                with suppress(OSError):  # on a full disk the lock has no name, but holds
+                    os.ftruncate(descriptor, 0)
+                    os.write(descriptor, f"{os.getpid()} on {platform.node()}".encode())
                 _held.add(descriptor)
                 return descriptor
         except BlockingIOError:

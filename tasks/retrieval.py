@@ -40,11 +40,11 @@ class Settings(LayerSettings, TrainingSettings):
     training_size: int = 100_000
     """Sequences to train on."""
     validation_size: int = 10_000
-    """Sequences on which the best parameters are chosen."""
+    """Sequences that select the best parameters."""
     test_size: int = 20_000
-    """Sequences that the chosen parameters are tested on, once."""
+    """Sequences on which the best parameters are tested, once."""
     test_curve: bool = False
-    """Whether to test after each epoch too, as figure 2 shows it. Nothing is chosen by it."""
+    """Also test after each epoch, as in figure 2. Nothing is selected by it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

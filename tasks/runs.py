@@ -69,21 +69,21 @@ class RunSettings:
     checkpoint: ClassVar[tuple[tuple[str, ...], type]]  # its groups of arrays, and the types of all else in it
 
     seed: int = 0
-    """Fixes data, weights and order: on the CPU of one machine, the same seed gives the same run, bit for bit."""
+    """Fixes data, weights and order. On the CPU of one machine, the same seed gives the same run, bit for bit."""
     learning_rate: float = 1e-3
     """The optimizer's step size before the schedule."""
     schedule: Literal["linear", "constant"] = "linear"
-    """linear: held for --hold of the updates, then linearly down to zero; constant: held throughout."""
+    """The learning-rate schedule. linear: constant for --hold of the updates, then linearly down to zero."""
     hold: float = 0.5
     """The fraction of the updates before the linear schedule begins to fall."""
     clip_norm: float = 5.0
-    """Gradients are scaled down to this joint norm if theirs is larger."""
+    """Gradients are clipped to this global norm."""
     dtype: Literal["float32", "float64"] = "float32"
     """The floating-point type of parameters and states."""
     device: Literal["cpu", "cuda"] = "cpu"
     """cpu: NumPy; cuda: CuPy on the current GPU."""
     threads: int = 1
-    """BLAS threads. The products are small: more threads than one usually slow the run down."""
+    """BLAS threads. The matrix products are small, so several threads usually slow the run down."""
     out: Path | None = None
     """The output folder, new or empty; by default runs/TASK-DATE-TIME."""
     resume: Path | None = None

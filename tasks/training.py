@@ -49,17 +49,16 @@ class TrainingSettings(RunSettings):
     epochs: int = 20
     """Passes over the training set."""
     batch_size: int = 128
-    """Sequences in an update; the last, smaller batch of an epoch is left out."""
+    """Sequences in an update. The last, smaller batch of an epoch is dropped."""
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW). Applied to weight matrices, not to biases and gains."""
     best_by: Literal["loss", "error"] = "loss"
-    """What on the validation set decides which epoch's parameters are the best; of equal errors, the loss."""
+    """The validation measure that selects the best epoch. The loss decides between equal errors."""
     threads: int = 1
-    """BLAS threads. The products are small: more threads than one usually slow the run down. With the ConvNet, threads
-    that share the images of a batch, which speed it up."""
+    """BLAS threads. The matrix products are small, so several threads usually slow the run down. With the ConvNet they
+    share the images of a batch, which speeds it up."""
     processes: int = 1
-    """Processes that share each batch in the recurrent layer. Two of them pay from about 100 units on, if two cores are
-    free."""
+    """Processes that share each batch in the recurrent layer. Two are faster from about 100 units on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
