@@ -79,7 +79,7 @@ def _run(arguments: list[str]) -> int:
         settings = runs.settings_asked_for(task.Settings, options, program)
         to_device({}, settings.device)  # complains now rather than after the folder is made
         data = task.load(settings)  # likewise
-        with folders.open_folder(settings) as folder:
+        with runs.interrupts_noted(), folders.open_folder(settings) as folder:
             print(f"{name}: writing to {folder}", flush=True)
             with threadpool_limits(settings.blas_threads):
                 task.run(settings, folder, data)
@@ -121,4 +121,8 @@ if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end_at_once)
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    # after a KeyboardInterrupt within eval of a string (namedtuple has one), handled or not, Python ends by SIGINT
+    # instead of this code, until the next eval
+    eval("0")
+    sys.exit(code)

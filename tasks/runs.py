@@ -281,15 +281,26 @@ class Interruption(Exception):
     """Ctrl-C, or a request to end: the checkpoint has been written."""
 
 
+_noted: list[int] | None = None  # by the outermost interrupts_noted()
+
+
 @contextmanager
 def interrupts_noted() -> Iterator[list[int]]:
-    """Within, Ctrl-C and SIGTERM are put on the list instead of stopping the program in the middle of an update."""
-    noted: list[int] = []
+    """Put Ctrl-C and SIGTERM on the list, within the block, instead of stopping in the middle of an update.
+
+    A block within a block has the same list. The second signal raises KeyboardInterrupt. An exception from the first
+    could be lost: a callback from C, such as threadpoolctl's, ignores it.
+    """
+    global _noted
+    if _noted is not None:
+        yield _noted
+        return
+    _noted = noted = []
 
     def note(number: int, frame: object) -> None:
-        if noted:  # asked twice: at once
-            raise KeyboardInterrupt
         noted.append(number)
+        if len(noted) > 1:
+            raise KeyboardInterrupt
 
     try:
         previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -298,6 +309,7 @@ def interrupts_noted() -> Iterator[list[int]]:
     try:
         yield noted
     finally:
+        _noted = None
         for number, handler in previous.items():
             signal.signal(number, handler)
 

@@ -375,3 +375,14 @@ def test_ctrl_c_is_left_to_its_owner_afterwards():
         os.kill(os.getpid(), signal.SIGINT)
         assert noted == [signal.SIGINT]
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_ctrl_c_before_training_is_not_lost():
+    """The run's block notes it, and training's block within has the same list. The second one stops at once."""
+    with runs.interrupts_noted() as outer:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with runs.interrupts_noted() as inner:
+            assert inner is outer
+            assert inner == [signal.SIGTERM]
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
