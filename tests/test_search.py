@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,8 +15,10 @@ from typing import get_args, get_type_hints
 import optuna
 import pytest
 
-from tasks import retrieval, search
+from tasks import retrieval, runs, search
 from tasks.__main__ import main
+from tasks.locks import locked
+from tasks.study import Search
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--training-size", "640", "--validation-size", "50", "--test-size", "50", "--hidden-size", "8"]
@@ -49,18 +52,26 @@ def test_a_grid_tries_every_combination_once_and_keeps_the_best(searched):
         assert found[key]
 
 
-def test_trials_are_judged_on_the_validation_set(searched):
-    for trial in study(searched).trials:
-        folder = searched / f"learning_rate={trial.params['learning_rate']},layer={trial.params['layer']}"
+def test_the_table_leads_from_number_to_settings_value_and_folder(searched):
+    """A trial is judged by its best epoch on the validation set."""
+    rows = json.loads((searched / "search.json").read_text())["trials"]
+    assert [row["folder"] for row in rows] == ["trial-0000", "trial-0001", "trial-0002", "trial-0003"]
+    for row, trial in zip(rows, study(searched).trials, strict=True):
+        folder = searched / row["folder"]
+        settings = json.loads((folder / "settings.json").read_text())
         curve = json.loads((folder / "result.json").read_text())["curve"]
-        assert trial.value == min(line["validation_nll"] for line in curve)
+        assert row["number"] == trial.number
+        assert {name: row[name] for name in trial.params} == trial.params
+        assert {name: settings[name] for name in trial.params} == trial.params
+        assert row["validation_nll"] == trial.value == min(line["validation_nll"] for line in curve)
+        assert (searched / f"{row['folder']}.log").exists()
 
 
 def test_the_same_search_again_has_nothing_to_do(searched, capsys):
-    before = (searched / "learning_rate=0.001,layer=lstm" / "result.json").stat().st_mtime_ns
+    before = (searched / "trial-0001" / "result.json").stat().st_mtime_ns
     assert main([*GRID, "--jobs", "2", "--out", str(searched)]) == 0
     assert len(study(searched).trials) == 4
-    assert (searched / "learning_rate=0.001,layer=lstm" / "result.json").stat().st_mtime_ns == before
+    assert (searched / "trial-0001" / "result.json").stat().st_mtime_ns == before
     assert "the best of 4" in capsys.readouterr().out
 
 
@@ -70,16 +81,30 @@ def test_another_search_in_its_place_is_refused(searched, capsys):
 
 
 def test_its_best_settings_train_and_can_be_changed(searched, tmp_path, capsys):
-    best = str(searched / "best.json")
-    assert main(["retrieval", "--settings", best, "--seed", "5", "--out", str(tmp_path / "run")]) == 0
+    best, own = str(searched / "best.json"), ["--training-size", "640", "--validation-size", "60", "--epochs", "2"]
+    assert main(["retrieval", "--settings", best, "--seed", "5", *own, "--out", str(tmp_path / "run")]) == 0
     stored = json.loads((tmp_path / "run" / "settings.json").read_text())
     wanted = json.loads(Path(best).read_text())
     assert {name: value for name, value in stored.items() if wanted.get(name) != value} == {
-        "seed": 5, "command": stored["command"],
+        "seed": 5, "command": stored["command"], "training_size": 640, "validation_size": 60, "test_size": 20_000,
+        "epochs": 2,
     }  # fmt: skip
     (tmp_path / "other.json").write_text('{"task": "another"}')
     assert main(["retrieval", "--settings", str(tmp_path / "other.json"), "--out", str(tmp_path / "no")]) == 2
     assert "settings: expected" in capsys.readouterr().err
+
+
+def test_its_best_settings_train_for_the_tasks_own_time_and_on_all_its_data(searched):
+    """The search's few epochs and little data are not in best.json, unless they were searched."""
+    kept = runs.settings_from(searched / "best.json", retrieval.Settings, settings=searched / "best.json")
+    own = retrieval.Settings()
+    for name in search.BUDGET:
+        assert getattr(kept, name, None) == getattr(own, name, None)
+    assert (kept.hidden_size, kept.batch_size) == (8, 64)
+    base = retrieval.Settings(epochs=2, test_size=50)
+    over_epochs = Search(base, [], {"epochs": [1, 3]}, None, searched, False)
+    assert search._to_train_with(over_epochs, {"epochs": 3})["epochs"] == 3
+    assert search._own_budget(over_epochs) == "--test-size=50"
 
 
 def test_random_settings_lie_in_their_ranges(tmp_path):
@@ -94,24 +119,34 @@ def test_random_settings_lie_in_their_ranges(tmp_path):
     assert len({trial.params["learning_rate"] for trial in trials}) == 3
 
 
-@pytest.mark.parametrize("told", ["Ctrl-C", "to end"])
-def test_an_interrupted_search_goes_on_from_the_checkpoints(told, tmp_path):
+@pytest.mark.parametrize("told", ["Ctrl-C", "to end", "killed"])
+def test_a_search_that_was_stopped_resumes_its_trials(told, tmp_path):
+    """A search that is killed leaves no process behind: its trial sees it and ends with a checkpoint."""
     folder = tmp_path / "s"
     command = [sys.executable, "-m", "tasks", "search", "retrieval", "--grid", "learning_rate=1e-3,2e-3"]
     command += [*SMALL[:-1], "40", "--out", str(folder)]
-    first = folder / "learning_rate=0.001"
+    first, log = folder / "trial-0000", folder / "trial-0000.log"
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     )
     deadline = time.monotonic() + 60
     while not (first / "checkpoint.npz").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGTERM if told == "to end" else signal.SIGINT)
+    if told == "killed":
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGTERM if told == "to end" else signal.SIGINT)
     printed = process.communicate(timeout=60)[0].decode()
-    assert process.returncode == 130, printed
-    assert "go on with: python -m tasks search" in printed
+    while "interrupted; the checkpoint is" not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert "interrupted; the checkpoint is" in log.read_text()
+    if told != "killed":
+        assert process.returncode == 130, printed
+        assert "resume with: python -m tasks search" in printed
+        assert json.loads((folder / "search.json").read_text())["left"] == 2
     lines = (first / "metrics.jsonl").read_text()
-    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=120)
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=120, text=True)
+    assert "the best of 2: " in again.stdout
     assert (first / "metrics.jsonl").read_text().startswith(lines)
     assert "--resume" not in json.loads((first / "result.json").read_text())["command"]
     states = [trial.state.name for trial in study(folder).trials]
@@ -137,7 +172,7 @@ def test_equal_losses_are_no_trouble_and_settings_of_a_file_count(tmp_path):
     command += ["--settings", str(tmp_path / "base.json"), "--hidden-size", "7"]
     assert main([*command, "--out", str(tmp_path / "s")]) == 0
     best = json.loads((tmp_path / "s" / "best.json").read_text())
-    assert (best["layer"], best["hidden_size"], best["training_size"]) == ("irnn", 7, 640)
+    assert (best["layer"], best["hidden_size"], best["batch_size"]) == ("irnn", 7, 64)
     assert (tmp_path / "s" / "search.png").exists()
 
 
@@ -155,7 +190,9 @@ def test_a_trial_that_was_killed_is_made_again(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as broken:
         broken.setattr(sys, "executable", "/bin/false")
         assert main(command) == 1
-    assert "its run ended with code 1" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "expected its run to end with code 0, got 1; its log is " in message
+    assert "resume with: python -m tasks search retrieval --grid" in message
     assert json.loads((tmp_path / "s" / "search.json").read_text())["left"] == 2
     assert main(command) == 0
     found = json.loads((tmp_path / "s" / "search.json").read_text())
@@ -183,13 +220,64 @@ def test_two_searches_of_one_storage_share_the_work(tmp_path):
     assert best[0] == best[1]
 
 
-def test_pruning_is_off_unless_asked_for(tmp_path):
-    def pruner(prune):
-        made = search.Search(retrieval.Settings(), SMALL, {"seed": [1, 2]}, None, tmp_path, prune)
-        return search._study(made, f"sqlite:///{tmp_path}/{prune}.db", None).pruner
+def test_ten_settings_and_any_folder_name(tmp_path):
+    """Folders are named by the trial's number, and the database gets its path as it is."""
+    over = ["learning_rate=1e-4..1e-2:log", "rate=0.02..0.5:log", "decay=0.8..1.0", "hold=0.1..0.9", "clip_norm=0.5..9"]
+    over += ["recurrent_scale=0.01..1:log", "weight_decay=1e-4..1e-1:log", "inner_steps=1..2", "seed=0..99"]
+    over += ["hidden_size=8..12"]
+    folder = Path(os.path.relpath(tmp_path / "50%25 of {it}? #1: a=b&c"))
+    assert main(["search", "retrieval", "--random", "1", "--over", *over, *SMALL, "--out", str(folder)]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "best.json", "search.json", "search.png", "study.db", "trial-0000", "trial-0000.log",
+    ]  # fmt: skip
+    assert os.listdir(tmp_path) == [folder.name]
 
-    assert isinstance(pruner(False), optuna.pruners.NopPruner)
-    assert isinstance(pruner(True), optuna.pruners.MedianPruner)
+
+def test_one_search_at_a_time_uses_a_folder(searched, capsys):
+    with locked(searched):
+        assert main([*GRID, "--out", str(searched)]) == 2
+    assert f"{searched} is in use by process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_searches_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(search.time, "strftime", lambda form: form)
+    assert [search._folder(None, "retrieval").name for _ in range(3)] == [
+        f"search-retrieval-%Y%m%d-%H%M%S{suffix}" for suffix in ("", "-2", "-3")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("does", "code", "message"),
+    [
+        ("rm -r {folder}", 5, "{folder} cannot be written any more: "),
+        ("head -c 9999 /dev/zero > {folder}/study.db", 7, "storage: cannot be used any more: "),
+        ("kill -9 $$", 1, "trial-0000: expected its run to end with code 0, it was ended by SIGKILL, perhaps for lack"),
+        ("echo no > {folder}/trial-0000", 5, "cannot be written"),
+    ],
+)
+def test_what_goes_wrong_on_the_way_is_one_sentence(does, code, message, tmp_path, monkeypatch, capsys):
+    """With a program in place of the trial that does it."""
+    folder = tmp_path / "s"
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\n{does.format(folder=folder)}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    command = ["search", "retrieval", "--grid", "learning_rate=1e-3", *SMALL, "--out", str(folder)]
+    assert main(command) == code
+    error = capsys.readouterr().err.strip()
+    assert message.format(folder=folder) in error
+    assert len(error.splitlines()) == 1
+    assert error.endswith("resume with: python -m tasks " + " ".join(command))
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch, capsys):
+    def full(path, value):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(search, "write_json", full)
+    assert main(["search", "retrieval", "--grid", "learning_rate=1e-3", *SMALL, "--out", str(tmp_path / "s")]) == 4
+    assert "No space left on device: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -202,8 +290,6 @@ def test_pruning_is_off_unless_asked_for(tmp_path):
         (["--grid", "speed=1,2"], "expected NAME=VALUES, once each, with one of "),
         (["--grid", "rate"], "expected NAME=VALUES"),
         (["--grid", "rate=0.1..0.2"], "grid: expected rate=V,V"),
-        (["--random", "2", "--over", "rate=0.2..0.1"], "over: expected rate=LOW..HIGH"),
-        (["--random", "2", "--over", "rate=0.0..0.1:log"], "over: expected rate=LOW..HIGH"),
         (["--grid", "rate=0.1", "rate=0.2"], "once each"),
         (["--grid", "out=a,b"], "expected NAME=VALUES"),
         (["--grid", "rate=0.1", "--resume", "somewhere"], "resume: expected a folder"),
@@ -222,9 +308,11 @@ def test_values_are_checked_before_anything_is_run(tmp_path, capsys):
     )
     assert "storage: expected a database that Optuna can use, got nonsense" in capsys.readouterr().err
     for grid, message in (("layer=lstm,gru", "gru"), ("learning_rate=1,-1", "expected a finite number of at least 0")):
-        with pytest.raises(SystemExit):  # as the task itself ends for them
-            main(["search", "retrieval", "--grid", grid, "--out", str(tmp_path / "s")])
+        assert main(["search", "retrieval", "--grid", grid, "--out", str(tmp_path / "s")]) == 2
         assert message in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main([*GRID, "--out", str(tmp_path / "file" / "s")]) == 2
+    assert "out: expected a folder that can be written, got " in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
 
 

@@ -1,0 +1,291 @@
+"""The trials of a search, in an Optuna study: which are next, which are finished, what each is worth.
+
+A trial has a number, and its folder is named by it. A trial that is not finished, because it was stopped or because its
+run failed or was killed, waits to be resumed under the same number. Trials in the state FAIL were never run.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sqlite3
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from math import isfinite
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import event
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.pool import QueuePool
+
+from .locks import FolderInUse, locked
+from .runs import RunSettings
+from .space import Range, Space, combinations
+
+DRAWS = 10_000  # in a row without new settings: then the space counts as exhausted
+SQLITE: dict[str, Any] = {"timeout": 60.0, "isolation_level": None}  # seconds; `storage` begins transactions
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched: a task, its fixed options, and the values or the range of each setting that varies."""
+
+    base: RunSettings  # the settings of every trial, except those that vary
+    options: list[str]  # the task's options, as they were given
+    space: Space
+    random: int | None  # the number of different settings to draw; None: the whole grid
+    folder: Path
+    prune: bool
+
+    def description(self) -> dict[str, Any]:
+        """Return what must be the same when a study is resumed."""
+        space = json.loads(json.dumps(self.space))
+        return {"task": self.base.task, "space": space, "settings": self.base.as_json()}
+
+    def place(self, trial: int) -> Path:
+        """Return the folder of the trial of this number."""
+        return self.folder / f"trial-{trial:04}"
+
+
+def storage(url: str | None, folder: Path) -> RDBStorage:
+    """Open the database at the URL, by default study.db in the folder."""
+    if url is None:
+        path = folder.resolve() / "study.db"
+        # SQLite gets the path as it is: in a URL, some characters of a path have a meaning
+        options = {"creator": lambda: sqlite3.connect(path, check_same_thread=False, **SQLITE), "poolclass": QueuePool}
+        opened = _created("sqlite://", options)
+    else:
+        opened = _created(url, {"connect_args": SQLITE} if url.startswith("sqlite") else {})
+    if opened.engine.dialect.name == "sqlite":
+        # To take a trial, Optuna reads that it waits and writes that it runs. By default SQLite lets another search
+        # write between the two.
+        event.listen(opened.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    return opened
+
+
+def _created(url: str, options: dict[str, Any]) -> RDBStorage:
+    """Open the database and create its tables if it is new; two searches may both create them at that moment."""
+    for _ in range(4):
+        with suppress(DatabaseError):
+            return RDBStorage(url, engine_kwargs=options)
+        time.sleep(0.2)
+    return RDBStorage(url, engine_kwargs=options)
+
+
+class Study:
+    """The trials of a search, new or resumed. Other searches may take trials from the same study at the same time."""
+
+    def __init__(self, search: Search, storage: RDBStorage, name: str | None, shared: bool) -> None:
+        """Open the study; what was stopped and what is left of a grid waits in it.
+
+        shared: whether searches in other folders may use it.
+
+        Raise ValueError if it was begun with another task, space or settings.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.search, self.exhausted = search, False
+        self._storage, self._shared = storage, shared
+        self._study = optuna.create_study(
+            storage=storage, study_name=name or f"search-{search.base.task}", load_if_exists=True,
+            direction="maximize" if search.base.measure.maximize else "minimize",
+            pruner=_patient_pruner(search.base.reports) if search.prune else optuna.pruners.NopPruner(),
+        )  # fmt: skip
+        self._sampler = optuna.samplers.RandomSampler()  # no seed: each search draws settings of its own
+        self._distributions = {name: _distribution(values) for name, values in search.space.items()}
+        self._owner = [platform.node(), str(search.folder.resolve())]
+        self._asking = Lock()
+        self._left_out = dict[frozenset[Any], str]()  # draws that cannot be run, and the setting that is named for it
+        self._check()
+        for trial in self.trials(TrialState.RUNNING):
+            if self._is_dead(trial):
+                self.wait_again(trial.number)
+        if search.random is None:
+            tried = {_key(trial.params) for trial in self.trials()}
+            for chosen in combinations(search.space):
+                if _key(chosen) not in tried:
+                    self._add(chosen)
+
+    def _check(self) -> None:
+        name, wanted = self._study.study_name, self.search.description()
+        before = self._study.user_attrs.get("search")
+        if before is None:
+            if (self.search.folder / "search.json").exists():
+                raise ValueError(
+                    f"out: expected a new folder for the new study {name!r}, got {self.search.folder}, which holds "
+                    "another search; choose another --out, or the --storage and --study of that search"
+                )
+            self._study.set_user_attr("search", wanted)
+            return
+        for key, value in wanted.items():
+            if before.get(key) != value:
+                raise ValueError(
+                    f"search: expected the {key} with which the study {name!r} was begun, {before.get(key)}, "
+                    f"got {value}; begin a new one with another --out or --study"
+                )
+
+    def _is_dead(self, trial: FrozenTrial) -> bool:
+        """Return whether the search that ran this trial has ended. Unknown, and False, on another machine."""
+        owner = trial.user_attrs.get("owner")
+        if not self._shared or owner == self._owner:  # this search holds the folder's lock
+            return True
+        if owner is None or owner[0] != platform.node():
+            return False
+        try:
+            with suppress(OSError), locked(Path(owner[1])):
+                pass
+        except FolderInUse:
+            return False
+        return True
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """Return the trials in these states, by default all that count."""
+        wanted = states or (*FINISHED, TrialState.RUNNING, TrialState.WAITING)
+        return self._study.get_trials(deepcopy=False, states=wanted)
+
+    def next(self) -> optuna.Trial | None:
+        """Return the next trial to run: one that waits, else new settings. None if there is none."""
+        with self._asking:
+            while True:
+                trials = self.trials()
+                if not any(trial.state == TrialState.WAITING for trial in trials):
+                    chosen = self._draw({_key(trial.params) for trial in trials})
+                    if chosen is None:
+                        return None
+                    self._add(chosen)
+                trial = self._study.ask()
+                same = [other.number for other in self.trials() if _key(other.params) == _key(trial.params)]
+                if trial.params and min(same) == trial.number:
+                    trial.set_user_attr("owner", self._owner)
+                    return trial
+                # another search of the study took the one that waited, or has drawn or listed the same at that moment
+                self._study.tell(trial, state=TrialState.FAIL)
+
+    def _draw(self, tried: set[frozenset[Any]]) -> dict[str, Any] | None:
+        """Return random settings that were not tried. None if enough were, or if there are no others."""
+        if self.search.random is None or len(tried) >= self.search.random:
+            return None
+        for _ in range(DRAWS):
+            chosen = {
+                name: self._sampler.sample_independent(
+                    self._study, create_trial(state=TrialState.WAITING), name, distribution
+                )
+                for name, distribution in self._distributions.items()
+            }
+            if _key(chosen) not in tried and self._can_be_run(chosen):
+                return chosen
+        if not self.exhausted:
+            print(f"search: {DRAWS} draws gave no new settings: the {len(tried)} that there are have been tried")
+        self.exhausted = True
+        return None
+
+    def _can_be_run(self, chosen: dict[str, Any]) -> bool:
+        if _key(chosen) in self._left_out:
+            return False
+        try:
+            replace(self.search.base, **chosen)
+        except ValueError as error:
+            name = str(error).partition(":")[0]
+            if name not in self._left_out.values():
+                print(f"search: draws like this one are left out: {error}", flush=True)
+            self._left_out[_key(chosen)] = name
+            return False
+        return True
+
+    def _add(self, chosen: dict[str, Any]) -> None:
+        """Let new settings wait."""
+        self._study.add_trial(create_trial(state=TrialState.WAITING, params=chosen, distributions=self._distributions))
+
+    def report(self, trial: optuna.Trial, step: int, value: float) -> bool:
+        """Take the measure after this many lines of metrics; return whether to prune the trial."""
+        if (
+            step not in self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        ):  # before it was stopped
+            trial.report(value, step)
+        return trial.should_prune()
+
+    def finish(self, trial: optuna.Trial, value: float | None) -> None:
+        """Store what the trial is worth; None for one that was pruned."""
+        state = TrialState.PRUNED if value is None else TrialState.COMPLETE
+        self._study.tell(trial, value, state=state, skip_if_finished=True)
+
+    def wait_again(self, number: int) -> None:
+        """Let a trial that was begun wait to be resumed."""
+        study = self._storage.get_study_id_from_name(self._study.study_name)
+        with suppress(UpdateFinishedTrialError):  # another search has finished it
+            self._storage.set_trial_state_values(
+                self._storage.get_trial_id_from_study_id_trial_number(study, number), TrialState.WAITING
+            )
+
+    def close(self) -> None:
+        """Close the connections to the storage."""
+        self._storage.engine.dispose()
+
+    def left(self) -> int:
+        """Return how many different settings are still to be tried, or were stopped."""
+        if self.exhausted:
+            wanted = len(_distinct(self.trials()))
+        elif self.search.random is not None:
+            wanted = self.search.random
+        else:
+            wanted = len(combinations(self.search.space))
+        return max(wanted - len(_distinct(self.trials(*FINISHED))), 0)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the table of finished trials: number, state, settings, measure and folder of each."""
+        return [self._row(trial) for trial in self.trials(*FINISHED)]
+
+    def _row(self, trial: FrozenTrial) -> dict[str, Any]:
+        own, (host, folder) = self.search.place(trial.number), trial.user_attrs.get("owner", ("", ""))
+        ended_well = trial.state == TrialState.COMPLETE and trial.value is not None and isfinite(trial.value)
+        return {
+            "number": trial.number,
+            "state": trial.state.name,
+            **trial.params,
+            self.search.base.measure.name: trial.value if ended_well else None,
+            "folder": own.name if own.is_dir() else f"{host}:{folder}/{own.name}",
+        }
+
+    def best(self) -> list[FrozenTrial]:
+        """Return the complete trials with a finite measure, best first, one for each settings."""
+        complete = [trial for trial in self.trials(TrialState.COMPLETE) if isfinite(_value(trial))]
+        return sorted(_distinct(complete), key=_value, reverse=self.search.base.measure.maximize)
+
+
+def _distinct(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the first trial of each settings."""
+    first: dict[frozenset[Any], FrozenTrial] = {}
+    for trial in trials:
+        first.setdefault(_key(trial.params), trial)
+    return list(first.values())
+
+
+def _value(trial: FrozenTrial) -> float:
+    assert trial.value is not None
+    return trial.value
+
+
+def _key(chosen: dict[str, Any]) -> frozenset[Any]:
+    return frozenset(chosen.items())
+
+
+def _distribution(values: list[Any] | Range) -> BaseDistribution:
+    if isinstance(values, list):
+        return CategoricalDistribution(values)
+    if isinstance(values.low, int) and isinstance(values.high, int):
+        return IntDistribution(values.low, values.high, log=values.log)
+    return FloatDistribution(values.low, values.high, log=values.log)
+
+
+def _patient_pruner(reports: int) -> optuna.pruners.BasePruner:
+    """Return a pruner that spares the first quarter of a trial, where small learning rates are usually behind."""
+    return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=reports // 4)

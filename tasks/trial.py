@@ -1,0 +1,35 @@
+"""A trial's process, from both ends: `start` in the search, and what `python -m tasks.trial` adds to `python -m tasks`.
+
+The search holds the other end of the trial's standard input and writes nothing to it. When that end is closed, because
+the search stops the trial or because the search was killed, the trial ends like an interrupted run: with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from threading import Thread
+
+
+def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start `python -m tasks ARGUMENTS`, which ends when its standard input is closed. Its output goes to the log."""
+    with open(log, "a") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tasks.trial", *arguments], stdin=subprocess.PIPE, stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches the search alone: a run that is told twice leaves no checkpoint
+        )  # fmt: skip
+
+
+def _end_with_the_search() -> None:
+    os.read(0, 1)  # returns when the other end is closed
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    Thread(target=_end_with_the_search, daemon=True).start()
+    runpy.run_module("tasks", run_name="__main__", alter_sys=True)

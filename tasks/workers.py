@@ -1,0 +1,157 @@
+"""Run the trials of a search, several at a time, each in a process and a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from shutil import rmtree
+from threading import Event, Lock
+
+import optuna
+
+from .locks import FolderInUse, locked
+from .runs import DIVERGED, INTERRUPTED, RunFailed
+from .space import words
+from .study import Study
+from .trial import start
+
+POLL = 0.3  # seconds between two looks at a trial's metrics
+
+
+class Workers:
+    """Threads that each run one trial after another."""
+
+    def __init__(self, study: Study, after_each: Callable[[], None]) -> None:
+        """after_each: called after every trial that is finished, by one thread at a time."""
+        self._study, self._search, self._after_each = study, study.search, after_each
+        self._running = set[subprocess.Popen[bytes]]()
+        self._stopped, self._finishing = Event(), Lock()
+
+    def run(self, jobs: int) -> None:
+        """Run all that is left. On any error the other trials are stopped, with a checkpoint each.
+
+        Raise RunFailed if a trial's run ends with an error, InterruptedError if one is stopped.
+        """
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                finished, _ = wait([pool.submit(self._work) for _ in range(jobs)])
+            finally:
+                self._end()
+        errors = [error for work in finished if (error := work.exception()) is not None]
+        for error in sorted(errors, key=lambda error: isinstance(error, InterruptedError)):
+            raise error  # the cause, rather than the trials that were stopped because of it
+
+    def _end(self) -> None:
+        self._stopped.set()
+        for process in set(self._running):
+            _end(process)
+
+    def _work(self) -> None:
+        try:
+            while not self._stopped.is_set() and (trial := self._study.next()) is not None:
+                try:
+                    value = self._try(trial)
+                except BaseException:
+                    self._study.wait_again(trial.number)
+                    raise
+                with self._finishing:
+                    self._study.finish(trial, value)
+                    self._after_each()
+        except BaseException:
+            self._end()
+            raise
+
+    def _try(self, trial: optuna.Trial) -> float | None:
+        """Return what the trial is worth, from its result if it has one. None if it was pruned."""
+        folder, measure = self._search.place(trial.number), self._search.base.measure
+        arguments, result = self._arguments(trial, folder), folder / "result.json"
+        if not result.exists():
+            log = folder.with_name(f"{folder.name}.log")
+            code = self._run(trial, arguments, folder / "metrics.jsonl", log)
+            if code is None:
+                print(f"{folder.name}: pruned", flush=True)
+                return None
+            if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
+                raise InterruptedError
+            if code == DIVERGED:
+                print(f"{folder.name}: the loss was not finite: the worst possible", flush=True)
+                return measure.worst
+            if code:
+                raise RunFailed(
+                    f"{folder.name}: expected its run to end with code 0, {_described(code, log)}; its log is {log}"
+                )
+        # by the loss, also where the task chooses parameters by the error rate: it shows finer differences
+        value = measure.of(json.loads(result.read_text()))
+        print(f"{folder.name}: {trial.params}: {measure.title} {value:.5f}", flush=True)
+        return value
+
+    def _arguments(self, trial: optuna.Trial, folder: Path) -> list[str]:
+        """Return the command line that begins or resumes the trial's run in the folder, which is made."""
+        base, stored = self._search.base, folder / "settings.json"
+        folder.mkdir(exist_ok=True)
+        self._wait_for(folder)
+        if not stored.exists():  # new, or killed before anything was computed
+            rmtree(folder)
+            return [base.task, *self._search.options, *words(base, trial.params), f"--out={folder}"]
+        made_with = json.loads(stored.read_text())
+        for name, value in replace(base, **trial.params).as_json().items():
+            if made_with.get(name) != value:
+                raise ValueError(
+                    f"{name}: expected {value} in {stored}, found {made_with.get(name)}: the run of another search; "
+                    "choose another --out"
+                )
+        return [base.task, f"--resume={folder}"]
+
+    def _wait_for(self, folder: Path) -> None:
+        """Wait for a process that still writes there, such as the trial of a search that was just killed."""
+        while not self._stopped.is_set():
+            try:
+                with locked(folder):
+                    return
+            except FolderInUse as error:
+                print(f"{folder.name}: waiting, for {error}", flush=True)
+                self._stopped.wait(10 * POLL)
+        raise InterruptedError
+
+    def _run(self, trial: optuna.Trial, arguments: list[str], metrics: Path, log: Path) -> int | None:
+        """Report each line of metrics to the study until the process ends. Return its code; None if it was pruned."""
+        seen, name = 0, self._search.base.measure.name
+        with start(arguments, log) as process:
+            self._running.add(process)
+            try:
+                while True:
+                    if self._stopped.is_set():
+                        _end(process)
+                    code = process.poll()
+                    lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []  # the last may be partial
+                    for number, line in enumerate(lines[seen:], seen + 1):
+                        if self._study.report(trial, number, json.loads(line)[name]) and code is None:
+                            return None
+                    seen = len(lines)
+                    if code is not None:
+                        return code
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(POLL)
+            finally:
+                self._running.discard(process)
+                _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the process to end with a checkpoint."""
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+def _described(code: int, log: Path) -> str:
+    if code < 0:
+        return f"it was ended by {signal.Signals(-code).name}" + (", perhaps for lack of memory" if code == -9 else "")
+    lines = log.read_text(errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f"got {code}" + (f": {last[-300:]}" if last else "")
