@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import fields
 from itertools import count
 from pathlib import Path
@@ -39,6 +39,7 @@ from .workers import Workers
 TOP = 5  # of the best trials the mean is reported, as the paper averages its agents
 BUDGET = ("epochs", "frames", "training_size", "validation_size", "test_size")  # what makes the runs of a search short
 REFUSED, DISK_FULL, FOLDER_LOST, STORAGE_LOST = 2, 4, 5, 7  # exit codes, as in EPILOG
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EPILOG = """\
 A search that was stopped, in whatever way, is resumed by the same command with --out FOLDER: its unfinished trials
 resume from their checkpoints. With a larger N it draws further settings. Settings that were tried are not tried again.
@@ -73,13 +74,15 @@ def main(arguments: list[str], tasks: dict[str, type[RunSettings]]) -> int:
         return 0
     except (ValueError, TypeError, FolderInUse) as error:
         print(f"tasks: {error}", file=sys.stderr)
+        with suppress(OSError):  # it holds files
+            search.folder.rmdir()
         return REFUSED
     except (KeyboardInterrupt, InterruptedError):
         code, message = INTERRUPTED, "interrupted"
     except RunFailed as error:
         code, message = FAILED, f"tasks: {error}"
     except OSError as error:
-        code = DISK_FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else FOLDER_LOST
+        code = DISK_FULL if error.errno in NO_ROOM else FOLDER_LOST
         message = f"tasks: {search.folder} cannot be written any more: {error}"
     except (SQLAlchemyError, OptunaError) as error:
         code, message = STORAGE_LOST, f"tasks: storage: cannot be used any more: {_cause(error)}"

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from shutil import rmtree
 from threading import Event, Lock
 
 import optuna
@@ -97,7 +96,6 @@ class Workers:
         folder.mkdir(exist_ok=True)
         self._wait_for(folder)
         if not stored.exists():  # new, or killed before anything was computed
-            rmtree(folder)
             return [base.task, *self._search.options, *words(base, trial.params), f"--out={folder}"]
         made_with = json.loads(stored.read_text())
         for name, value in replace(base, **trial.params).as_json().items():

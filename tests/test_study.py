@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from tasks.locks import locked
 from tasks.runs import settings_asked_for
 from tasks.space import Range
 from tasks.study import Search, Study
+from tasks.workers import Workers
 
 TWO = {"inner_steps": Range(1, 2, False)}
 GRID = {"layer": ["irnn", "lstm"], "seed": [1, 2, 3]}
@@ -142,10 +144,10 @@ def test_settings_are_drawn_once_until_there_are_no_others(opened, tmp_path, cap
 
 def test_several_jobs_never_draw_the_same(opened, tmp_path):
     """Twelve settings, in four threads, without waiting for one another."""
-    trials = opened(tmp_path / "s", {"inner_steps": Range(1, 6, False), "layer": ["irnn", "lstm"]}, random=12)
+    trials = opened(tmp_path / "s", {"inner_steps": Range(1, 6, False), "pairs": [3, 4]}, random=12)
     with ThreadPoolExecutor(4) as pool:
         done = [chosen for work in [pool.submit(finish, trials) for _ in range(4)] for chosen in work.result()]
-    assert len(done) == len({(chosen["inner_steps"], chosen["layer"]) for chosen in done}) == 12
+    assert len(done) == len({(chosen["inner_steps"], chosen["pairs"]) for chosen in done}) == 12
     assert numbers(trials) == list(range(12))
 
 
@@ -237,6 +239,34 @@ def test_a_trial_that_two_searches_have_is_finished_once(opened, tmp_path):
     first.finish(trial, 0.5)
     first.wait_again(trial.number)
     assert numbers(first) == numbers(first, TrialState.COMPLETE) == [0]
+
+
+def test_a_trial_waits_for_the_process_that_writes_to_its_folder(opened, tmp_path, capsys):
+    """The process of a search that was just killed writes its checkpoint first."""
+    workers = Workers(opened(tmp_path / "s", {"seed": [1]}), lambda: None)
+    with ThreadPoolExecutor(2) as pool:
+        with locked(tmp_path / "s"):
+            released = pool.submit(workers._wait_for, tmp_path / "s")
+            while "s: waiting, for " not in capsys.readouterr().out:
+                pass
+            assert not released.done()
+        assert released.result() is None
+        with locked(tmp_path / "s"):
+            stopped = pool.submit(workers._wait_for, tmp_path / "s")
+            workers._end()
+            assert isinstance(stopped.exception(), InterruptedError)
+
+
+def test_the_folder_of_another_trial_is_not_taken_for_its_own(opened, tmp_path):
+    trials = opened(tmp_path / "s", {"seed": [1]})
+    workers, folder = Workers(trials, lambda: None), tmp_path / "s" / "trial-0000"
+    trial = trials.next()
+    assert workers._arguments(trial, folder) == ["retrieval", "--seed=1", f"--out={folder}"]
+    (folder / "settings.json").write_text(json.dumps(retrieval.Settings(seed=1).as_json()))
+    assert workers._arguments(trial, folder) == ["retrieval", f"--resume={folder}"]
+    (folder / "settings.json").write_text(json.dumps(retrieval.Settings(seed=2).as_json()))
+    with pytest.raises(ValueError, match=r"seed: expected 1 in .*, found 2: the run of another search"):
+        workers._arguments(trial, folder)
 
 
 @pytest.mark.parametrize(
