@@ -33,7 +33,7 @@ from . import figures, space
 from .locks import FolderInUse, locked
 from .provenance import provenance
 from .runs import FAILED, INTERRUPTED, KEPT, RunFailed, RunSettings, settings_asked_for, write_json
-from .study import Search, Study, storage
+from .study import Search, Study
 from .workers import Workers
 
 TOP = 5  # of the best trials the mean is reported, as the paper averages its agents
@@ -47,7 +47,7 @@ One search at a time uses a folder; several searches, also on several machines, 
 with a folder of its own.
 
 exit codes: 0 done; 1 the run of a trial failed; 2 the search was refused before anything was lost or overwritten;
-4 the disk is full; 5 the folder cannot be written any more; 7 the study's storage cannot be used any more;
+4 the disk is full; 5 the folder cannot be written; 7 the study's storage cannot be used any more;
 130 interrupted by Ctrl-C or SIGTERM. Finished trials are kept in every case.
 """
 
@@ -83,7 +83,7 @@ def main(arguments: list[str], tasks: dict[str, type[RunSettings]]) -> int:
         code, message = FAILED, f"tasks: {error}"
     except OSError as error:
         code = DISK_FULL if error.errno in NO_ROOM else FOLDER_LOST
-        message = f"tasks: {search.folder} cannot be written any more: {error}"
+        message = f"tasks: {search.folder} cannot be written: {error}"
     except (SQLAlchemyError, OptunaError) as error:
         code, message = STORAGE_LOST, f"tasks: storage: cannot be used any more: {_cause(error)}"
     again = shlex.join([*arguments, *([] if chosen.out else ["--out", str(search.folder)])])
@@ -152,8 +152,7 @@ def _folder(out: Path | None, task: str) -> Path:
 def _opened(search: Search, chosen: argparse.Namespace) -> Study:
     """Return the study. Raise ValueError if its storage cannot be used or if it was begun with another search."""
     try:
-        kept = storage(chosen.storage, search.folder)
-        return Study(search, kept, chosen.study, shared=chosen.storage is not None)
+        return Study(search, chosen.storage, chosen.study)
     except (SQLAlchemyError, OptunaError, ImportError, LookupError) as error:
         place = chosen.storage or search.folder / "study.db"
         raise ValueError(f"storage: expected a database that Optuna can use, got {place}: {_cause(error)}") from error

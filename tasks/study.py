@@ -32,7 +32,7 @@ from .runs import RunSettings
 from .space import Range, Space, combinations
 
 DRAWS = 10_000  # in a row without new settings: then the space counts as exhausted
-SQLITE: dict[str, Any] = {"timeout": 60.0, "isolation_level": None}  # seconds; `storage` begins transactions
+SQLITE: dict[str, Any] = {"timeout": 60.0, "isolation_level": None}  # seconds; `_storage` begins transactions
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -57,7 +57,7 @@ class Search:
         return self.folder / f"trial-{trial:04}"
 
 
-def storage(url: str | None, folder: Path) -> RDBStorage:
+def _storage(url: str | None, folder: Path) -> RDBStorage:
     """Open the database at the URL, by default study.db in the folder."""
     if url is None:
         path = folder.resolve() / "study.db"
@@ -85,35 +85,32 @@ def _created(url: str, options: dict[str, Any]) -> RDBStorage:
 class Study:
     """The trials of a search, new or resumed. Other searches may take trials from the same study at the same time."""
 
-    def __init__(self, search: Search, storage: RDBStorage, name: str | None, shared: bool) -> None:
+    def __init__(self, search: Search, url: str | None, name: str | None) -> None:
         """Open the study; what was stopped and what is left of a grid waits in it.
 
-        shared: whether searches in other folders may use it.
+        url: of a storage that searches in other folders may use too; by default study.db in the search's folder.
 
         Raise ValueError if it was begun with another task, space or settings.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.search, self.exhausted = search, False
-        self._storage, self._shared = storage, shared
-        self._study = optuna.create_study(
-            storage=storage, study_name=name or f"search-{search.base.task}", load_if_exists=True,
-            direction="maximize" if search.base.measure.maximize else "minimize",
-            pruner=_patient_pruner(search.base.reports) if search.prune else optuna.pruners.NopPruner(),
-        )  # fmt: skip
         self._sampler = optuna.samplers.RandomSampler()  # no seed: each search draws settings of its own
         self._distributions = {name: _distribution(values) for name, values in search.space.items()}
         self._owner = [platform.node(), str(search.folder.resolve())]
         self._asking = Lock()
-        self._left_out = dict[frozenset[Any], str]()  # draws that cannot be run, and the setting that is named for it
-        self._check()
-        for trial in self.trials(TrialState.RUNNING):
-            if self._is_dead(trial):
-                self.wait_again(trial.number)
-        if search.random is None:
-            tried = {_key(trial.params) for trial in self.trials()}
-            for chosen in combinations(search.space):
-                if _key(chosen) not in tried:
-                    self._add(chosen)
+        self._left_out = dict[frozenset[Any], str]()  # draws that cannot be run, each with the setting at fault
+        self._storage = _storage(url, search.folder)
+        try:
+            self._study = optuna.create_study(
+                storage=self._storage, study_name=name or f"search-{search.base.task}", load_if_exists=True,
+                direction="maximize" if search.base.measure.maximize else "minimize",
+                pruner=_patient_pruner(search.base.reports) if search.prune else optuna.pruners.NopPruner(),
+            )  # fmt: skip
+            self._check()
+            self._let_wait(shared=url is not None)
+        except BaseException:
+            self.close()
+            raise
 
     def _check(self) -> None:
         name, wanted = self._study.study_name, self.search.description()
@@ -133,10 +130,21 @@ class Study:
                     f"got {value}; begin a new one with another --out or --study"
                 )
 
+    def _let_wait(self, shared: bool) -> None:
+        """Let the trials of searches that have ended wait, and what the study lacks of the grid."""
+        for trial in self.trials(TrialState.RUNNING):
+            if not shared or self._is_dead(trial):  # this search holds the folder's lock
+                self.wait_again(trial.number)
+        if self.search.random is None:
+            tried = {_key(trial.params) for trial in self.trials()}
+            for chosen in combinations(self.search.space):
+                if _key(chosen) not in tried:
+                    self._add(chosen)
+
     def _is_dead(self, trial: FrozenTrial) -> bool:
         """Return whether the search that ran this trial has ended. Unknown, and False, on another machine."""
         owner = trial.user_attrs.get("owner")
-        if not self._shared or owner == self._owner:  # this search holds the folder's lock
+        if owner == self._owner:
             return True
         if owner is None or owner[0] != platform.node():
             return False

@@ -250,7 +250,7 @@ def test_searches_of_the_same_second_have_folders_of_their_own(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("does", "code", "message"),
     [
-        ("rm -r {folder}", 5, "{folder} cannot be written any more: "),
+        ("rm -r {folder}", 5, "{folder} cannot be written: "),
         ("head -c 9999 /dev/zero > {folder}/study.db", 7, "storage: cannot be used any more: "),
         ("kill -9 $$", 1, "trial-0000: expected its run to end with code 0, it was ended by SIGKILL, perhaps for lack"),
         ("echo no > {folder}/trial-0000", 5, "cannot be written"),

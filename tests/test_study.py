@@ -32,7 +32,7 @@ def opened():
     def open_(folder, varied, random=None, base=None, url=None, name=None):
         folder.mkdir(exist_ok=True)
         search = Search(base or retrieval.Settings(), [], varied, random, folder, prune=False)
-        made.append(Study(search, study.storage(url, folder), name, shared=url is not None))
+        made.append(Study(search, url, name))
         return made[-1]
 
     yield open_
@@ -155,6 +155,7 @@ def test_several_jobs_never_draw_the_same(opened, tmp_path):
 def test_searches_that_share_a_storage_never_run_the_same(varied, random, opened, tmp_path):
     """Begun at once: both list the same grid, or draw from the same few settings."""
     url = f"sqlite:///{tmp_path}/shared.db"
+    study._storage(url, tmp_path).engine.dispose()
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(lambda name: opened(tmp_path / name, varied, random, url=url), ("one", "other")))
         done = [chosen for work in [pool.submit(finish, each) for each in both] for chosen in work.result()]
@@ -331,7 +332,7 @@ def test_a_locked_database_is_waited_for(opened, tmp_path):
 def test_pruning_is_off_unless_asked_for(tmp_path):
     def pruner(prune):
         made = Search(retrieval.Settings(), [], {"seed": [1, 2]}, None, tmp_path, prune)
-        with closing(Study(made, study.storage(f"sqlite:///{tmp_path}/{prune}.db", tmp_path), None, True)) as opened:
+        with closing(Study(made, f"sqlite:///{tmp_path}/{prune}.db", None)) as opened:
             return opened._study.pruner
 
     assert isinstance(pruner(False), optuna.pruners.NopPruner)
