@@ -27,6 +27,7 @@ from threading import current_thread, main_thread
 from typing import Any
 
 from optuna.exceptions import OptunaError
+from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
 from . import figures, space
@@ -47,7 +48,7 @@ One search at a time uses a folder; several searches, also on several machines, 
 with a folder of its own.
 
 exit codes: 0 done; 1 the run of a trial failed; 2 the search was refused before anything was lost or overwritten;
-4 the disk is full; 5 the folder cannot be written; 7 the study's storage cannot be used any more;
+4 the disk is full; 5 the folder cannot be read or written; 7 the study's storage cannot be used any more;
 130 interrupted by Ctrl-C or SIGTERM. Finished trials are kept in every case.
 """
 
@@ -83,7 +84,7 @@ def main(arguments: list[str], tasks: dict[str, type[RunSettings]]) -> int:
         code, message = FAILED, f"tasks: {error}"
     except OSError as error:
         code = DISK_FULL if error.errno in NO_ROOM else FOLDER_LOST
-        message = f"tasks: {search.folder} cannot be written: {error}"
+        message = f"tasks: {search.folder} cannot be read or written: {error}"
     except (SQLAlchemyError, OptunaError) as error:
         code, message = STORAGE_LOST, f"tasks: storage: cannot be used any more: {_cause(error)}"
     again = shlex.join([*arguments, *([] if chosen.out else ["--out", str(search.folder)])])
@@ -183,8 +184,7 @@ def _write_table(study: Study) -> None:
     found |= {"options": search.options, "left": study.left(), "trials": study.rows()}
     if best:
         found["best"] = best[0].params | {search.base.measure.name: best[0].value}
-        top = [trial.value for trial in best[:TOP] if trial.value is not None]
-        found[f"mean of the best {len(top)}"] = fmean(top)
+        found |= _mean_of_the_best(best)
         write_json(search.folder / "best.json", _to_train_with(search, best[0].params))
     write_json(search.folder / "search.json", found)
 
@@ -206,13 +206,18 @@ def _report(study: Study) -> None:
         return
     measure = search.base.measure
     figures.search(search.folder / "search.png", study.rows(), search.space, measure)
-    top = [trial.value for trial in best[:TOP] if trial.value is not None]
     print(f"\nthe best of {len(best)}: {best[0].params}, {measure.title} {best[0].value:.5f}")
-    print(f"mean of the best {len(top)}: {fmean(top):.5f}")
-    print(f"train with it: python -m tasks {search.base.task} --settings {search.folder / 'best.json'}")
-    own = _own_budget(search)
-    if own:
-        print(f"it trains for the task's own time and on all its data; the search had {own}")
+    for what, mean in _mean_of_the_best(best).items():
+        print(f"{what}: {mean:.5f}")
+    options = shlex.join([search.base.task, "--settings", str(search.folder / "best.json")])
+    print(f"train with it: python -m tasks {options}")
+    if own := _own_budget(search):
+        print(f"This trains for the task's own length and on all its data. The search used {own}, not in best.json.")
+
+
+def _mean_of_the_best(best: list[FrozenTrial]) -> dict[str, float]:
+    top = [trial.value for trial in best[:TOP] if trial.value is not None]
+    return {f"mean of the best {len(top)}": fmean(top)}
 
 
 def _own_budget(search: Search) -> str:

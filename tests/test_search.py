@@ -250,10 +250,11 @@ def test_searches_of_the_same_second_have_folders_of_their_own(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("does", "code", "message"),
     [
-        ("rm -r {folder}", 5, "{folder} cannot be written: "),
+        ("rm -r {folder}", 5, "{folder} cannot be read or written: "),
         ("head -c 9999 /dev/zero > {folder}/study.db", 7, "storage: cannot be used any more: "),
         ("kill -9 $$", 1, "trial-0000: expected its run to end with code 0, it was ended by SIGKILL, perhaps for lack"),
-        ("echo no > {folder}/trial-0000", 5, "cannot be written"),
+        ("rmdir {folder}/trial-0000 && echo > {folder}/trial-0000", 5, "{folder} cannot be read or written: "),
+        ("echo no room >&2; exit 4", 1, "trial-0000: expected its run to end with code 0, got 4: no room; its log is "),
     ],
 )
 def test_what_goes_wrong_on_the_way_is_one_sentence(does, code, message, tmp_path, monkeypatch, capsys):
