@@ -341,8 +341,10 @@ def _image(path: Path, rng: Generator) -> None:
     """Write an image, rarely a damaged one, or put something else in its place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     chance = rng.random()
+    if os.path.lexists(path):  # writing into a pipe would wait for ever
+        return
     if chance < 0.01:
-        path.mkdir(exist_ok=True)
+        path.mkdir()
     elif chance < 0.02:
         path.symlink_to(pick(rng, ("nowhere", ".", "..", path.name)))
     elif chance < 0.03 and hasattr(os, "mkfifo"):
