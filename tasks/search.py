@@ -12,7 +12,6 @@ and folder of every finished trial; best.json holds the best settings.
 from __future__ import annotations
 
 import argparse
-import errno
 import shlex
 import signal
 import sys
@@ -31,6 +30,7 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
 from . import figures, space
+from .failures import DISK_FULL, FOLDER_LOST, NO_ROOM, REFUSED
 from .locks import FolderInUse, locked
 from .provenance import provenance
 from .runs import FAILED, INTERRUPTED, KEPT, RunFailed, RunSettings, settings_asked_for, write_json
@@ -39,8 +39,7 @@ from .workers import Workers
 
 TOP = 5  # of the best trials the mean is reported, as the paper averages its agents
 BUDGET = ("epochs", "frames", "training_size", "validation_size", "test_size")  # what makes the runs of a search short
-REFUSED, DISK_FULL, FOLDER_LOST, STORAGE_LOST = 2, 4, 5, 7  # exit codes, as in EPILOG
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+STORAGE_LOST = 7  # the exit code that a run does not have
 EPILOG = """\
 A search that was stopped, in whatever way, is resumed by the same command with --out FOLDER: its unfinished trials
 resume from their checkpoints. With a larger N it draws further settings. Settings that were tried are not tried again.

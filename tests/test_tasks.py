@@ -364,8 +364,8 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_update(tmp_path, capsys):
     folder = tmp_path / "run"
     options = ["--epochs", "3", "--learning-rate", "1e38", "--clip-norm", "1e30"]
     assert main(["retrieval", *SMALL, *options, "--out", str(folder)]) == runs.DIVERGED
-    assert "loss: expected a finite number, got" in (message := capsys.readouterr().err)
-    assert "at update 2" in message
+    assert "grads: expected finite numbers below 1.8e+19" in (message := capsys.readouterr().err)
+    assert "it was update 2" in message
     assert "lower --learning-rate" in message
 
 
