@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastweights_np.network import LAYERS
 
-from . import results
+from . import report, store
 
 
 def main(arguments: list[str]) -> int:
@@ -61,7 +61,10 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         parser.print_help()
         return 0
+    for each in commands.choices.values():
+        each.add_argument("--store", action="store_true", help=f"write to bench/results, not to {store.SCRATCH}")
     chosen = parser.parse_args(arguments)
+    report.output = store.STORE if chosen.store else store.SCRATCH
     try:
         _do(chosen)
     except (OSError, ValueError, RuntimeError) as error:
@@ -88,13 +91,13 @@ def _do(chosen: argparse.Namespace) -> None:
     # a command loads what it needs
     if chosen.command == "add":
         for folder in chosen.folders:
-            print(results.add(folder, chosen.group, chosen.replace))
+            print(store.add(folder, chosen.group, chosen.replace))
     elif chosen.command == "paper":
         from . import paper
 
         print(paper.make())
         tables = "table1.md, table2.md, table3.md, ablation.md, weight-decay.md, search.md, figure5.md"
-        print(f"in {results.STORE}: {tables}, table1.png, figure2.png, capacity.png, figure5.png")
+        print(f"in {report.output}: {tables}, figure2.png, capacity.png, figure5.png")
     elif chosen.command in ("speed", "long"):
         from . import speed
 

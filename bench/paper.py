@@ -15,9 +15,10 @@ from tasks.catch_game import Rules
 from tasks.figures import error_axis, reward_axis
 from tasks.retrieval import key_blind_floor
 
+from . import report
 from .drawings import draw_glimpses
 from .report import markdown
-from .results import STORE, load
+from .store import load
 
 Run = dict[str, Any]
 
@@ -63,8 +64,8 @@ FIGURE_2_SIZE = 50
 
 
 def make() -> str:
-    """Writes every table and figure that there are runs for; returns the tables, and what is missing."""
-    STORE.mkdir(parents=True, exist_ok=True)
+    """Write every table and figure that there are runs for; return the tables, and what is missing."""
+    report.output.mkdir(parents=True, exist_ok=True)
     runs = [run for run in load("retrieval") if _is_the_papers(run["settings"])]
     digits = [run for run in load("mnist") if _is_the_papers_mnist(run["settings"])]
     missing: list[str] = []
@@ -79,9 +80,8 @@ def make() -> str:
     }
     for name, text in tables.items():
         if text:
-            (STORE / f"{name}.md").write_text(text)
-    draw_glimpses(STORE)
-    learning_curves(runs)
+            (report.output / f"{name}.md").write_text(text)
+    draw_glimpses(report.output / "glimpses-digit.png")
     figure_2(runs, missing)
     capacity(load(CAPACITY), load(NO_DECAY), missing)
     return "\n".join([*tables.values(), *(f"missing: {what}" for what in missing)])
@@ -209,26 +209,6 @@ def _loss(trial: dict[str, Any]) -> str:
     return "stopped early" if trial["state"] == "PRUNED" else "∞"
 
 
-def learning_curves(runs: list[Run]) -> None:
-    """Validation error against updates for every stored run, a panel for each size."""
-    sizes = list(TABLE_1["irnn"])
-    figure, panels = plt.subplots(1, len(sizes), figsize=(12, 4), layout="constrained", sharey=True)
-    for axes, size in zip(panels, sizes, strict=True):
-        for colour, layer in enumerate(TABLE_1):
-            for n, run in enumerate(_of(runs, layer, size)):
-                updates = [line["update"] for line in run["curve"]]
-                errors = [100 * line["validation_error"] for line in run["curve"]]
-                label = NAMES[layer] if n == 0 else None
-                axes.plot(updates, errors, color=f"C{colour}", alpha=0.7, linewidth=1, label=label)
-        error_axis(axes, 100 * key_blind_floor(4)[0])
-        axes.set(xlabel="updates", title=f"R = {size}")
-    panels[0].set_ylabel("validation error (%)")
-    if runs:
-        panels[-1].legend()
-    figure.savefig(STORE / "table1.png", dpi=130)
-    plt.close(figure)
-
-
 def figure_2(runs: list[Run], missing: list[str]) -> None:
     """Test negative log likelihood against updates at R = 50: mean and range over the seeds."""
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
@@ -250,7 +230,7 @@ def figure_2(runs: list[Run], missing: list[str]) -> None:
     )  # fmt: skip
     axes.legend()
     axes.grid(alpha=0.3)
-    figure.savefig(STORE / "figure2.png", dpi=130)
+    figure.savefig(report.output / "figure2.png", dpi=130)
     plt.close(figure)
 
 
@@ -280,7 +260,7 @@ def capacity(runs: list[Run], without_decay: list[Run], missing: list[str]) -> N
         title=f"Associative retrieval, R = {CAPACITY_SIZE}" + "".join(f", {count:,} updates" for count in updates),
     )
     axes.legend()
-    figure.savefig(STORE / "capacity.png", dpi=130)
+    figure.savefig(report.output / "capacity.png", dpi=130)
     plt.close(figure)
 
 
@@ -313,7 +293,7 @@ def figure_5(runs: list[Run], with_layer_norm: list[Run], missing: list[str]) ->
         plt.close(figure)
         return ""
     panels[0].legend()
-    figure.savefig(STORE / "figure5.png", dpi=130)
+    figure.savefig(report.output / "figure5.png", dpi=130)
     plt.close(figure)
     header = [
         "N, M", "agent", "reward at the end, every seed", "paper", "frames to 0.9 (millions)", "paper, in its steps",

@@ -1,4 +1,4 @@
-"""What every measuring command leaves in bench/results: NAME.json, with where it comes from, and NAME.md, the table."""
+"""What every measuring command leaves: NAME.json, with where it comes from, and NAME.md, the table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 from tasks.provenance import provenance
 from tasks.runs import write_json
 
-from .results import STORE
+from .store import SCRATCH
+
+output = SCRATCH  # the folder that is written to; --store sets it
 
 
 def named(name: str, layer: str) -> str:
@@ -26,11 +28,11 @@ def sized(sizes: Sequence[tuple[int, int, int]]) -> str:
 def store(name: str, figures: Any, table: str, layer: str, **settings: Any) -> None:
     """Writes both files, under the name of the measurement and of the layer."""
     name, settings = named(name, layer), {"layer": layer} | settings
-    STORE.mkdir(parents=True, exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     finished = {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    write_json(STORE / f"{name}.json", provenance() | finished | settings | {"figures": figures})
-    (STORE / f"{name}.md").write_text(table)
-    print(f"\n{table}\nin {STORE}: {name}.json, {name}.md", flush=True)
+    write_json(output / f"{name}.json", provenance() | finished | settings | {"figures": figures})
+    (output / f"{name}.md").write_text(table)
+    print(f"\n{table}\nin {output}: {name}.json, {name}.md", flush=True)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

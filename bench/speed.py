@@ -13,10 +13,10 @@ import matplotlib.pyplot as plt
 
 from fastweights_np import to_device
 
+from . import report
 from .peers.contest import ENTRIES, FORMS, at_work, available, layer_contestants, take_turns
 from .peers.problem import Layer
 from .report import geometric_mean, markdown, named, sized, store
-from .results import STORE
 
 SIZES = ((128, 11, 20), (128, 11, 50), (128, 11, 100), (128, 24, 50), (128, 24, 100), (128, 24, 200), (64, 24, 128))
 GLIMPSES = ((128, 24, 50), (128, 24, 100), (128, 24, 200))  # of the multi-level layer, whose T counts quadrants
@@ -143,5 +143,5 @@ def _picture(rows: list[dict[str, Any]], name: str) -> None:
     )
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3, which="both")
-    figure.savefig(STORE / f"{name}.png", dpi=130)
+    figure.savefig(report.output / f"{name}.png", dpi=130)
     plt.close(figure)

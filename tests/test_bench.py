@@ -8,7 +8,8 @@ import json
 import numpy
 import pytest
 
-from bench import actors, paper, report, results, speed
+from bench import actors, paper, report, speed
+from bench import store as stored
 from bench.__main__ import main
 from bench.peers import contest
 from bench.peers.problem import Layer, Training
@@ -18,8 +19,9 @@ PAPERS = {"training_size": 100_000, "validation_size": 10_000, "test_size": 20_0
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "STORE", tmp_path / "results")
-    monkeypatch.setattr(paper, "STORE", tmp_path / "results")
+    monkeypatch.setattr(stored, "STORE", tmp_path / "results")
+    monkeypatch.setattr(stored, "SCRATCH", tmp_path / "results")
+    monkeypatch.setattr(report, "output", tmp_path / "results")
     return tmp_path / "results"
 
 
@@ -39,7 +41,7 @@ def test_the_table_has_the_paper_the_median_and_every_seed(store, tmp_path, caps
     runs = [finished_run(tmp_path / str(seed), error, seed) for seed, error in enumerate((0.01, 0.0, 0.005))]
     runs.append(finished_run(tmp_path / "other", 0.9, pairs=2))
     assert main(["add", *map(str, runs)]) == 0
-    assert len(list((store / "retrieval").iterdir())) == 4
+    assert len(stored.read("runs.jsonl")) == len(stored.read("retrieval.jsonl")) == 4
     capsys.readouterr()
     assert main(["paper"]) == 0
     printed = capsys.readouterr().out
@@ -50,7 +52,7 @@ def test_the_table_has_the_paper_the_median_and_every_seed(store, tmp_path, caps
     )
     assert "missing: table 1, LSTM, R = 50: 0 of 3 seeds" in printed
     assert "R = 50: 3 of 3" not in printed
-    for name in ("table1.md", "table1.png", "figure2.png", "capacity.png", "search.md"):
+    for name in ("table1.md", "figure2.png", "capacity.png", "search.md"):
         assert (store / name).stat().st_size > 0
 
 
@@ -66,7 +68,7 @@ def test_tables_2_and_3_and_the_ablation_are_made_of_their_own_runs(store, tmp_p
         del result["settings"]["pairs"]
         about = {"task": task, "data": {"name": "FER-2013" if task == "faces" else "mnist"}}
         (folder / "result.json").write_text(json.dumps(result | about))
-        results.add(folder, group)
+        stored.add(folder, group)
     made = paper.make()
     assert "| Fast weights | 7.21 % | **2.00 %** | 1.30 % | missing |" in made
     assert "| IRNN | 12.95 % | **9.00 %** |" in made
@@ -80,10 +82,13 @@ def test_tables_2_and_3_and_the_ablation_are_made_of_their_own_runs(store, tmp_p
     ):
         assert row in made
     assert "| 50 | IRNN | 9.00 % | 8.00 % | 0.05 | Adam" in made
-    (marked,) = (store / "mnist-weight-decay").glob("*.json")
-    marked.write_text(json.dumps({"wrong": "biases decayed"} | json.loads(marked.read_text())))
+    runs = stored.read("runs.jsonl")
+    for run in runs:
+        if run["run"].startswith("mnist-weight-decay/"):
+            run["wrong"] = "biases decayed"
+    stored.write("runs.jsonl", runs)
     assert "| 50 | IRNN | 9.00 % | 8.00 % (biases decayed) | 0.05 | Adam" in paper.make()
-    assert (store / "mnist" / "multilevel-R50-seed0.json").exists()
+    assert "mnist/multilevel-R50-seed0" in [run["run"] for run in runs]
 
 
 def test_what_has_no_runs_is_said_to_be_missing(store):
@@ -101,7 +106,7 @@ def test_what_has_no_runs_is_said_to_be_missing(store):
 def test_capacity_and_searches_are_drawn_and_told(store, tmp_path):
     for pairs in paper.PAIRS:
         run = finished_run(tmp_path / f"K{pairs}", pairs / 100, pairs=pairs)
-        results.add(run, "capacity")
+        stored.add(run, "capacity")
     folder = tmp_path / "search-fast_weights"
     folder.mkdir()
     trials = [{"learning_rate": rate, "validation_nll": 1e3 * rate, "state": "COMPLETE"} for rate in (1e-3, 5e-4)]
@@ -109,10 +114,10 @@ def test_capacity_and_searches_are_drawn_and_told(store, tmp_path):
     space = {"learning_rate": [1e-3, 5e-4]}
     found = {"task": "retrieval", "options": ["--layer", "fast_weights"], "space": space, "trials": trials}
     (folder / "search.json").write_text(json.dumps(found | {"best": {"learning_rate": 5e-4, "validation_nll": 0.5}}))
-    assert results.add(folder) == store / "search" / "search-fast_weights.json"
+    assert stored.add(folder) == "search/search-fast_weights"
     (folder / "search.json").write_text(json.dumps(found | {"best": {}, "left": 2}))
     with pytest.raises(FileNotFoundError, match="expected a search that is complete"):
-        results.add(folder, "more")
+        stored.add(folder, "more")
     made = paper.make()
     assert "| retrieval --layer fast_weights | learning_rate | 0.0005: 0.5000, 0.001: 1.0000, 0.002: stopped" in made
     assert "early | **0.0005** |" in made
@@ -127,22 +132,22 @@ def test_a_run_does_not_replace_or_join_another_unasked(store, tmp_path, capsys)
     assert main(["add", str(first)]) == 0
     assert main(["add", str(second)]) == 2
     assert "keep the new one apart with --group NAME" in capsys.readouterr().err
-    assert results.load("retrieval")[0]["test_error"] == 0.1
+    assert stored.load("retrieval")[0]["test_error"] == 0.1
     odd_seed = finished_run(tmp_path / "c", 0.2, seed=1, epochs=3)
     assert main(["add", str(odd_seed)]) == 2
     assert "differs in epochs; keep it apart with --group NAME" in capsys.readouterr().err
     assert main(["add", "--group", "ablation", str(second)]) == 0
-    assert len(results.load("retrieval")) == 1
-    assert results.load("retrieval-ablation")[0]["test_error"] == 0.2
+    assert len(stored.load("retrieval")) == 1
+    assert stored.load("retrieval-ablation")[0]["test_error"] == 0.2
     assert main(["add", "--replace", str(second)]) == 0
-    assert results.load("retrieval")[0]["test_error"] == 0.2
+    assert stored.load("retrieval")[0]["test_error"] == 0.2
 
 
 def test_a_new_seed_joins_runs_that_are_older_than_a_setting(store, tmp_path):
-    results.add(finished_run(tmp_path / "old", 0.1))
-    results.add(finished_run(tmp_path / "new", 0.2, seed=1, copies=4))  # 4 is what it was before it could be set
+    stored.add(finished_run(tmp_path / "old", 0.1))
+    stored.add(finished_run(tmp_path / "new", 0.2, seed=1, copies=4))  # 4 is what it was before it could be set
     with pytest.raises(ValueError, match="differs in copies"):
-        results.add(finished_run(tmp_path / "other", 0.2, seed=2, copies=5))
+        stored.add(finished_run(tmp_path / "other", 0.2, seed=2, copies=5))
 
 
 def test_a_search_over_layers_counts_for_each():
@@ -168,7 +173,7 @@ def test_a_size_without_a_contest_is_left_out(monkeypatch, capsys):
 
 def test_the_profile_tells_a_layers_lines(tmp_path, monkeypatch, capsys):
     pytest.importorskip("line_profiler", reason="line_profiler comes with the bench extra")
-    monkeypatch.setattr(report, "STORE", tmp_path)
+    monkeypatch.setattr(stored, "SCRATCH", tmp_path)
     assert main(["profile", "--layer", "lstm", "--threads", "1", "--size", "2,3,4"]) == 0
     table = (tmp_path / "profile-2x3x4-lstm.md").read_text()
     assert "lstm.py, forward" in table
@@ -182,7 +187,7 @@ def test_without_a_command_there_is_help(capsys):
 
 def test_an_unfinished_run_is_refused(store, tmp_path, capsys):
     assert main(["add", str(tmp_path)]) == 2
-    assert "expected the output folder of a finished run" in capsys.readouterr().err
+    assert "expected the folder of a finished run" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------------------------- peers
@@ -271,7 +276,7 @@ def test_whole_updates_of_mnist_are_those_of_pytorch(layer):
 
 
 def test_tables_take_the_best_of_ours_and_of_the_peers(tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "STORE", tmp_path)
+    monkeypatch.setattr(report, "output", tmp_path)
 
     def row(threads, **medians):
         times = {name.replace("_", " "): {"median_ms": ms, "first_run_s": 1.0} for name, ms in medians.items()}
@@ -293,7 +298,6 @@ def test_actors_are_timed_in_turns(store, monkeypatch, capsys):
         asked.append((size, count))
         return 1000 * count
 
-    monkeypatch.setattr(report, "STORE", store)
     monkeypatch.setattr(actors, "_frames_per_second", frames_per_second)
     assert main(["actors", "--actors", "2", "1"]) == 0
     assert asked == [(size, count) for size in (16, 24) for _ in range(actors.ROUNDS) for count in (1, 2)]
@@ -315,7 +319,7 @@ def test_figure_5_has_every_seed_and_when_an_agent_passes_0_9(store, tmp_path, c
         result |= {"frames": 10_000_000, "frames_per_second": 5e4}
         (folder / "result.json").write_text(json.dumps(result))
         assert main(["add", str(folder), *(["--group", group] if group else [])]) == 0
-    assert (store / "catch" / "irnn-N16-R128-seed0.json").exists()
+    assert "catch/irnn-N16-R128-seed0" in [run["run"] for run in stored.read("runs.jsonl")]
     capsys.readouterr()
     assert main(["paper"]) == 0
     printed = capsys.readouterr().out

@@ -1,0 +1,126 @@
+"""The store of measured runs in bench/results.
+
+    runs.jsonl        a line a run: its name, where it comes from, settings and figures; sorted by name
+    searches.jsonl    a line a search, with its trials
+    TASK.jsonl        a line a run of the task: its curve, column by column, and what it answered for each test example
+    pictures/         pictures of runs, those that a page shows
+
+A run's name is GROUP/LAYER-R50-seed0. The group is the task, or TASK-NAME for runs outside the paper's tables. Names of
+retrieval also have K, and names of catch N.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fastweights_np.files import write_text
+
+STORE = Path(__file__).parent / "results"
+SCRATCH = Path("runs") / "bench"  # where measurements, tables and figures go unless --store is given
+RUNS, SEARCHES = "runs.jsonl", "searches.jsonl"
+LONG = ("curve", "confusion", "answers")  # what a run has of these goes into TASK.jsonl
+SIZES = {"pairs": "K", "size": "N"}  # named in addition to R, where a task has it
+MAY_DIFFER = ("seed", "test_curve")  # between runs that count as one: test_curve changes no number of a run
+
+Run = dict[str, Any]
+
+
+def add(folder: Path, group: str = "", replace: bool = False) -> str:
+    """Store the result of a finished run, or of a search, and return its name.
+
+    A group, such as "ablation", keeps a run out of the paper's tables.
+
+    Raises FileNotFoundError if the run did not finish, FileExistsError if its name is taken and `replace` is not set,
+    ValueError if settings other than the seed differ from those of the other seeds.
+    """
+    if (folder / "search.json").exists():
+        return _add_search(folder, group, replace)
+    if not (folder / "result.json").exists():
+        raise FileNotFoundError(f"folders: expected the folder of a finished run, found no result.json in {folder}")
+    result = json.loads((folder / "result.json").read_text())
+    settings, task = result["settings"], result["task"]
+    size = next((f"-{letter}{settings[key]}" for key, letter in SIZES.items() if key in settings), "")
+    of_seeds = f"{task}-{group}/" if group else f"{task}/"
+    of_seeds += f"{settings['layer']}{size}-R{settings['hidden_size']}-seed"
+    name = f"{of_seeds}{settings['seed']}"
+    for fellow in read(RUNS):
+        if fellow["run"].startswith(of_seeds) and fellow["run"] != name:
+            # settings that are younger than a stored run had what is now their default
+            theirs = _defaults(task) | fellow["settings"]
+            odd = [key for key in settings if key not in MAY_DIFFER and theirs.get(key) != settings[key]]
+            if odd:
+                raise ValueError(
+                    f"folders: expected the settings of {fellow['run']}, except the seed; {folder} differs in "
+                    f"{', '.join(odd)}; keep it apart with --group NAME"
+                )
+    short = {key: value for key, value in result.items() if key not in LONG}
+    long = {key: value for key, value in result.items() if key in LONG} | {"curve": _columns(result["curve"])}
+    _put(RUNS, {"run": name} | short, replace, folder)
+    _put(f"{task}.jsonl", {"run": name} | long, True, folder)
+    return name
+
+
+def _add_search(folder: Path, group: str, replace: bool) -> str:
+    found = json.loads((folder / "search.json").read_text())
+    if "best" not in found or found.get("left"):
+        raise FileNotFoundError(f"folders: expected a search that is complete, found trials left in {folder}")
+    name = f"search-{group}/{folder.name}" if group else f"search/{folder.name}"
+    _put(SEARCHES, {"search": name} | found, replace, folder)
+    return name
+
+
+def load(group: str) -> list[Run]:
+    """Return all stored runs of a task, or of another group, by seed, with their curves; for "search" all searches."""
+    if group.startswith("search"):
+        return [found for found in read(SEARCHES) if found["search"].startswith(f"{group}/")]
+    runs = [run for run in read(RUNS) if run["run"].startswith(f"{group}/")]
+    long = {run["run"]: run for task in {run["task"] for run in runs} for run in read(f"{task}.jsonl")}
+    whole = [run | long[run["run"]] | {"curve": _rows(long[run["run"]]["curve"])} for run in runs]
+    return sorted(whole, key=lambda run: run["settings"]["seed"])
+
+
+def read(file: str) -> list[Run]:
+    """Return the lines of one of the store's files; none if there is no such file."""
+    path = STORE / file
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write(file: str, lines: Iterable[Run]) -> None:
+    """Write one of the store's files, sorted by name."""
+    STORE.mkdir(parents=True, exist_ok=True)
+    text = "".join(
+        json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in sorted(lines, key=_name)
+    )
+    write_text(STORE / file, text)
+
+
+def _put(file: str, line: Run, replace: bool, folder: Path) -> None:
+    """Add a line to one of the store's files, or replace it."""
+    others = [other for other in read(file) if _name(other) != _name(line)]
+    if not replace and len(others) < len(read(file)):
+        raise FileExistsError(
+            f"folders: expected no stored run by the name of {folder}, found {_name(line)}; "
+            "keep the new one apart with --group NAME, or put it in that place with --replace"
+        )
+    write(file, [*others, line])
+
+
+def _name(line: Run) -> str:
+    return str(line.get("run") or line["search"])
+
+
+def _columns(rows: list[Run]) -> dict[str, list[Any]]:
+    """Return the curve's lines as a list for each name."""
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+
+
+def _rows(columns: dict[str, list[Any]]) -> list[Run]:
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _defaults(task: str) -> Run:
+    return importlib.import_module(f"tasks.{task}").Settings().as_json()
