@@ -57,6 +57,11 @@ def main(arguments: list[str]) -> int:
     add.add_argument("folders", type=Path, nargs="+", help="output folders of python -m tasks")
     add.add_argument("--replace", action="store_true", help="put a run in the place of one that is stored already")
     add.add_argument("--group", default="", help="a name for runs that are not meant for the paper's tables")
+    reproduce = commands.add_parser("reproduce", help="make the runs that tables and figures lack, and rebuild them")
+    reproduce.add_argument("names", nargs="*", metavar="NAME", help="tables and figures; all of them by default")
+    reproduce.add_argument("--jobs", type=_positive, default=1, help="runs at the same time")
+    reproduce.add_argument("--dry-run", action="store_true", help="only list the runs that are missing")
+    reproduce.add_argument("--data-dir", type=Path, help="the folder of the faces, for table3")
     commands.add_parser("paper", help="make the paper's tables and figures from bench/results")
     if not arguments:
         parser.print_help()
@@ -67,6 +72,9 @@ def main(arguments: list[str]) -> int:
     report.output = store.STORE if chosen.store else store.SCRATCH
     try:
         _do(chosen)
+    except KeyboardInterrupt:
+        print("bench: interrupted; the same command again resumes what it was making", file=sys.stderr)
+        return 130
     except (OSError, ValueError, RuntimeError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
@@ -92,8 +100,15 @@ def _do(chosen: argparse.Namespace) -> None:
     if chosen.command == "add":
         for folder in chosen.folders:
             print(store.add(folder, chosen.group, chosen.replace))
-    elif chosen.command == "paper":
+    elif chosen.command in ("paper", "reproduce"):
         from . import paper
+
+        if chosen.command == "reproduce":
+            from .reproduce import reproduce
+
+            reproduce(chosen.names, chosen.jobs, chosen.dry_run, chosen.data_dir)
+            if chosen.dry_run:
+                return
 
         print(paper.make())
         tables = "table1.md, table2.md, table3.md, ablation.md, weight-decay.md, search.md, figure5.md"

@@ -43,10 +43,8 @@ def add(folder: Path, group: str = "", replace: bool = False) -> str:
         raise FileNotFoundError(f"folders: expected the folder of a finished run, found no result.json in {folder}")
     result = json.loads((folder / "result.json").read_text())
     settings, task = result["settings"], result["task"]
-    size = next((f"-{letter}{settings[key]}" for key, letter in SIZES.items() if key in settings), "")
-    of_seeds = f"{task}-{group}/" if group else f"{task}/"
-    of_seeds += f"{settings['layer']}{size}-R{settings['hidden_size']}-seed"
-    name = f"{of_seeds}{settings['seed']}"
+    name = name_of(f"{task}-{group}" if group else task, settings)
+    of_seeds = name.removesuffix(str(settings["seed"]))
     for fellow in read(RUNS):
         if fellow["run"].startswith(of_seeds) and fellow["run"] != name:
             # settings that are younger than a stored run had what is now their default
@@ -62,6 +60,12 @@ def add(folder: Path, group: str = "", replace: bool = False) -> str:
     _put(RUNS, {"run": name} | short, replace, folder)
     _put(f"{task}.jsonl", {"run": name} | long, True, folder)
     return name
+
+
+def name_of(group: str, settings: Run) -> str:
+    """Return the name that a run with these settings has in this group."""
+    size = next((f"-{letter}{settings[key]}" for key, letter in SIZES.items() if key in settings), "")
+    return f"{group}/{settings['layer']}{size}-R{settings['hidden_size']}-seed{settings['seed']}"
 
 
 def _add_search(folder: Path, group: str, replace: bool) -> str:

@@ -1,0 +1,136 @@
+"""python -m bench reproduce NAME ...: make the runs that a table or a figure lacks, store them, and rebuild it.
+
+A run that was interrupted is resumed. Ctrl-C loses nothing: the same command again goes on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from tasks.runs import settings_asked_for
+
+from . import store
+from .plans import PLANS, Cell
+
+FOLDER = Path("runs") / "reproduce"  # where runs are made
+
+
+class Planned(NamedTuple):
+    """One run that a plan asks for."""
+
+    name: str  # in the store
+    cell: Cell
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is made."""
+        return FOLDER / self.name
+
+    def command(self, data_dir: Path | None) -> list[str]:
+        """Return the command line that starts the run, or resumes it."""
+        program = [sys.executable, "-m", "tasks", self.cell.task]
+        if (self.folder / "settings.json").exists():
+            return [*program, "--resume", str(self.folder)]
+        data = ["--data-dir", str(data_dir)] if self.cell.task == "faces" else []
+        return [*program, *self.cell.options.split(), *data, "--seed", str(self.seed), "--out", str(self.folder)]
+
+
+def planned(names: list[str]) -> Iterator[Planned]:
+    """Yield the runs of these plans, each once."""
+    seen = set()
+    for cell in (cell for name in names or PLANS for cell in PLANS[name]):
+        kind = importlib.import_module(f"tasks.{cell.task}").Settings
+        for seed in cell.seeds:
+            options = [*cell.options.split(), "--seed", str(seed)]
+            settings = settings_asked_for(kind, options, f"python -m tasks {cell.task}")
+            name = store.name_of(cell.group, settings.as_json())
+            if name not in seen:
+                seen.add(name)
+                yield Planned(name, cell, seed)
+
+
+def missing(names: list[str]) -> list[Planned]:
+    """Return the planned runs that the store lacks, or holds as wrong."""
+    stored = {run["run"] for run in store.read(store.RUNS) if "wrong" not in run}
+    return [run for run in planned(names) if run.name not in stored]
+
+
+def expected_seconds(run: Planned) -> float | None:
+    """Return the median time of the stored runs that differ in the seed only; None if there are none."""
+    of_seeds = run.name.removesuffix(str(run.seed))
+    times = [each["seconds"] for each in store.read(store.RUNS) if each["run"].startswith(of_seeds)]
+    return median(times) if times else None
+
+
+def reproduce(names: list[str], jobs: int, dry_run: bool, data_dir: Path | None) -> None:
+    """Make what is missing. Raises RuntimeError if a run fails, ValueError for a plan that is not known."""
+    unknown = [name for name in names if name not in PLANS]
+    if unknown:
+        raise ValueError(f"reproduce: expected among {', '.join(PLANS)}; got {', '.join(unknown)}")
+    runs = missing(names)
+    times = [expected_seconds(run) for run in runs]
+    hours = sum(time or 0 for time in times) / 3600
+    print(f"{', '.join(names or PLANS)}: {len(list(planned(names)))} runs planned, {len(runs)} missing", end="")
+    print(f", about {hours:.1f} h on one core by the stored runs; {times.count(None)} of unknown time" if runs else "")
+    for run, time in zip(runs, times, strict=True):
+        about = "" if time is None else f"   # {time:.0f} s"
+        print(f"  {run.name}: python -m tasks {run.cell.task} {run.cell.options} --seed {run.seed}{about}")
+    if dry_run or not runs:
+        return
+    if data_dir is None and any(run.cell.task == "faces" for run in runs):
+        raise ValueError("data_dir: expected the folder of the faces, which cannot be fetched; name it by --data-dir")
+    _make(runs, jobs, data_dir)
+
+
+def _make(runs: list[Planned], jobs: int, data_dir: Path | None) -> None:
+    """Make the runs, so many at a time. On Ctrl-C they write their checkpoints."""
+    processes, stopped, storing = set[subprocess.Popen](), threading.Event(), threading.Lock()
+
+    def make(run: Planned) -> None:
+        if stopped.is_set():
+            return
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
+        command = run.command(data_dir)
+        with open(run.folder.with_name(f"{run.folder.name}.log"), "a") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        processes.add(process)
+        if stopped.is_set():
+            process.terminate()
+        code = process.wait()
+        processes.discard(process)
+        if stopped.is_set():
+            return
+        if code:
+            raise RuntimeError(f"{run.name}: exit code {code} of {shlex.join(command)}; see {log.name}")
+        with storing:
+            group = run.cell.group.removeprefix(run.cell.task).removeprefix("-")
+            print(f"stored {store.add(run.folder, group, replace=True)}", flush=True)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                for made in [pool.submit(make, run) for run in runs]:
+                    made.result()
+            finally:
+                stopped.set()
+                for process in set(processes):
+                    process.terminate()
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,114 @@
+"""Plans describe the stored runs; what the store lacks, and only that, is made, stored and resumed."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench import plans, reproduce, store
+from bench.__main__ import main
+from tasks.runs import settings_asked_for
+
+ROOT = Path(__file__).parents[1]
+TINY = "--hidden-size 8 --epochs 1 --batch-size 16 --training-size 160 --validation-size 50 --test-size 50"
+
+
+def test_every_stored_run_is_planned_with_the_settings_that_it_has():
+    stored = {run["run"]: run for run in store.read(store.RUNS)}
+    for run in reproduce.planned([]):
+        kind = importlib.import_module(f"tasks.{run.cell.task}").Settings
+        options = [*run.cell.options.split(), "--seed", str(run.seed)]
+        wanted = settings_asked_for(kind, options, "tasks").as_json()
+        # settings that are younger than a stored run had what is now their default
+        assert kind().as_json() | stored.pop(run.name)["settings"] == wanted, run.name
+    assert not stored, "stored runs that no plan asks for"
+
+
+def test_a_run_that_is_deleted_and_only_it_is_planned(tmp_path, monkeypatch, capsys):
+    name = "retrieval/lstm-K4-R50-seed1"
+    runs = [run for run in store.read(store.RUNS) if "wrong" not in run]
+    monkeypatch.setattr(store, "STORE", tmp_path)
+    store.write(store.RUNS, runs)
+    assert main(["reproduce", "table1", "--dry-run"]) == 0
+    assert "table1: 36 runs planned, 0 missing\n" in capsys.readouterr().out
+    store.write(store.RUNS, [run for run in runs if run["run"] != name])
+    assert main(["reproduce", "table1", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "1 missing, about 0.2 h on one core" in said
+    assert f"  {name}: python -m tasks retrieval --layer lstm --learning-rate 0.002 --epochs 130 --test-curve" in said
+    assert main(["reproduce", "table9"]) == 2
+    assert "expected among table1, figure2" in capsys.readouterr().err
+
+
+def test_a_run_that_is_marked_as_wrong_is_made_again(tmp_path, monkeypatch):
+    runs = store.read(store.RUNS)
+    runs[0]["wrong"] = "made up"
+    monkeypatch.setattr(store, "STORE", tmp_path)
+    store.write(store.RUNS, runs)
+    assert runs[0]["run"] in [run.name for run in reproduce.missing([])]
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A store and a folder of its own, and a plan of two runs that take a second each."""
+    monkeypatch.setattr(store, "STORE", tmp_path / "results")
+    monkeypatch.setattr(store, "SCRATCH", tmp_path / "scratch")
+    monkeypatch.setattr(reproduce, "FOLDER", tmp_path / "runs")
+    monkeypatch.setitem(plans.PLANS, "tiny", plans.cells("retrieval-tiny", 2, TINY))
+    return tmp_path
+
+
+def test_missing_runs_are_made_stored_and_then_no_longer_missing(tiny, capsys):
+    assert main(["reproduce", "tiny", "--jobs", "2"]) == 0
+    assert "stored retrieval-tiny/fast_weights-K4-R8-seed0" in capsys.readouterr().out
+    assert [run["run"][-5:] for run in store.read(store.RUNS)] == ["seed0", "seed1"]
+    assert len(store.load("retrieval-tiny")[0]["curve"]) == 1
+    assert main(["reproduce", "tiny"]) == 0
+    assert "tiny: 2 runs planned, 0 missing" in capsys.readouterr().out
+
+
+def test_a_run_that_was_interrupted_is_resumed(tiny):
+    run = next(reproduce.planned(["tiny"]))
+    assert run.command(None)[-1] == str(run.folder)
+    assert "--out" in run.command(None)
+    run.folder.mkdir(parents=True)
+    (run.folder / "settings.json").write_text("{}")
+    assert run.command(None)[-2:] == ["--resume", str(run.folder)]
+
+
+def test_a_run_that_fails_is_named_with_its_log(tiny, capsys):
+    plans.PLANS["tiny"] = plans.cells("retrieval-tiny", 1, f"{TINY} --learning-rate 1e30")
+    assert main(["reproduce", "tiny"]) == 2
+    assert "retrieval-tiny/fast_weights-K4-R8-seed0: exit code 3 of" in (said := capsys.readouterr().err)
+    assert "expected finite numbers" in Path(said.rpartition("see ")[2].strip()).read_text()
+    assert not store.read(store.RUNS)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_request_to_end_stops_the_runs_and_keeps_their_checkpoints(tiny):
+    """In a process of its own, with a run of an hour."""
+    program = (
+        "import pathlib, sys; from bench import plans, reproduce, store; from bench.__main__ import main; "
+        f"store.STORE = store.SCRATCH = pathlib.Path({str(tiny)!r}); reproduce.FOLDER = store.STORE / 'runs'; "
+        f"plans.PLANS['long'] = plans.cells('retrieval-long', 1, '{TINY} --epochs 100000'); "
+        "sys.exit(main(['reproduce', 'long']))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    folder = tiny / "runs" / "retrieval-long" / "fast_weights-K4-R8-seed0"
+    while not (folder / "metrics.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "the same command again resumes" in said
+    assert (folder / "checkpoint.npz").exists()
+    assert json.loads((folder / "settings.json").read_text())["epochs"] == 100000
