@@ -9,7 +9,6 @@ import importlib
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +17,13 @@ from statistics import median
 from typing import NamedTuple
 
 from tasks.runs import settings_asked_for
+from tasks.trial import start
 
 from . import store
 from .plans import PLANS, Cell
 
 FOLDER = Path("runs") / "reproduce"  # where runs are made
+POLL = 0.2  # seconds between two looks at a run
 
 
 class Planned(NamedTuple):
@@ -37,13 +38,12 @@ class Planned(NamedTuple):
         """Where the run is made."""
         return FOLDER / self.name
 
-    def command(self, data_dir: Path | None) -> list[str]:
-        """Return the command line that starts the run, or resumes it."""
-        program = [sys.executable, "-m", "tasks", self.cell.task]
+    def arguments(self, data_dir: Path | None) -> list[str]:
+        """Return the command line after `python -m tasks` that starts the run, or resumes it."""
         if (self.folder / "settings.json").exists():
-            return [*program, "--resume", str(self.folder)]
-        data = ["--data-dir", str(data_dir)] if self.cell.task == "faces" else []
-        return [*program, *self.cell.options.split(), *data, "--seed", str(self.seed), "--out", str(self.folder)]
+            return [self.cell.task, "--resume", str(self.folder)]
+        words = [*self.cell.options.split(), "--seed", str(self.seed), "--out", str(self.folder)]
+        return [self.cell.task, *words, *(["--data-dir", str(data_dir)] if self.cell.task == "faces" else [])]
 
 
 def planned(names: list[str]) -> Iterator[Planned]:
@@ -94,35 +94,28 @@ def reproduce(names: list[str], jobs: int, dry_run: bool, data_dir: Path | None)
 
 
 def _make(runs: list[Planned], jobs: int, data_dir: Path | None) -> None:
-    """Make the runs, so many at a time. On Ctrl-C they write their checkpoints."""
-    processes, stopped, storing = set[subprocess.Popen](), threading.Event(), threading.Lock()
+    """Make the runs, so many at a time. If this process ends in any way, they end with their checkpoints."""
+    stopped, storing = threading.Event(), threading.Lock()
 
     def make(run: Planned) -> None:
         if stopped.is_set():
             return
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-        command = run.command(data_dir)
-        with open(run.folder.with_name(f"{run.folder.name}.log"), "a") as log:
-            process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
-            )
-        processes.add(process)
-        if stopped.is_set():
-            process.terminate()
-        code = process.wait()
-        processes.discard(process)
+        arguments, log = run.arguments(data_dir), run.folder.with_name(f"{run.folder.name}.log")
+        with start(arguments, log) as process:
+            while (code := process.poll()) is None:
+                if stopped.wait(POLL):
+                    _end(process)
         if stopped.is_set():
             return
         if code:
-            raise RuntimeError(f"{run.name}: exit code {code} of {shlex.join(command)}; see {log.name}")
+            stopped.set()
+            raise RuntimeError(f"{run.name}: exit code {code} of python -m tasks {shlex.join(arguments)}; see {log}")
         with storing:
             group = run.cell.group.removeprefix(run.cell.task).removeprefix("-")
             print(f"stored {store.add(run.folder, group, replace=True)}", flush=True)
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # is taken as Ctrl-C
     try:
         with ThreadPoolExecutor(jobs) as pool:
             try:
@@ -130,7 +123,10 @@ def _make(runs: list[Planned], jobs: int, data_dir: Path | None) -> None:
                     made.result()
             finally:
                 stopped.set()
-                for process in set(processes):
-                    process.terminate()
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
