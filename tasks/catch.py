@@ -237,6 +237,8 @@ class _Training:
                 bar.set_postfix_str(f"mean reward {self._latest():.3f}")
                 if self._plan.part(frames) > part:
                     part = self._plan.part(frames)
+                    if not (self._folder / checkpoints.NAME).exists():
+                        self.save()  # metrics without a checkpoint would say that one is lost
                     self._write_metrics(part)
                     if bar.disable:  # no terminal
                         print(f"{frames:,} of {bar.total:,} frames: mean reward {self._latest():.3f}", flush=True)

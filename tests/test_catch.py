@@ -376,3 +376,19 @@ def test_the_board_refuses_what_belongs_to_another_run(tmp_path):
     other = agents.Board(replace(plan, agent=replace(plan.agent, hidden_size=9)), 1)
     with pytest.raises(ValueError, match=r"params/layer/W: expected float32 of shape \(8, 8\).*got .*\(9, 9\)"):
         board.load(tmp_path, other.arrays())
+
+
+def test_no_metrics_are_written_before_the_first_checkpoint(tmp_path, monkeypatch):
+    """A run that is killed between the two would seem to have lost its checkpoint."""
+    folder, seen, write = tmp_path / "run", [], catch.files.write_text
+
+    def write_text(path, text):
+        if Path(path).name == "metrics.jsonl":
+            seen.append((folder / "checkpoint.npz").exists())
+        write(path, text)
+
+    monkeypatch.setattr(catch.files, "write_text", write_text)
+    options = ["--frames", "20000", "--method", "a2c", "--checkpoint-every", "1e9"]
+    assert main(["catch", *SMALL, *options, "--out", str(folder)]) == 0
+    assert seen
+    assert all(seen)
