@@ -130,6 +130,11 @@ def _asked_for(chosen: argparse.Namespace, options: list[str], kind: type[RunSet
         raise ValueError("resume: expected none, for each trial is a run of its own; --out resumes a search")
     ranges = chosen.random is not None
     varied = space.parse(chosen.over or chosen.grid, base, ranges)
+    for name, user in space.without_effect(varied, base).items():
+        print(f"search: {name} is not varied: {user} does not use it", file=sys.stderr)
+        del varied[name]
+    if not varied:
+        raise ValueError("search: expected a setting that has an effect on the runs, got none; vary another one")
     space.check(varied, base, ranges)
     return Search(base, options, varied, chosen.random, _folder(chosen.out, kind.task), chosen.prune)
 

@@ -103,6 +103,12 @@ def check(space: Space, base: RunSettings, ranges: bool) -> None:
         replace(base, **chosen)
 
 
+def without_effect(space: Space, base: RunSettings) -> dict[str, str]:
+    """Return the settings that no trial uses, each with what does not use it."""
+    unused = [type(base).unused(vars(base) | chosen) for chosen in _ends(space)]
+    return {name: unused[0][name] for name in space if all(name in each for each in unused)}
+
+
 def _ends(space: Space) -> Iterator[dict[str, Any]]:
     """Yield each listed value and each end of a range, with the first value of all other settings."""
     tried = {name: values if isinstance(values, list) else [values.low, values.high] for name, values in space.items()}

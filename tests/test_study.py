@@ -123,6 +123,14 @@ def test_ends_that_the_task_refuses_are_found_at_the_start(end):
         space.check(varied, base, ranges=True)
 
 
+def test_settings_that_no_trial_uses_are_found():
+    base = retrieval.Settings()
+    varied = space.parse(["forget_bias=0..2.5", "rate=0.02..0.5:log", "copies=2,4"], base, ranges=True)
+    assert list(space.without_effect(varied, base)) == ["forget_bias", "copies"]
+    varied = space.parse(["forget_bias=0..2.5", "layer=lstm,irnn"], base, ranges=True)
+    assert not space.without_effect(varied, base)
+
+
 def test_settings_are_written_as_the_task_reads_them():
     base = retrieval.Settings()
     chosen = {"forget_bias": -1e-05, "layer_norm": None, "normalize_preliminary": False, "layer": "lstm"}
