@@ -57,6 +57,8 @@ def main(arguments: list[str]) -> int:
     add.add_argument("folders", type=Path, nargs="+", help="output folders of python -m tasks")
     add.add_argument("--replace", action="store_true", help="put a run in the place of one that is stored already")
     add.add_argument("--group", default="", help="a name for runs that are not meant for the paper's tables")
+    mcnemar = commands.add_parser("mcnemar", help="whether two stored runs differ on the same test examples")
+    mcnemar.add_argument("runs", nargs=2, metavar="RUN", help="such as mnist/lstm-R50-seed0")
     reproduce = commands.add_parser("reproduce", help="make the runs that tables and figures lack, and rebuild them")
     reproduce.add_argument("names", nargs="*", metavar="NAME", help="tables and figures; all of them by default")
     reproduce.add_argument("--jobs", type=_positive, default=1, help="runs at the same time")
@@ -126,6 +128,10 @@ def _do(chosen: argparse.Namespace) -> None:
         from . import actors
 
         actors.run(chosen.layer, sorted(set(chosen.actors)))
+    elif chosen.command == "mcnemar":
+        from .mcnemar import compare
+
+        print(compare(*chosen.runs))
     elif chosen.command == "faults":
         from . import faults
 

@@ -2,7 +2,7 @@
 
     runs.jsonl        a line a run: its name, where it comes from, settings and figures; sorted by name
     searches.jsonl    a line a search, with its trials
-    TASK.jsonl        a line a run of the task: its curve, column by column, and what it answered for each test example
+    TASK.jsonl        a line a run of the task: its curve, column by column, and its wrong answers to test examples
     pictures/         pictures of runs, those that a page shows
 
 A run's name is GROUP/LAYER-R50-seed0. The group is the task, or TASK-NAME for runs outside the paper's tables. Names of
@@ -22,7 +22,7 @@ from fastweights_np.files import write_text
 STORE = Path(__file__).parent / "results"
 SCRATCH = Path("runs") / "bench"  # where measurements, tables and figures go unless --store is given
 RUNS, SEARCHES = "runs.jsonl", "searches.jsonl"
-LONG = ("curve", "confusion", "answers")  # what a run has of these goes into TASK.jsonl
+LONG = ("curve", "confusion", "wrong_answers")  # what a run has of these goes into TASK.jsonl
 SIZES = {"pairs": "K", "size": "N"}  # named in addition to R, where a task has it
 MAY_DIFFER = ("seed", "test_curve")  # between runs that count as one: test_curve changes no number of a run
 

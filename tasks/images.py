@@ -165,7 +165,9 @@ def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
         outcome = training.train(net, settings, folder, data.training, data.validation)
     if isinstance(net, Network):
         net = replace(net, processes=1)  # the rest is quickly done, and looks into the layer's own cache
-    nll, error, confusion = test(net, outcome.params, data.test, len(classes))
+    nll, error, answers = test(net, outcome.params, data.test)
+    labels, confusion = to_host(data.test.labels), numpy.zeros((len(classes), len(classes)), int)
+    numpy.add.at(confusion, (labels, answers), 1)
     result: dict[str, Any] = {
         "data": {
             "name": data.name,
@@ -174,6 +176,7 @@ def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
         "test_error": error,
         "test_nll": nll,
         "confusion": {"classes": list(classes), "counts": confusion.tolist()},
+        "wrong_answers": {int(n): int(answers[n]) for n in numpy.flatnonzero(answers != labels)},
         "best_on_validation": outcome.best,
         "updates": outcome.updates,
         "seconds": round(outcome.seconds, 1),
@@ -191,11 +194,11 @@ def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
     return result
 
 
-def test(net: Model, params: Any, split: Images, classes: int) -> tuple[float, float, numpy.ndarray]:
-    """Return (mean negative log likelihood in nats, error rate, counts [label, answer]) over a split."""
-    confusion = numpy.zeros((classes, classes), int)
-    nll, error = training.evaluate(net, params, split, confusion=confusion)
-    return nll, error, confusion
+def test(net: Model, params: Any, split: Images) -> tuple[float, float, numpy.ndarray]:
+    """Return (mean negative log likelihood in nats, error rate, what is answered (N,)) over a split."""
+    answers: list[Array] = []
+    nll, error = training.evaluate(net, params, split, answers=answers)
+    return nll, error, numpy.concatenate(to_host(answers))
 
 
 def _draw_attention(

@@ -15,7 +15,7 @@ import numpy
 from tqdm import tqdm
 
 from fastweights_np import Workspace, checks, files, ops, optim
-from fastweights_np.backend import Array, to_device, to_host
+from fastweights_np.backend import Array, to_device
 from fastweights_np.network import Model, train_step
 from fastweights_np.trees import map_leaves
 
@@ -117,18 +117,18 @@ class Outcome:
 
 def evaluate(
     network: Model, params: Any, split: Examples, workspace: Workspace | None = None,
-    confusion: numpy.ndarray | None = None,
+    answers: list[Array] | None = None,
 ) -> tuple[float, float]:  # fmt: skip
-    """(mean negative log likelihood in nats, error rate) over a split; adds counts [label, answer] to confusion."""
+    """Return (mean negative log likelihood in nats, error rate) over a split; append what is answered to `answers`."""
     count, nll, wrong = len(split.labels), 0.0, 0.0
     for start in range(0, count, 1000):
         inputs, labels = split.batch(slice(start, start + 1000))
         logits, _ = network.forward(params, inputs, workspace)
         nll += ops.softmax_cross_entropy(logits, labels)[0].sum(dtype="float64")
-        answers = logits.argmax(axis=1)
-        wrong += (answers != labels).sum()
-        if confusion is not None:
-            numpy.add.at(confusion, to_host((labels, answers)), 1)
+        answered = logits.argmax(axis=1)
+        wrong += (answered != labels).sum()
+        if answers is not None:
+            answers.append(answered)
     return float(nll) / count, float(wrong) / count
 
 

@@ -8,7 +8,7 @@ import json
 import numpy
 import pytest
 
-from bench import actors, paper, report, speed
+from bench import actors, mcnemar, paper, report, speed
 from bench import store as stored
 from bench.__main__ import main
 from bench.peers import contest
@@ -188,6 +188,25 @@ def test_without_a_command_there_is_help(capsys):
 def test_an_unfinished_run_is_refused(store, tmp_path, capsys):
     assert main(["add", str(tmp_path)]) == 2
     assert "expected the folder of a finished run" in capsys.readouterr().err
+
+
+def test_two_runs_are_compared_by_the_examples_that_one_of_them_gets_wrong(store, tmp_path, capsys):
+    assert mcnemar.exact(0, 0) == mcnemar.exact(3, 3) == 1.0
+    assert mcnemar.exact(1, 9) == pytest.approx(2 * (1 + 10) / 2**10)
+    assert mcnemar.exact(9, 1) == mcnemar.exact(1, 9)
+    data = {"name": "mnist", "sizes": [55_000, 5_000, 10_000]}
+    for seed, wrong in enumerate(({"3": 1, "5": 2}, {"5": 7}, None)):
+        folder = finished_run(tmp_path / str(seed), 0.1, seed)
+        result = json.loads((folder / "result.json").read_text()) | {"task": "mnist", "data": data}
+        del result["settings"]["pairs"]
+        (folder / "result.json").write_text(json.dumps(result | ({} if wrong is None else {"wrong_answers": wrong})))
+        assert main(["add", str(folder)]) == 0
+    names = [run["run"] for run in stored.read("runs.jsonl")]
+    assert main(["mcnemar", *names[:2]]) == 0
+    assert "1 are wrong in both runs, 1 in mnist/fast_weights-R50-seed0 alone, 0 in" in capsys.readouterr().out
+    for pair, message in ((names[1:], "which is older; make it again"), (["mnist/x", "y"], "got 'mnist/x'")):
+        assert main(["mcnemar", *pair]) == 2
+        assert message in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------------------------- peers

@@ -96,6 +96,11 @@ def test_every_layer_trains_mnist(layer, data_dir, tmp_path, capsys):
     counts = numpy.array(result["confusion"]["counts"])
     assert counts.sum() == 10
     assert 1 - counts.trace() / 10 == pytest.approx(result["test_error"])
+    labels, answers = digits.load("mnist", data_dir)[1].labels, result["wrong_answers"]
+    assert len(answers) == round(10 * result["test_error"])
+    for n, answer in answers.items():
+        assert answer != labels[int(n)]
+        assert counts[labels[int(n)], answer] > 0
     pictures = {path.name for path in (tmp_path / "run").glob("*.png")}
     expected = {"learning_curve.png", "confusion.png"} | ({"glimpses.png"} if layer != "convnet" else set())
     assert pictures == (expected | {"attention.png"} if layer == "multilevel" else expected)
