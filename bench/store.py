@@ -24,7 +24,7 @@ SCRATCH = Path("runs") / "bench"  # where measurements, tables and figures go un
 RUNS, SEARCHES = "runs.jsonl", "searches.jsonl"
 LONG = ("curve", "confusion", "wrong_answers")  # what a run has of these goes into TASK.jsonl
 SIZES = {"pairs": "K", "size": "N"}  # named in addition to R, where a task has it
-MAY_DIFFER = ("seed", "test_curve")  # between runs that count as one: test_curve changes no number of a run
+MAY_DIFFER = ("seed", "test_curve", "generalize")  # between runs that count as one: they change no figure
 
 Run = dict[str, Any]
 

@@ -25,6 +25,9 @@ from .training import Split, TrainingSettings
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TOKENS = LETTERS + "0123456789?"
+SEPARATORS = 2  # question marks between the pairs and the letter that is asked for
+# other formats that a trained network is tested on, and the sequences of each
+OTHER_PAIRS, OTHER_SEPARATORS, OTHER_SIZE = (2, 4, 6, 8, 12, 16, 20, 26), (2, 4, 8, 16, 32, 64), 5_000
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Settings(LayerSettings, TrainingSettings):
     """Sequences on which the best parameters are tested, once."""
     test_curve: bool = False
     """Also test after each epoch, as in figure 2. Nothing is selected by it."""
+    generalize: bool = False
+    """Also test the best parameters on other numbers of pairs, and with more separators than in training."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,18 +68,20 @@ def check_pairs(pairs: int) -> None:
         raise ValueError(f"pairs: expected at most {len(LETTERS)}, one for each letter, got {pairs}")
 
 
-def generate(rng: numpy.random.Generator, count: int, pairs: int) -> Split:
-    """`count` sequences of K = pairs: tokens (2 K + 3, count), and the digits asked for (count,), both int64.
+def generate(rng: numpy.random.Generator, count: int, pairs: int, separators: int = SEPARATORS) -> Split:
+    """Return `count` sequences of K = pairs: tokens (2 K + separators + 1, count), and the digits asked for (count,).
 
-    Letters without replacement, digits with; every letter of a sequence is equally likely to be asked for.
+    Both are int64. Letters are drawn without replacement, digits with; every letter of a sequence is equally likely to
+    be asked for.
     """
     checks.count("count", count, least=1)
+    checks.count("separators", separators, least=0)
     check_pairs(pairs)
     letters = numpy.argsort(rng.random((len(LETTERS), count)), axis=0)[:pairs]
     digits = rng.integers(0, 10, (pairs, count))
     asked = rng.integers(0, pairs, count)
     everyone = numpy.arange(count)
-    tokens = numpy.full((2 * pairs + 3, count), TOKENS.index("?"))
+    tokens = numpy.full((2 * pairs + separators + 1, count), TOKENS.index("?"))
     tokens[0 : 2 * pairs : 2] = letters
     tokens[1 : 2 * pairs : 2] = digits + TOKENS.index("0")
     tokens[-1] = letters[asked, everyone]
@@ -141,6 +148,8 @@ def run(settings: Settings, folder: Path, data: tuple[Split, Split, Split]) -> d
         "updates_per_second": round(outcome.updates / outcome.seconds, 1),
         "curve": outcome.curve,
     }
+    if settings.generalize:
+        result["generalization"] = generalization(net, outcome.params, settings)
     runs.store_result(folder, settings, result)
     chosen = f"parameters of epoch {outcome.best['epoch']}, the best on validation"
     print(f"\ntest error {error:.3%}, negative log likelihood {nll:.5f} nats ({chosen})")
@@ -153,6 +162,20 @@ def run(settings: Settings, folder: Path, data: tuple[Split, Split, Split]) -> d
     if settings.layer == "fast_weights":
         _draw_attention(net, outcome.params, test_set, folder / "attention.png")
     return result
+
+
+def generalization(net: Network, params: Any, settings: Settings) -> dict[str, dict[int, float]]:
+    """Return the error rate by the number of pairs, and by the number of separators, without training on them."""
+    rng = settings.streams(6)[5]  # after those of the run's own data
+
+    def error(pairs: int, separators: int) -> float:
+        split = generate(rng, OTHER_SIZE, pairs, separators)
+        return training.evaluate(net, params, to_device(split, settings.device))[1]
+
+    return {
+        "pairs": {pairs: error(pairs, SEPARATORS) for pairs in OTHER_PAIRS},
+        "separators": {separators: error(settings.pairs, separators) for separators in OTHER_SEPARATORS},
+    }
 
 
 def text(tokens: numpy.ndarray) -> str:

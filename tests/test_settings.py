@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
+from bench import store
 from tasks import catch, retrieval, runs
 from tasks.__main__ import TASKS, main
 
-STORED = sorted((Path(__file__).parent.parent / "bench" / "results").rglob("*.json"))
 KINDS: dict[str, Any] = {name: importlib.import_module(f"tasks.{name}").Settings for name in TASKS}
 WRONG = {
     bool: ["False", "true", 1, 0, 1.0, [], {}],
@@ -129,15 +129,16 @@ def test_an_option_without_effect_in_a_file_is_named_and_left_at_its_default(tmp
     assert f"{path}: decay 0.5 is ignored: the layer lstm does not use it" in capsys.readouterr().err
 
 
-def test_the_settings_of_every_stored_run_still_load():
-    stored = [(path, runs.read_json(path)) for path in STORED]
-    made = [(path, found) for path, found in stored if isinstance(found.get("settings"), dict) and "task" in found]
+def test_the_settings_of_every_stored_run_still_load(tmp_path, capsys):
+    made = [found for file in (store.RUNS, store.SEARCHES) for found in store.read(file) if "settings" in found]
     assert len(made) > 150
-    for path, found in made:
+    path = tmp_path / "result.json"
+    for found in made:
+        path.write_text(json.dumps({"task": found["task"], "settings": found["settings"]}))
         settings = runs.settings_from(path, KINDS[found["task"]], settings=path)
         for name, value in settings.as_json().items():
             used = name in found["settings"] and name not in settings.unused(vars(settings))
-            assert not used or found["settings"][name] == value, (path, name)
+            assert not used or found["settings"][name] == value, (found, name)
 
 
 def test_a_file_names_the_layer_before_options_are_judged(tmp_path):

@@ -369,6 +369,22 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_update(tmp_path, capsys):
     assert "lower --learning-rate" in message
 
 
+def test_other_formats_are_tested_without_training_on_them(tmp_path):
+    plain, with_others = tmp_path / "plain", tmp_path / "others"
+    options = ["retrieval", *SMALL, "--pairs", "2"]
+    assert main([*options, "--out", str(plain)]) == main([*options, "--generalize", "--out", str(with_others)]) == 0
+    results = [json.loads((folder / "result.json").read_text()) for folder in (plain, with_others)]
+    assert results[0]["test_nll"] == results[1]["test_nll"], "it changes nothing else"
+    assert "generalization" not in results[0]
+    found = results[1]["generalization"]
+    assert list(found["pairs"]) == [str(pairs) for pairs in retrieval.OTHER_PAIRS]
+    assert list(found["separators"]) == [str(count) for count in retrieval.OTHER_SEPARATORS]
+    assert all(0 <= error <= 1 for errors in found.values() for error in errors.values())
+    split = retrieval.generate(numpy.random.default_rng(0), 3, 2, separators=5)
+    assert [retrieval.text(sequence)[4:9] for sequence in split.inputs.T] == ["?????"] * 3
+    assert split.inputs.shape == (10, 3)
+
+
 def test_ctrl_c_is_left_to_its_owner_afterwards():
     handler = signal.getsignal(signal.SIGINT)
     with runs.interrupts_noted() as noted:
