@@ -113,7 +113,9 @@ def _do(chosen: argparse.Namespace) -> None:
                 return
 
         print(paper.make())
-        tables = "table1.md, table2.md, table3.md, ablation.md, weight-decay.md, search.md, figure5.md"
+        tables = (
+            "table1.md, table2.md, table3.md, ablation.md, weight-decay.md, search.md, generalization.md, figure5.md"
+        )
         print(f"in {report.output}: {tables}, figure2.png, capacity.png, figure5.png")
     elif chosen.command in ("speed", "long"):
         from . import speed

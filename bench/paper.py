@@ -15,7 +15,7 @@ from tasks.catch_game import Rules
 from tasks.figures import error_axis, reward_axis
 from tasks.retrieval import key_blind_floor
 
-from . import report
+from . import generalization, report
 from .drawings import draw_glimpses
 from .report import markdown
 from .store import load
@@ -76,6 +76,7 @@ def make() -> str:
         "ablation": ablation(digits, load(LAYER_NORM), missing),
         "weight-decay": weight_decay(digits, load(WEIGHT_DECAY)),
         "search": searches(load("search"), missing),
+        "generalization": generalization.make(missing),
         "figure5": figure_5(load("catch"), load(CATCH_LAYER_NORM), missing),
     }
     for name, text in tables.items():

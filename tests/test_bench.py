@@ -8,7 +8,7 @@ import json
 import numpy
 import pytest
 
-from bench import actors, mcnemar, paper, report, speed
+from bench import actors, generalization, mcnemar, paper, report, speed
 from bench import store as stored
 from bench.__main__ import main
 from bench.peers import contest
@@ -125,6 +125,21 @@ def test_capacity_and_searches_are_drawn_and_told(store, tmp_path):
     assert "missing: capacity, Fast weights, λ = 1, K = 16" in made
     assert "missing: the search of retrieval, Fast weights" not in made
     assert "missing: the search of mnist, Fast weights" in made
+
+
+def test_generalization_has_the_median_and_range_of_each_format(store, tmp_path):
+    for seed, error in enumerate((0.1, 0.3, 0.2)):
+        folder = finished_run(tmp_path / str(seed), 0.0, seed)
+        result = json.loads((folder / "result.json").read_text())
+        formats = {kind: {str(n): error / n for n in values} for kind, values in generalization.FORMATS.items()}
+        (folder / "result.json").write_text(json.dumps(result | {"generalization": formats}))
+        assert stored.add(folder, "generalization").startswith("retrieval-generalization/")
+    made = paper.make()
+    assert "| trained at K | layer | seeds | 2 pairs | 4 pairs |" in made
+    assert "| 4 | Fast weights, λ = 0.9 | 3 | 10.00 % (5.00 to 15.00) | 5.00 % (2.50 to 7.50) |" in made
+    assert "missing: generalization, IRNN, layer norm, trained at K = 8: 0 of 3 seeds" in made
+    assert "missing: generalization, Fast weights, λ = 0.9, trained at K = 4" not in made
+    assert (store / "generalization.png").stat().st_size > 0
 
 
 def test_a_run_does_not_replace_or_join_another_unasked(store, tmp_path, capsys):
