@@ -234,8 +234,13 @@ class Study:
                 self._storage.get_trial_id_from_study_id_trial_number(study, number), TrialState.WAITING
             )
 
+    def leave(self) -> None:
+        """Give back the connection of the calling thread; each thread that used the study has one."""
+        self._storage.remove_session()
+
     def close(self) -> None:
         """Close the connections to the storage."""
+        self.leave()
         self._storage.engine.dispose()
 
     def left(self) -> int:

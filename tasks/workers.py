@@ -65,6 +65,8 @@ class Workers:
         except BaseException:
             self._end()
             raise
+        finally:
+            self._study.leave()
 
     def _try(self, trial: optuna.Trial) -> float | None:
         """Return what the trial is worth, from its result if it has one. None if it was pruned."""

@@ -26,8 +26,14 @@ SMALL += ["--batch-size", "64", "--epochs", "1"]
 GRID = ["search", "retrieval", "--grid", "learning_rate=1e-3,1e-2", "layer=irnn,lstm", *SMALL]
 
 
-def study(folder):
-    return optuna.load_study(storage=f"sqlite:///{folder}/study.db", study_name="search-retrieval")
+def trials(database):
+    """The trials in the database; all connections are closed again."""
+    storage = optuna.storages.RDBStorage(f"sqlite:///{database}")
+    try:
+        return optuna.load_study(storage=storage, study_name="search-retrieval").trials
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +62,7 @@ def test_the_table_leads_from_number_to_settings_value_and_folder(searched):
     """A trial is judged by its best epoch on the validation set."""
     rows = json.loads((searched / "search.json").read_text())["trials"]
     assert [row["folder"] for row in rows] == ["trial-0000", "trial-0001", "trial-0002", "trial-0003"]
-    for row, trial in zip(rows, study(searched).trials, strict=True):
+    for row, trial in zip(rows, trials(searched / "study.db"), strict=True):
         folder = searched / row["folder"]
         settings = json.loads((folder / "settings.json").read_text())
         curve = json.loads((folder / "result.json").read_text())["curve"]
@@ -70,7 +76,7 @@ def test_the_table_leads_from_number_to_settings_value_and_folder(searched):
 def test_the_same_search_again_has_nothing_to_do(searched, capsys):
     before = (searched / "trial-0001" / "result.json").stat().st_mtime_ns
     assert main([*GRID, "--jobs", "2", "--out", str(searched)]) == 0
-    assert len(study(searched).trials) == 4
+    assert len(trials(searched / "study.db")) == 4
     assert (searched / "trial-0001" / "result.json").stat().st_mtime_ns == before
     assert "the best of 4" in capsys.readouterr().out
 
@@ -110,13 +116,13 @@ def test_its_best_settings_train_for_the_tasks_own_time_and_on_all_its_data(sear
 def test_random_settings_lie_in_their_ranges(tmp_path):
     over = ["learning_rate=1e-3..1e-2:log", "hidden_size=6..9", "layer=irnn,lstm"]
     assert main(["search", "retrieval", "--random", "3", "--over", *over, *SMALL, "--out", str(tmp_path / "s")]) == 0
-    trials = study(tmp_path / "s").trials
-    assert len(trials) == 3
-    for trial in trials:
+    made = trials(tmp_path / "s" / "study.db")
+    assert len(made) == 3
+    for trial in made:
         assert 1e-3 <= trial.params["learning_rate"] <= 1e-2
         assert trial.params["hidden_size"] in (6, 7, 8, 9)
         assert trial.params["layer"] in ("irnn", "lstm")
-    assert len({trial.params["learning_rate"] for trial in trials}) == 3
+    assert len({trial.params["learning_rate"] for trial in made}) == 3
 
 
 @pytest.mark.parametrize("told", ["Ctrl-C", "to end", "killed"])
@@ -149,7 +155,7 @@ def test_a_search_that_was_stopped_resumes_its_trials(told, tmp_path):
     assert "the best of 2: " in again.stdout
     assert (first / "metrics.jsonl").read_text().startswith(lines)
     assert "--resume" not in json.loads((first / "result.json").read_text())["command"]
-    states = [trial.state.name for trial in study(folder).trials]
+    states = [trial.state.name for trial in trials(folder / "study.db")]
     assert states.count("COMPLETE") == 2
     assert len(json.loads((folder / "search.json").read_text())["trials"]) == 2
 
@@ -157,7 +163,7 @@ def test_a_search_that_was_stopped_resumes_its_trials(told, tmp_path):
 def test_a_trial_that_diverges_is_as_bad_as_can_be(tmp_path):
     command = ["search", "retrieval", "--grid", "learning_rate=1e-3,1e30", *SMALL, "--layer", "irnn"]
     assert main([*command, "--out", str(tmp_path / "s")]) == 0
-    values = sorted(trial.value for trial in study(tmp_path / "s").trials)
+    values = sorted(trial.value for trial in trials(tmp_path / "s" / "study.db"))
     assert values[1] == float("inf")
     found = json.loads((tmp_path / "s" / "search.json").read_text())
     assert found["best"]["learning_rate"] == 1e-3
@@ -203,7 +209,8 @@ def test_switches_are_searched_too(tmp_path):
     grid = ["normalize_preliminary=True,False", "test_curve=True,False"]
     assert main(["search", "retrieval", "--grid", *grid, *SMALL, "--out", str(tmp_path / "s")]) == 0
     tried = {
-        (trial.params["normalize_preliminary"], trial.params["test_curve"]) for trial in study(tmp_path / "s").trials
+        (trial.params["normalize_preliminary"], trial.params["test_curve"])
+        for trial in trials(tmp_path / "s" / "study.db")
     }
     assert len(tried) == 4
 
@@ -213,7 +220,7 @@ def test_two_searches_of_one_storage_share_the_work(tmp_path):
     command += ["--storage", f"sqlite:///{tmp_path}/shared.db"]
     for name in ("one", "other"):
         assert main([*command, "--out", str(tmp_path / name)]) == 0
-    made = optuna.load_study(storage=f"sqlite:///{tmp_path}/shared.db", study_name="search-retrieval").trials
+    made = trials(tmp_path / "shared.db")
     assert len(made) == 3
     assert len({trial.params["learning_rate"] for trial in made}) == 3
     best = [json.loads((tmp_path / name / "best.json").read_text()) for name in ("one", "other")]
