@@ -6,7 +6,7 @@ import numpy
 import pytest
 
 import fastweights_np as fw
-from fastweights_np import fast_weights, multilevel, parallel
+from fastweights_np import fast_weights, multilevel
 from fastweights_np.multilevel import Controls
 
 T, B, I, H = 6, 3, 4, 5  # noqa: E741
@@ -96,43 +96,6 @@ def test_attention_is_what_the_last_read_weighs():
         multilevel.attention(cache, 0)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_dtype_and_shapes_are_kept_everywhere(dtype):
-    params, x, dh = made(dtype)
-    h, cache = multilevel.forward(params, x, controls=PUSH_AND_POP)
-    grads, dx, dh0 = multilevel.backward(dh, cache, also=("decay", "rate", "A0"))
-    state = multilevel.initial_state(params, B)
-    h_t, after = multilevel.step(params, x[0], state, store=True, wipe=True, read=True, integrate=False)
-    for array in (h, dx, dh0, *grads.values(), h_t, *after, *multilevel.final_state(cache)):
-        assert array.dtype == dtype
-    shapes = {name: value.shape for name, value in params.items()} | {"decay": (), "rate": (), "A0": (B, H, H)}
-    assert {name: grad.shape for name, grad in grads.items()} == shapes
-    assert not state.h.any()
-    assert not state.A.any(), "the state given is left as it was"
-
-
-def test_going_on_from_the_final_state_is_going_on():
-    params, x, _ = made()
-    whole, _ = multilevel.forward(params, x, controls=PUSH_AND_POP)
-    halves = [Controls(*(signal[part] for signal in vars(PUSH_AND_POP).values())) for part in (slice(1), slice(1, T))]
-    first, cache = multilevel.forward(params, x[:1], controls=halves[0])
-    state = multilevel.final_state(cache)
-    second, _ = multilevel.forward(params, x[1:], state.h, A0=state.A, controls=halves[1])
-    numpy.testing.assert_allclose(numpy.concatenate([first, second]), whole, atol=1e-14)
-
-
-def test_several_processes_give_the_same():
-    params, x, dh = made()
-    h, cache = multilevel.forward(params, x, controls=PUSH_AND_POP)
-    expected, *_ = multilevel.backward(dh, cache)
-    with parallel.Layer(multilevel, processes=2) as shared:
-        shared_h, shared_cache = shared.forward(params, x, controls=PUSH_AND_POP)
-        grads, _, _ = shared.backward(dh, shared_cache)
-    numpy.testing.assert_allclose(shared_h, h, atol=1e-14)
-    for name, value in expected.items():
-        numpy.testing.assert_allclose(grads[name], value, atol=1e-12, err_msg=name)
-
-
 def test_a_workspace_is_not_mistaken_for_one_of_other_signals():
     params, x, dh = made()
     workspace = fw.Workspace()
@@ -144,6 +107,17 @@ def test_a_workspace_is_not_mistaken_for_one_of_other_signals():
     multilevel.forward(params, x, controls=PUSH_AND_POP, workspace=workspace)
     with pytest.raises(RuntimeError, match="overwritten by a later forward"):
         multilevel.backward(dh, cache)
+
+
+def test_controls_are_tuples_of_bools_however_they_are_given():
+    given = [True, False, True], numpy.array([True, False, False]), (False,) * 3, [numpy.bool_(True), False, True]
+    controls = Controls(*given)
+    assert controls.wipe == (True, False, False)
+    assert all(type(value) is bool for signal in vars(controls).values() for value in signal)
+    assert controls == Controls(*map(list, given))
+    assert hash(controls) == hash(Controls(*map(tuple, given)))
+    assert len(controls) == 3
+    assert str(controls) == "swi - si"
 
 
 def test_bad_arguments_are_named():
