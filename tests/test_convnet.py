@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy
 import pytest
 
-from fastweights_np import convnet
+from fastweights_np import convnet, reference
 from fastweights_np.convnet import Convolution
 
 LAYERS = (Convolution(3, 3, pool=2), Convolution(5, 2))
@@ -27,6 +27,47 @@ def test_a_kernel_finds_its_own_pattern():
     assert maps.max() == 1.0, "5 of 5, and the bias"
     anywhere, _ = convnet.forward(params, image, [Convolution(1, 3, pool=4)])
     numpy.testing.assert_array_equal(anywhere, [[1.0]])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_features_are_the_equations(threads):
+    params, images = made()
+    features, _ = convnet.forward(params, images, LAYERS, threads=threads)
+    numpy.testing.assert_allclose(features, reference.convnet(params, images[:, None], LAYERS), atol=1e-13)
+    several = convnet.init(numpy.random.default_rng(1), LAYERS, channels=2, dtype="float64")
+    coloured = numpy.stack([images, images**2], axis=1)
+    features, _ = convnet.forward(several, coloured, LAYERS, threads=threads)
+    numpy.testing.assert_allclose(features, reference.convnet(several, coloured, LAYERS), atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    "layers", [LAYERS, (Convolution(2, 3, stride=2, pool=2),), (Convolution(3, 2), Convolution(2, 2))]
+)
+@pytest.mark.parametrize("block", [1, 300, convnet.BLOCK])
+def test_gradients_are_the_slope_of_the_loss(layers, block):
+    """In one random direction of all that has a gradient. The audit looks at each; this takes milliseconds."""
+    rng = numpy.random.default_rng(0)
+    params, images = convnet.init(rng, layers, dtype="float64"), rng.standard_normal((3, 9, 8))
+    params = {name: value + 0.1 * rng.standard_normal(value.shape) for name, value in params.items()}
+    direction = {name: rng.standard_normal(value.shape) for name, value in (params | {"images": images}).items()}
+    features, cache = convnet.forward(params, images, layers, block=block)
+    dfeatures = rng.standard_normal(features.shape)
+    grads, dimages = convnet.backward(dfeatures, cache)
+
+    def loss(distance):
+        moved = {name: value + distance * direction[name] for name, value in params.items()}
+        return (convnet.forward(moved, images + distance * direction["images"], layers)[0] * dfeatures).sum()
+
+    slope = (dimages[:, 0] * direction["images"]).sum() + sum((grads[name] * direction[name]).sum() for name in params)
+    numpy.testing.assert_allclose(slope, (loss(1e-6) - loss(-1e-6)) / 2e-6, rtol=1e-6)
+
+
+def test_init_is_suited_to_relu():
+    params = convnet.init(numpy.random.default_rng(0), [Convolution(500, 2)], channels=3)
+    assert params["weight0"].shape == (500, 3, 2, 2)
+    assert 0.98 < abs(params["weight0"]).max() / (6 / 12) ** 0.5 <= 1
+    assert not params["bias0"].any()
+    assert params["weight0"].dtype == params["bias0"].dtype == "float32"
 
 
 def test_of_equal_maxima_one_gets_the_gradient():
@@ -104,6 +145,25 @@ def test_bad_arguments_are_named():
         convnet.forward(params, images.astype("float32"), LAYERS)
     with pytest.raises(ValueError, match=r"layers\.pool: expected at least 1, got 0"):
         Convolution(3, 3, pool=0)
-    _, cache = convnet.forward(params, images, LAYERS)
+    for name, value in params.items():
+        for error, wrong in ((ValueError, value[1:]), (ValueError, value[None]), (TypeError, value.astype("float32"))):
+            with pytest.raises(error, match=rf"^{name}: expected |the dtype of {name}, got"):
+                convnet.forward(params | {name: wrong}, images, LAYERS)
+    with pytest.raises(TypeError, match="params: expected a dict, got list"):
+        convnet.forward([*params], images, LAYERS)
+    with pytest.raises(ValueError, match="block: expected at least 1, got 0"):
+        convnet.forward(params, images, LAYERS, block=0)
+    rng = numpy.random.default_rng(0)
+    for change, error in (({"rng": 0}, TypeError), ({"channels": 0}, ValueError), ({"dtype": "float16"}, ValueError)):
+        with pytest.raises(error, match=f"^{next(iter(change))}: expected"):
+            convnet.init(**{"rng": rng, "layers": LAYERS} | change)
+    for name in ("features", "size", "stride", "pool"):
+        with pytest.raises(ValueError, match=rf"^layers\.{name}: expected at least 1, got 0"):
+            Convolution(**{"features": 1, "size": 1} | {name: 0})
+    features, cache = convnet.forward(params, images, LAYERS)
+    with pytest.raises(TypeError, match="cache: expected a Cache, got dict"):
+        convnet.backward(features, params)
+    with pytest.raises(TypeError, match="dfeatures: expected float64, the dtype of y, got float32"):
+        convnet.backward(features.astype("float32"), cache)
     with pytest.raises(ValueError, match=r"dfeatures: expected shape \(4, 20\), got \(4, 7\)"):
         convnet.backward(numpy.zeros((4, 7)), cache)

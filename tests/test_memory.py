@@ -15,7 +15,9 @@ READS = ([1] * T, [2] * T, [0, 2, 1, 0, 0, 3, 1, 2])  # of A(0), A(1) ..; the la
 def filled(chunk, reads=READS[0], initial=None):
     """A memory whose T states, queries and errors are random, and the matrices A(0) .. A(T) that it should hold."""
     rng = numpy.random.default_rng(0)
-    memory = Memory(rng.standard_normal((T, B, H)), reads, chunk)
+    given = list(reads)
+    memory = Memory(rng.standard_normal((T, B, H)), given, chunk)
+    given.clear()  # the memory has its own
     memory.terms[...] = rng.standard_normal(memory.terms.shape)
     memory.start(DECAY, RATE, initial)
     matrices = [numpy.zeros((B, H, H)) if initial is None else initial]
@@ -101,5 +103,8 @@ def test_float32_stays_accurate_over_a_thousand_steps():
 def test_default_chunk_is_attention_for_short_and_linear_for_long_sequences():
     assert choose_chunk(11, 20) == 11
     assert choose_chunk(75, 50) == 75
+    assert choose_chunk(76, 50) == 25
+    assert choose_chunk(32, 1) == 32
+    assert choose_chunk(33, 1) == 16
     assert choose_chunk(1000, 50) == 25
     assert choose_chunk(1000, 1) == 16
