@@ -58,6 +58,7 @@ def loss_and_gradients(
     Raises ValueError or TypeError that names the argument at fault.
     """
     xp = array_module(logits=logits, values=values, actions=actions, targets=targets)
+    checks.shape("values", values, ("T", "B"), "values is (steps, games)")
     checks.shape("logits", logits, (*values.shape, "actions"), "one row of logits for each value")
     for name, array in (("actions", actions), ("targets", targets)):
         checks.shape(name, array, values.shape, "one for each value")
@@ -143,6 +144,7 @@ class ActorCritic:
             if t:
                 ops.linear(h, heads["policy"], heads["policy_bias"], out=logits[t - 1])
             looked = see(t, logits[t - 1] if t else None)
+            array_module(**{f"what see({t}, ..) returned": looked})
             checks.shape(f"what see({t}, ..) returned", looked, (games, self.inputs), "it is (games, inputs)")
             seen[t] = looked
             return encoder.forward(params["encoder"], seen[t])[0]

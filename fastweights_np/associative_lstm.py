@@ -299,7 +299,7 @@ def forward(
         tape.z_now += tape.z[:, :, t]
         tape.cell.forward(tape.z_now, at, tape.h[t + 1])
     again = partial(forward, params, x, h0, c0=c0, copies=copies)
-    return xp.ascontiguousarray(tape.h[1:].swapaxes(1, 2)), Cache(params, x, workspace, ticket, again, tape)
+    return tape.h[1:].swapaxes(1, 2).copy(), Cache(params, x, workspace, ticket, again, tape)
 
 
 @exclusive

@@ -22,6 +22,8 @@ from .trees import flatten, unflatten
 
 VERSION = 2
 DIGEST_SIZE = 64  # hexadecimal digits of a SHA-256
+NUMBERS = "biufc"  # kinds of dtype: boolean, integer, unsigned, floating-point, complex
+LONGEST = 10_000  # bytes of a name in the file
 _INFO, _ARRAYS = "info", "arrays"
 _READ_HEADER = {
     (1, 0): numpy.lib.format.read_array_header_1_0,
@@ -41,12 +43,19 @@ def save(path: str | Path, arrays: dict[str, Any], info: dict[str, Any]) -> None
     Raises OSError if the folder or the disk refuses, TypeError for a leaf that is not an array of numbers or for info
     that is not JSON, ValueError for a key or a dict that would be lost.
     """
+    _check_keys(info)
     text = json.dumps({"version": VERSION, "info": info})
     flat = {_INFO: numpy.frombuffer(text.encode(), numpy.uint8)}
     for name, array in flatten({_ARRAYS: arrays} if arrays else {}).items():
         array_module(**{name: array})  # raises for what is no array
-        if array.dtype.hasobject:
+        if array.dtype.kind not in NUMBERS:
             raise TypeError(f"{name}: expected an array of numbers, got {array.dtype}; what is no array goes into info")
+        if (
+            "\0" in name
+            or len(name.encode(errors="replace")) > LONGEST
+            or name != name.encode(errors="replace").decode()
+        ):
+            raise ValueError(f"{name[:50]!r}: expected keys of plain text, {LONGEST} bytes in all at most; rename it")
         flat[name] = to_host(array)
     content = io.BytesIO()
     numpy.savez(content, **flat)  # type: ignore[arg-type]
@@ -67,6 +76,8 @@ def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {path}: expected a file that save() wrote, found none; check the folder")
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise CheckpointError(f"checkpoint {path}: expected a regular file, got a folder or a device; name another one")
     content = path.read_bytes()
     if content[-DIGEST_SIZE:] != _digest(memoryview(content)[:-DIGEST_SIZE]):
         raise CheckpointError(
@@ -91,6 +102,15 @@ def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return arrays, info
 
 
+def _check_keys(info: Any) -> None:
+    """Raise TypeError for a key that JSON would turn into text."""
+    for key, value in info.items() if isinstance(info, dict) else ((None, each) for each in info):
+        if key is not None and not isinstance(key, str):
+            raise TypeError(f"info: expected keys that are text, got {key!r}; rename it")
+        if isinstance(value, dict | list | tuple):
+            _check_keys(value)
+
+
 def _digest(content: memoryview) -> bytes:
     return hashlib.sha256(content).hexdigest().encode()
 
@@ -107,7 +127,7 @@ def _members(content: bytes) -> dict[str, numpy.ndarray]:
 def _array(member: bytes) -> numpy.ndarray:
     stream = io.BytesIO(member)
     shape, fortran_order, dtype = _READ_HEADER[numpy.lib.format.read_magic(stream)](stream)
-    if dtype.hasobject or stream.tell() + prod(shape) * dtype.itemsize != len(member):
+    if dtype.kind not in NUMBERS or stream.tell() + prod(shape) * dtype.itemsize != len(member):
         raise ValueError(f"expected an array of numbers that fills its member, got {dtype} of shape {shape}")
     flat = numpy.frombuffer(member, dtype, prod(shape), stream.tell())
     return flat.reshape(shape, order="F" if fortran_order else "C").copy("K")

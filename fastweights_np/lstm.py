@@ -163,6 +163,7 @@ def init(
     """
     check_init(rng, input_size, hidden_size, dtype)
     checks.finite("forget_bias", forget_bias, dtype)
+    checks.instance("layer_norm", layer_norm, bool, "pass True or False")
     zero, bias = numpy.zeros((2, 4, hidden_size))
     bias[F] = forget_bias
     params = {

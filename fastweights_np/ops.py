@@ -140,6 +140,8 @@ def linear_backward(dy: Array, x: Input, weight: Array) -> tuple[Array, Array, A
     array_module(dy=dy, x=input_array(x), weight=weight)
     *blocks, features, inputs = weight.shape
     x = made(x)
+    checks.shape("x", x, (*x.shape[:-1], inputs), "its last axis is that of weight")
+    checks.shape("dy", dy, (*blocks, *x.shape[:-1], features), "it has the shape of y")
     if isinstance(x, Embedded):
         # y = (table weightᵀ + bias)[tokens]                                                                     (L2)
         dy, x = embedding_backward(dy, x.tokens, len(x.table)), x.table
@@ -281,6 +283,7 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
 def softmax_cross_entropy_backward(dnll: Array, probabilities: Array, labels: Array) -> Array:
     """dlogits (N, classes) of `softmax_cross_entropy`; dnll (N,)."""
     xp = array_module(dnll=dnll, probabilities=probabilities, labels=labels)
+    checks.indices("labels", labels, probabilities.shape[1])
     # nll = log Σ_k exp(logits_k) - logits_label                                                                 (L8)
     dlogits = probabilities.copy()
     dlogits[xp.arange(len(labels)), labels] -= 1
@@ -298,6 +301,7 @@ def entropy(logits: Array) -> tuple[Array, Array]:
     the logit -inf: its π is 0, and so is its term, as p log p goes to 0 with p.
     """
     xp = array_module(logits=logits)
+    checks.floating(logits=logits)
     log_pi = logits - logits.max(axis=1, keepdims=True)
     log_pi -= xp.log(xp.exp(log_pi).sum(axis=1, keepdims=True))
     return -_weighted(xp.exp(log_pi), log_pi).sum(axis=1), log_pi

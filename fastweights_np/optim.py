@@ -24,8 +24,11 @@ TINY = 1e-15  # a norm below it may have lost squares that are too small for flo
 
 
 def _vector(flat: Tree) -> Array:
-    """Return all arrays, end to end, in one new vector."""
+    """Return all arrays, end to end, in one new vector. Raises ValueError if there is none, TypeError as `floating`."""
+    if not flat:
+        raise ValueError("tree: expected at least one array, got an empty dict")
     xp = array_module(**flat)
+    checks.floating(**flat)
     return xp.concatenate([array.reshape(-1) for array in flat.values()])
 
 
@@ -45,6 +48,11 @@ def _weights(paths: Collection[str], weights: Collection[str] | None) -> frozens
         ) from None
 
 
+def _check_epsilon(epsilon: float, dtype: numpy.dtype) -> None:
+    if not dtype.type(epsilon) > 0:
+        raise ValueError(f"epsilon: expected a number above 0 in {dtype}, got {epsilon}: 0 / 0 is NaN; raise it")
+
+
 class _Optimizer:
     """Shares between Adam and RMSProp how moments are kept, saved, and how an update reaches the parameters."""
 
@@ -56,7 +64,7 @@ class _Optimizer:
         flat = flatten(params)
         vector = _vector(flat)
         xp = array_module(params=vector)
-        self._shapes = {name: array.shape for name, array in flat.items()}
+        self._shapes, self._dtype = {name: array.shape for name, array in flat.items()}, vector.dtype
         if moments is None:
             moments = {name: xp.zeros_like(vector) for name in self.moments}
         checks.keys("moments", moments, self.moments, remedy="one vector for each")
@@ -74,6 +82,13 @@ class _Optimizer:
         """
         checks.not_negative("learning_rate", learning_rate)
         flat_params, flat_grads = flatten(params), flatten(grads)
+        if learning_rate * self.weight_decay > 1:
+            raise ValueError(
+                f"weight_decay: expected at most 1 / learning_rate, {1 / learning_rate:g}, got {self.weight_decay}: "
+                "weights would change their sign; lower one of them"
+            )
+        array_module(**flat_params)
+        array_module(**flat_grads)
         for tree_name, flat in (("params", flat_params), ("grads", flat_grads)):
             if set(flat) != set(self._shapes):
                 odd = ", ".join(sorted(set(flat) ^ set(self._shapes)))
@@ -82,6 +97,11 @@ class _Optimizer:
                 )
             for name, shape in self._shapes.items():
                 checks.shape(f"{tree_name}[{name!r}]", flat[name], shape)
+                if flat[name].dtype != self._dtype:
+                    raise TypeError(
+                        f"{tree_name}[{name!r}]: expected {self._dtype}, as the optimizer was made with, got "
+                        f"{flat[name].dtype}; convert it with .astype"
+                    )
         gradient = _vector({name: flat_grads[name] for name in self._shapes})
         if isinstance(gradient, numpy.ndarray):
             with numpy.errstate(over="ignore"):
@@ -120,10 +140,19 @@ class _Optimizer:
         """Goes on from what `state` returned. Raises ValueError if it is another optimizer's."""
         checks.keys("state", state, (*self.moments, "updates"), remedy="pass what this optimizer's state() gave")
         array_module(**{name: state[name] for name in self.moments})
+        updates = state["updates"]
+        updates = int(updates) if getattr(updates, "shape", None) == () and updates.dtype.kind in "iu" else updates
+        checks.count("state['updates']", updates, least=0)
         for name, moment in self._moments.items():
             checks.shape(f"state[{name!r}]", state[name], moment.shape, "it belongs to other parameters")
+            if state[name].dtype != moment.dtype:
+                raise TypeError(f"state[{name!r}]: expected {moment.dtype}, got {state[name].dtype}")
+            lowest = 0 if name == "v" else -inf
+            if isinstance(moment, numpy.ndarray) and not ((state[name] >= lowest) & (abs(state[name]) < inf)).all():
+                raise ValueError(f"state[{name!r}]: expected finite numbers of at least {lowest}, got others")
+        for name, moment in self._moments.items():  # all of them are right
             moment[...] = state[name]
-        self.updates = int(state["updates"])
+        self.updates = updates
 
     def _change(self, g: Array) -> Array:
         """The update direction, a new vector, to be multiplied by the learning rate and subtracted."""
@@ -162,6 +191,7 @@ class Adam(_Optimizer):
         checks.not_negative("epsilon", epsilon)
         checks.not_negative("weight_decay", weight_decay)
         super().__init__(params, moments)
+        _check_epsilon(epsilon, self._dtype)
         self.beta1, self.beta2, self.epsilon, self.weight_decay = beta1, beta2, epsilon, weight_decay
         self._decayed = _weights(self._shapes, weights) if weight_decay else frozenset()
 
@@ -189,6 +219,7 @@ class RMSProp(_Optimizer):
         checks.fraction("rho", rho)
         checks.not_negative("epsilon", epsilon)
         super().__init__(params, moments)
+        _check_epsilon(epsilon, self._dtype)
         self.rho, self.epsilon = rho, epsilon
 
     def _change(self, g: Array) -> Array:
@@ -212,6 +243,7 @@ def clip_by_global_norm(grads: Tree, limit: float) -> Array:
     checks.not_negative("limit", limit)
     flat = flatten(grads)
     xp = array_module(**flat)
+    checks.floating(**flat)
     norm = _joint_norm(flat)
     shrink = limit / xp.maximum(norm, limit) if limit > 0 else 0 * norm
     shrink = xp.where(xp.isfinite(norm), shrink, xp.full_like(norm, nan))
@@ -230,6 +262,8 @@ def _joint_norm(flat: Tree) -> Array:
             return numpy.float64(norm)
     # √Σ g² = m √Σ (g / m)², m = max |g|: in float32 a square overflows from 1.8e19 on
     vector = _vector(flat)
+    if not vector.size:
+        return numpy.float64(0)
     largest = abs(vector).max()
     m = xp.where(xp.isfinite(largest) & (largest > 0), largest, xp.ones_like(largest))
     vector /= m

@@ -44,6 +44,7 @@ def identity_params(
     """W = recurrent_scale · identity, C uniform in ±1/√I, b = 0, and with layer norm gain = 1 and bias = 0."""
     check_init(rng, input_size, hidden_size, dtype)
     checks.finite("recurrent_scale", recurrent_scale, dtype)
+    checks.instance("layer_norm", layer_norm, bool, "pass True or False")
     params = {
         "W": recurrent_scale * numpy.eye(hidden_size),
         "C": uniform(rng, hidden_size, input_size),
@@ -104,6 +105,8 @@ def gradients_of_steps(dh: Array, like: Array) -> list[Array | None]:
 
 def requested(also: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     """The names in `also`, of the gradients asked for besides. Raises ValueError for one that is not known."""
+    if not isinstance(also, Sequence):
+        raise TypeError(f"also: expected a list of names, got {type(also).__name__}")
     names = (also,) if isinstance(also, str) else tuple(also)
     for name in names:
         if not known:

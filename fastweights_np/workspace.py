@@ -92,9 +92,11 @@ def exclusive(function: Callable[Arguments, Result]) -> Callable[Arguments, Resu
         workspace = options.get("workspace")
         if place is not None:
             cache = arguments[place] if place < len(arguments) else options.get("cache")
-            workspace = getattr(cache, "workspace", None)
-        if not isinstance(workspace, Workspace):
+            workspace = getattr(cache, "workspace", None) if hasattr(cache, "ticket") else None  # others are refused
+        if workspace is None:
             return function(*arguments, **options)
+        if not isinstance(workspace, Workspace):
+            raise TypeError(f"workspace: expected a Workspace or None, got {type(workspace).__name__}")
         with workspace:
             return function(*arguments, **options)
 

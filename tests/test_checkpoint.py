@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import stat
 import tracemalloc
 import zipfile
@@ -54,7 +55,6 @@ def test_arrays_and_info_come_back(tmp_path):
         "0-d": numpy.array(3), "empty": numpy.zeros((0, 3)), "bool": numpy.array([True]),
         "big-endian": numpy.arange(3.0).astype(">f4"),
         "column order": numpy.asfortranarray(numpy.arange(6.0).reshape(2, 3)), "strided": numpy.arange(9)[::2],
-        "text": numpy.array(["ab"]),
     }  # fmt: skip
     checkpoint.save(path, {"params": tree(0, "float32"), "kinds": kinds}, {"update": 3, "random_state": state})
     arrays, found = checkpoint.load(path)
@@ -99,6 +99,11 @@ def test_a_failed_save_leaves_the_checkpoint_before(tmp_path):
         ({"a": {"b": {}}}, ValueError, "arrays/a/b: expected arrays in this dict, got an empty one"),
         ({"a": None}, TypeError, "arrays/a: expected a NumPy or CuPy array, got NoneType"),
         ({"a": 0.5}, TypeError, "arrays/a: expected a NumPy or CuPy array, got float"),
+        ({"a": numpy.array(["ab"])}, TypeError, "arrays/a: expected an array of numbers, got <U2"),
+        ({"a": numpy.zeros(2, [("η", "f4")])}, TypeError, "arrays/a: expected an array of numbers"),
+        ({"a\0b": numpy.ones(1)}, ValueError, "arrays/a.*: expected keys of plain text"),
+        ({"\ud800": numpy.ones(1)}, ValueError, "expected keys of plain text"),
+        ({"k" * 70_000: numpy.ones(1)}, ValueError, "expected keys of plain text"),
         ({"a": numpy.array([None])}, TypeError, "arrays/a: expected an array of numbers, got object"),
         ({"a": numpy.ma.masked_array([1.0], [True])}, TypeError, "arrays/a: expected a plain array, got a masked one"),
     ],
@@ -107,6 +112,20 @@ def test_what_would_be_lost_is_refused(arrays, error, words, tmp_path):
     with pytest.raises(error, match=words):
         checkpoint.save(tmp_path / "c.npz", arrays, {})
     assert not list(tmp_path.iterdir())
+
+
+def test_info_comes_back_with_its_keys_or_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="info: expected keys that are text, got 1"):
+        checkpoint.save(tmp_path / "c.npz", {}, {"curve": [{1: "a", "1": "b"}]})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes")
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(CheckpointError, match="expected a regular file, got a folder or a device"):
+            checkpoint.load(path)
 
 
 def test_every_flipped_bit_and_every_cut_is_found(tmp_path):

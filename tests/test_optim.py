@@ -177,6 +177,53 @@ def test_large_gradients_whose_squares_are_finite_one_by_one_are_taken():
     numpy.testing.assert_allclose(params["W"], 0.9, rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [optim.Adam, optim.RMSProp])
+def test_what_an_optimizer_cannot_update_is_refused_and_nothing_is_changed(kind):
+    params, grads = tree(0, "float32"), tree(1, "float32")
+    optimizer = kind(params)
+    scalar, masked = {"b": numpy.float32(1) * params["b"][0]}, {"b": numpy.ma.masked_array(params["b"])}
+    for bad, message in (
+        (scalar, "b: expected a NumPy or CuPy array"), (masked, "b: expected a plain array"),
+        (tree(0), "expected float32"),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match=message):
+            optimizer.step(params | bad, grads, 0.1)
+        with pytest.raises(TypeError, match=message):
+            optimizer.step(params, grads | bad, 0.1)
+    assert optimizer.updates == 0
+    for odd in ("float16", "int64", "complex64"):
+        with pytest.raises(TypeError, match="expected float32 or float64"):
+            kind({"W": numpy.ones(2, odd)})
+        with pytest.raises(TypeError, match="expected float32 or float64"):
+            optim.clip_by_global_norm({"W": numpy.ones(2, odd)}, 1.0)
+    with pytest.raises(ValueError, match="expected at least one array"):
+        kind({})
+    assert optim.clip_by_global_norm({"W": numpy.zeros((0, 3))}, 1.0) == 0
+
+
+@pytest.mark.parametrize("kind", [optim.Adam, optim.RMSProp])
+def test_a_state_that_no_optimizer_has_is_refused_whole(kind):
+    params = tree(0)
+    optimizer = kind(params)
+    optimizer.step(params, tree(1), 0.1)
+    state = optimizer.state()
+    for odd in (
+        {"updates": -1}, {"updates": 2.7}, {"v": -state["v"]}, {"v": state["v"] * numpy.nan}, {"v": state["v"] * 1j},
+        {"v": state["v"].astype("float32")},
+    ):  # fmt: skip
+        with pytest.raises((TypeError, ValueError), match=r"state\["):
+            optimizer.load_state({name: 2 * value for name, value in state.items()} | odd)
+        for name, moment in optimizer.state().items():
+            numpy.testing.assert_array_equal(moment, state[name])
+
+
+def test_weight_decay_does_not_turn_weights_around():
+    params = {"W": numpy.ones(2)}
+    with pytest.raises(ValueError, match=r"weight_decay: expected at most 1 / learning_rate, 0\.5, got 0\.6"):
+        optim.Adam(params, weight_decay=0.6).step(params, {"W": numpy.zeros(2)}, 2.0)
+    assert (params["W"] == 1).all()
+
+
 def test_schedules():
     assert [optim.linear_decay(u, 8, hold=0.5) for u in (0, 4, 6, 8)] == [1.0, 1.0, 0.5, 0.0]
     assert optim.linear_decay(7, 8, hold=1.0) == 1.0

@@ -413,10 +413,10 @@ ZERO, ONE, BELOW_ONE = ([0.0, 0], [1.0, 1], [-0.1, 1.1, float("nan")])
 OF_OPTIMIZERS: list[tuple[Any, str, list, list]] = [
     (optim.Adam, "beta1", ZERO, [*ONE, -0.1, 1.1]),
     (optim.Adam, "beta2", ZERO, [*ONE, -0.1, 1.1]),
-    (optim.Adam, "epsilon", ZERO, [-1e-9, float("inf")]),
+    (optim.Adam, "epsilon", [1e-3], [0.0, 1e-400, -1e-9, float("inf")]),
     (optim.Adam, "weight_decay", ZERO, [-1e-9, float("nan")]),
     (optim.RMSProp, "rho", ZERO + ONE, BELOW_ONE),
-    (optim.RMSProp, "epsilon", ZERO, [-1e-9, float("inf")]),
+    (optim.RMSProp, "epsilon", [1e-3], [0.0, 1e-400, -1e-9, float("inf")]),
 ]
 
 
