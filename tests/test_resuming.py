@@ -48,7 +48,6 @@ def other_arrays(arrays):
         name = next(iter(flatten(arrays[group])))
         for what, change in (
             ("float16", lambda array: array.astype("float16")),
-            ("text", lambda array: numpy.full(array.shape, "text")),
             ("complex", lambda array: array.astype("complex64")),
             ("longer", lambda array: numpy.concatenate([array, array])),
             ("transposed", lambda array: array[None]),
