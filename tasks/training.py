@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ import numpy
 from tqdm import tqdm
 
 from fastweights_np import Workspace, checks, files, ops, optim
-from fastweights_np.backend import Array, to_device
+from fastweights_np.backend import Array, to_device, to_host
 from fastweights_np.network import Model, train_step
 from fastweights_np.trees import map_leaves
 
@@ -31,6 +32,7 @@ class Progress(TypedDict):
     """What a checkpoint holds beside arrays."""
 
     settings: dict
+    data: str
     update: int
     random_state: dict
     epoch_loss: float
@@ -104,6 +106,16 @@ class Split(NamedTuple):
         return self
 
 
+def fingerprint(*splits: Examples) -> str:
+    """Return a SHA-256 over all labels and the first inputs, by which a resumed run knows its data."""
+    digest = hashlib.sha256()
+    for split in splits:
+        inputs, _ = split.batch(slice(0, 1000))
+        for array in to_host((split.labels, inputs)):
+            digest.update(numpy.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What training leaves: the best parameters on the validation set, and the way there."""
@@ -143,7 +155,7 @@ def train(
     checkpoint; FloatingPointError, naming the update, if a loss, a gradient or a parameter is not finite; ValueError if
     the checkpoint belongs to other settings.
     """
-    run = _Run(network, settings, folder, training)
+    run = _Run(network, settings, folder, training, fingerprint(training, validation))
     with interrupts_noted() as interrupted:
         run.restore()
         bar = tqdm(total=run.updates, initial=run.update, disable=None, unit=" updates", dynamic_ncols=True)
@@ -171,9 +183,11 @@ def train(
 class _Run:
     """The state of one training: all that a checkpoint holds, and how it moves on."""
 
-    def __init__(self, network: Model, settings: TrainingSettings, folder: Path, training: Examples) -> None:
+    def __init__(
+        self, network: Model, settings: TrainingSettings, folder: Path, training: Examples, data: str
+    ) -> None:  # fmt: skip
         weights, self._order = settings.streams(2)
-        self.network, self.settings, self.folder, self.training = network, settings, folder, training
+        self.network, self.settings, self.folder, self.training, self._data = network, settings, folder, training, data
         self.params = to_device(self._initial(network.init(weights, settings.dtype)), settings.device)
         self.optimizer = optim.Adam(self.params, weight_decay=settings.weight_decay)
         self.batches = len(training.labels) // settings.batch_size
@@ -278,6 +292,7 @@ class _Run:
         arrays = {"params": self.params, "best_params": self.best_params, "optimizer": self._moments()}
         info: Progress = {
             "settings": self.settings.as_json(),
+            "data": self._data,
             "update": self.update,
             "random_state": self._epoch_start,
             "epoch_loss": self._epoch_loss,
@@ -296,6 +311,11 @@ class _Run:
         path = self.folder / checkpoints.NAME
         ours = {"params": self.params, "best_params": self.params, "optimizer": self._moments()}
         checkpoints.check_arrays(path, arrays, ours)
+        if info["data"] != self._data:
+            raise ValueError(
+                f"data: expected those that {path} was made with, got others (their SHA-256 differs); "
+                "name their folder by --data-dir, or start anew"
+            )
         self._check_progress(path, info)
         arrays = to_device(arrays, self.settings.device)
         self.params, self.best_params = arrays["params"], arrays["best_params"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Lock
@@ -15,7 +15,7 @@ from threading import Event, Lock
 import optuna
 
 from .locks import FolderInUse, locked
-from .runs import DIVERGED, INTERRUPTED, RunFailed
+from .runs import DIVERGED, INTERRUPTED, RunFailed, read_json
 from .space import words
 from .study import Study
 from .trial import start
@@ -88,7 +88,8 @@ class Workers:
                     f"{folder.name}: expected its run to end with code 0, {_described(code, log)}; its log is {log}"
                 )
         # by the loss, also where the task chooses parameters by the error rate: it shows finer differences
-        value = measure.of(json.loads(result.read_text()))
+        with _named(result):
+            value = measure.of(read_json(result))
         print(f"{folder.name}: {trial.params}: {measure.title} {value:.5f}", flush=True)
         return value
 
@@ -99,7 +100,8 @@ class Workers:
         self._wait_for(folder)
         if not stored.exists():  # new, or killed before anything was computed
             return [base.task, *self._search.options, *words(base, trial.params), f"--out={folder}"]
-        made_with = json.loads(stored.read_text())
+        with _named(stored):
+            made_with = read_json(stored)
         for name, value in replace(base, **trial.params).as_json().items():
             if made_with.get(name) != value:
                 raise ValueError(
@@ -131,7 +133,9 @@ class Workers:
                     code = process.poll()
                     lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []  # the last may be partial
                     for number, line in enumerate(lines[seen:], seen + 1):
-                        if self._study.report(trial, number, json.loads(line)[name]) and code is None:
+                        with _named(metrics):
+                            value = json.loads(line)[name]
+                        if self._study.report(trial, number, value) and code is None:
                             return None
                     seen = len(lines)
                     if code is not None:
@@ -141,6 +145,18 @@ class Workers:
             finally:
                 self._running.discard(process)
                 _end(process)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the file in an error about what it holds."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunFailed(
+            f"{path}: expected what a trial's run wrote, got something else ({type(error).__name__}: {error}); "
+            "remove the trial's folder, and the same command runs it again"
+        ) from error
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

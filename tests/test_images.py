@@ -135,6 +135,21 @@ def test_a_run_is_resumed_with_its_own_data(data_dir, tmp_path):
     assert first["test_nll"] == second["test_nll"]
 
 
+def test_a_run_is_not_resumed_or_continued_with_other_data(data_dir, tmp_path, capsys):
+    folder, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(data_dir, other)
+    images_file = other / digits.FILES[0]
+    content = bytearray(images_file.read_bytes())
+    content[-20_000:] = bytes(20_000)
+    images_file.write_bytes(content)
+    assert main(["mnist", *SMALL, "--data-dir", str(data_dir), "--out", str(folder)]) == 0
+    before = (folder / "result.json").read_bytes()
+    for more in ([], ["--epochs", "3", "--out", str(tmp_path / "longer")]):
+        assert main(["mnist", "--resume", str(folder), "--data-dir", str(other), *more]) == 2
+        assert "data: expected those that" in capsys.readouterr().err
+    assert (folder / "result.json").read_bytes() == before
+
+
 def test_standardized_images_have_mean_0_and_variance_1():
     pixels = numpy.random.default_rng(0).integers(0, 100, (4, 28, 28)).astype("uint8")
     pixels[3] = 9  # one that is all alike

@@ -13,7 +13,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tasks import retrieval, space, study
+from tasks import retrieval, runs, space, study
+from tasks.__main__ import main
 from tasks.locks import locked
 from tasks.runs import settings_asked_for
 from tasks.space import Range
@@ -345,3 +346,17 @@ def test_pruning_is_off_unless_asked_for(tmp_path):
 
     assert isinstance(pruner(False), optuna.pruners.NopPruner)
     assert isinstance(pruner(True), optuna.pruners.MedianPruner)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "{"])
+@pytest.mark.parametrize("file", ["result.json", "settings.json"])
+def test_files_that_no_trial_wrote_are_named(file, content, tmp_path, capsys):
+    """A trial that waits finds them in its folder."""
+    out = tmp_path / "s"
+    command = ["search", "retrieval", "--grid", "learning_rate=1e-3", "--out", str(out)]
+    (out / "trial-0000").mkdir(parents=True)
+    (out / "trial-0000" / file).write_text(content)
+    assert main(command) in (runs.FAILED, 2)
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert f"{out / 'trial-0000' / file}" in said or "the run of another search" in said
