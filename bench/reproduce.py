@@ -1,6 +1,6 @@
 """python -m bench reproduce NAME ...: make the runs that a table or a figure lacks, store them, and rebuild it.
 
-A run that was interrupted is resumed. Ctrl-C loses nothing: the same command again goes on.
+A run that was interrupted is resumed. Ctrl-C loses nothing: the same command again resumes.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import shlex
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from statistics import median
 from typing import NamedTuple
 
 from tasks.runs import settings_asked_for
-from tasks.trial import start
+from tasks.trial import end, start
 
 from . import store
 from .plans import PLANS, Cell
@@ -105,7 +104,7 @@ def _make(runs: list[Planned], jobs: int, data_dir: Path | None) -> None:
         with start(arguments, log) as process:
             while (code := process.poll()) is None:
                 if stopped.wait(POLL):
-                    _end(process)
+                    end(process)
         if stopped.is_set():
             return
         if code:
@@ -125,8 +124,3 @@ def _make(runs: list[Planned], jobs: int, data_dir: Path | None) -> None:
                 stopped.set()
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.stdin is not None:
-        process.stdin.close()

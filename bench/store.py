@@ -104,8 +104,9 @@ def write(file: str, lines: Iterable[Run]) -> None:
 
 def _put(file: str, line: Run, replace: bool, folder: Path) -> None:
     """Add a line to one of the store's files, or replace it."""
-    others = [other for other in read(file) if _name(other) != _name(line)]
-    if not replace and len(others) < len(read(file)):
+    stored = read(file)
+    others = [other for other in stored if _name(other) != _name(line)]
+    if not replace and len(others) < len(stored):
         raise FileExistsError(
             f"folders: expected no stored run by the name of {folder}, found {_name(line)}; "
             "keep the new one apart with --group NAME, or put it in that place with --replace"

@@ -25,6 +25,12 @@ def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
         )  # fmt: skip
 
 
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a trial to end with a checkpoint."""
+    assert process.stdin is not None
+    process.stdin.close()
+
+
 def _end_with_the_search() -> None:
     os.read(0, 1)  # returns when the other end is closed
     os.kill(os.getpid(), signal.SIGTERM)

@@ -18,7 +18,7 @@ from .locks import FolderInUse, locked
 from .runs import DIVERGED, INTERRUPTED, RunFailed, read_json
 from .space import words
 from .study import Study
-from .trial import start
+from .trial import end, start
 
 POLL = 0.3  # seconds between two looks at a trial's metrics
 
@@ -49,7 +49,7 @@ class Workers:
     def _end(self) -> None:
         self._stopped.set()
         for process in set(self._running):
-            _end(process)
+            end(process)
 
     def _work(self) -> None:
         try:
@@ -129,7 +129,7 @@ class Workers:
             try:
                 while True:
                     if self._stopped.is_set():
-                        _end(process)
+                        end(process)
                     code = process.poll()
                     lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []  # the last may be partial
                     for number, line in enumerate(lines[seen:], seen + 1):
@@ -144,7 +144,7 @@ class Workers:
                         process.wait(POLL)
             finally:
                 self._running.discard(process)
-                _end(process)
+                end(process)
 
 
 @contextmanager
@@ -157,12 +157,6 @@ def _named(path: Path) -> Iterator[None]:
             f"{path}: expected what a trial's run wrote, got something else ({type(error).__name__}: {error}); "
             "remove the trial's folder, and the same command runs it again"
         ) from error
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the process to end with a checkpoint."""
-    assert process.stdin is not None
-    process.stdin.close()
 
 
 def _described(code: int, log: Path) -> str:
