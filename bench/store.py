@@ -13,16 +13,19 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from fastweights_np.files import write_text
+from tasks.runs import read_json
 
 STORE = Path(__file__).parent / "results"
 SCRATCH = Path("runs") / "bench"  # where measurements, tables and figures go unless --store is given
 RUNS, SEARCHES = "runs.jsonl", "searches.jsonl"
 LONG = ("curve", "confusion", "wrong_answers")  # what a run has of these goes into TASK.jsonl
+NEEDED = {RUNS: ("run", "task", "settings", "seconds"), SEARCHES: ("search", "task", "trials")}  # in each line
 SIZES = {"pairs": "K", "size": "N"}  # named in addition to R, where a task has it
 MAY_DIFFER = ("seed", "test_curve", "generalize")  # between runs that count as one: they change no figure
 
@@ -37,13 +40,21 @@ def add(folder: Path, group: str = "", replace: bool = False) -> str:
     Raises FileNotFoundError if the run did not finish, FileExistsError if its name is taken and `replace` is not set,
     ValueError if settings other than the seed differ from those of the other seeds.
     """
+    if not re.fullmatch(r"[\w.-]*", group):
+        raise ValueError(f"group: expected letters, digits, '.', '_' and '-', got {group!r}")
     if (folder / "search.json").exists():
         return _add_search(folder, group, replace)
-    if not (folder / "result.json").exists():
+    path = folder / "result.json"
+    if not path.exists():
         raise FileNotFoundError(f"folders: expected the folder of a finished run, found no result.json in {folder}")
-    result = json.loads((folder / "result.json").read_text())
-    settings, task = result["settings"], result["task"]
-    name = name_of(f"{task}-{group}" if group else task, settings)
+    try:
+        result = read_json(path)
+        settings, task, curve = result["settings"], result["task"], _columns(result["curve"])
+        name = name_of(f"{task}-{group}" if group else task, settings)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"folders: expected the result of a finished run in {path}: {error!r}; leave it out"
+        ) from error
     of_seeds = name.removesuffix(str(settings["seed"]))
     for fellow in read(RUNS):
         if fellow["run"].startswith(of_seeds) and fellow["run"] != name:
@@ -56,7 +67,7 @@ def add(folder: Path, group: str = "", replace: bool = False) -> str:
                     f"{', '.join(odd)}; keep it apart with --group NAME"
                 )
     short = {key: value for key, value in result.items() if key not in LONG}
-    long = {key: value for key, value in result.items() if key in LONG} | {"curve": _columns(result["curve"])}
+    long = {key: value for key, value in result.items() if key in LONG} | {"curve": curve}
     _put(RUNS, {"run": name} | short, replace, folder)
     _put(f"{task}.jsonl", {"run": name} | long, True, folder)
     return name
@@ -69,7 +80,7 @@ def name_of(group: str, settings: Run) -> str:
 
 
 def _add_search(folder: Path, group: str, replace: bool) -> str:
-    found = json.loads((folder / "search.json").read_text())
+    found = read_json(folder / "search.json")
     if "best" not in found or found.get("left"):
         raise FileNotFoundError(f"folders: expected a search that is complete, found trials left in {folder}")
     name = f"search-{group}/{folder.name}" if group else f"search/{folder.name}"
@@ -88,9 +99,16 @@ def load(group: str) -> list[Run]:
 
 
 def read(file: str) -> list[Run]:
-    """Return the lines of one of the store's files; none if there is no such file."""
-    path = STORE / file
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """Return the lines of one of the store's files; none if there is no such file. Raise ValueError for other lines."""
+    path, found = STORE / file, []
+    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
+        try:
+            found.append(json.loads(line))
+            if missing := [key for key in NEEDED.get(file, ("run", "curve")) if key not in found[-1]]:
+                raise ValueError(f"it lacks {', '.join(missing)}")
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}, line {number}: expected what bench add stores: {error}; restore it") from error
+    return found
 
 
 def write(file: str, lines: Iterable[Run]) -> None:

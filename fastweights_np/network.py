@@ -187,6 +187,7 @@ class Network(Model):
 
     def __post_init__(self) -> None:
         checks.choice("layer", self.layer, LAYERS)
+        checks.count("hidden_size", self.hidden_size, least=1)
         checks.count("processes", self.processes, least=1)
 
     def __getstate__(self) -> dict[str, Any]:

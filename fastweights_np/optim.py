@@ -193,7 +193,8 @@ class Adam(_Optimizer):
         super().__init__(params, moments)
         _check_epsilon(epsilon, self._dtype)
         self.beta1, self.beta2, self.epsilon, self.weight_decay = beta1, beta2, epsilon, weight_decay
-        self._decayed = _weights(self._shapes, weights) if weight_decay else frozenset()
+        if weight_decay or weights is not None:
+            self._decayed = _weights(self._shapes, weights)
 
     def _change(self, g: Array) -> Array:
         m, v = self._moments["m"], self._moments["v"]
@@ -280,6 +281,9 @@ def linear_decay(update: int, updates: int, hold: float = 0.5) -> float:
     """1 for the first `hold` of `updates`, then linearly down to 0 at the end; update counts from 0."""
     checks.fraction("hold", hold)
     checks.count("updates", updates, least=1)
+    checks.count("update", update, least=0)
+    if update > updates:
+        raise ValueError(f"update: expected at most updates, {updates}, got {update}")
     left = 1 - update / updates
     return min(1.0, left / (1 - hold)) if hold < 1 else 1.0
 

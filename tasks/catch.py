@@ -106,6 +106,9 @@ class Settings(LayerSettings, RunSettings):
         checks.not_negative("checkpoint_every", self.checkpoint_every)
         if self.steps is not None:
             checks.count("steps", self.steps, least=1)
+            if self.steps > (decisions := self.rules().decisions):
+                most = f"at most the {decisions} decisions of an episode"
+                raise ValueError(f"steps: expected {most}, got {self.steps}; leave --steps out for a whole episode")
         if self.actors is not None:
             checks.count("actors", self.actors, least=1)
         if self.method == "a2c" and self.actors not in (None, 1):

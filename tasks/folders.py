@@ -13,7 +13,7 @@ from fastweights_np import checkpoint, files
 
 from . import checkpoints, locks
 from .provenance import provenance
-from .runs import KEPT, RunSettings, write_json
+from .runs import RunSettings, write_json
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def open_folder(settings: RunSettings) -> Iterator[Path]:
         about["origin"] = _origin(settings.continues, "everything", checkpoints.updates_made(*start))
     elif settings.initial is not None:
         about["origin"] = _origin(settings.initial, "best parameters", checkpoints.initial_params(settings.initial)[1])
-    about |= {name: str(place) for name in KEPT if (place := getattr(settings, name, None)) is not None}
+    about |= settings.kept_places()
     with ExitStack() as stack:
         with _explained(settings):
             folder = settings.resume or _new_folder(settings, stack)

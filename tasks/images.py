@@ -135,6 +135,8 @@ def data(
         convnet.feature_count(settings.layers_of_convnet(), side)  # raises if a kernel does not fit the images
     else:
         glimpses.layout(side, settings.patch)  # raises for a patch that does not tile them
+    if settings.shift >= side:
+        raise ValueError(f"shift: expected less than the {side} pixels of an image, got {settings.shift}; lower it")
     training, validation, test = (Images(pixels, labels, settings, standardize) for pixels, labels in parts)
     if settings.batch_size > len(training.labels):
         most = f"at most the {len(training.labels)} images to train on"
@@ -162,7 +164,7 @@ def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
     if settings.layer != "convnet":
         figures.glimpses(folder / "glimpses.png", to_host(data.test.pixels[:1])[0], settings.patch)
     with closing(model(settings, side, len(classes))) as net:
-        outcome = training.train(net, settings, folder, data.training, data.validation)
+        outcome = training.train(net, settings, folder, (data.training, data.validation, data.test))
     if isinstance(net, Network):
         net = replace(net, processes=1)  # the rest is quickly done, and looks into the layer's own cache
     nll, error, answers = test(net, outcome.params, data.test)

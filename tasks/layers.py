@@ -70,9 +70,13 @@ class LayerSettings(RunSettings):
         used = {name for names in TAKES[values["layer"]] for name in names}
         layers_own = {name for takes in TAKES.values() for names in takes for name in names}
         found = super().unused(values) | dict.fromkeys(sorted(layers_own - used), f"the layer {values['layer']}")
-        if values["layer_norm"] is False:
-            found.setdefault("normalize_preliminary", "a layer without layer norm")
-        return found
+        of_the_rest = {
+            "a layer without layer norm": ("normalize_preliminary",) if values["layer_norm"] is False else (),
+            "a layer with rate 0": ("decay",) if values["rate"] == 0 else (),
+            "a layer without inner steps": ("decay", "rate") if values["inner_steps"] == 0 else (),
+            "a run that starts from --initial": ("recurrent_scale", "forget_bias") if values["initial"] else (),
+        }
+        return {name: user for user, names in of_the_rest.items() for name in names} | found
 
     def of_layer(self) -> dict[str, Any]:
         """layer, hidden_size, init_options and options, as network.Network takes them."""

@@ -131,10 +131,11 @@ def network(settings: Settings) -> Network:
 
 def run(settings: Settings, folder: Path, data: tuple[Split, Split, Split]) -> dict[str, Any]:
     """Trains, tests the parameters that were best on validation, stores the result, draws the pictures."""
-    training_set, validation_set, test_set = to_device(data, settings.device)
+    splits = to_device(data, settings.device)
+    test_set = splits[-1]
     watched = {"test": test_set} if settings.test_curve else {}
     with closing(network(settings)) as net:
-        outcome = training.train(net, settings, folder, training_set, validation_set, watched)
+        outcome = training.train(net, settings, folder, splits, watched)
     net = replace(net, processes=1)  # the rest is quickly done, and looks into the layer's own cache
     nll, error = training.evaluate(net, outcome.params, test_set)
     floor_error, floor_nll = key_blind_floor(settings.pairs)

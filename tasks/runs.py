@@ -143,6 +143,10 @@ class RunSettings:
             for name, value in asdict(self).items() if name not in PLACES
         }  # fmt: skip
 
+    def kept_places(self) -> dict[str, str]:
+        """Return the absolute paths that a file of settings names, because resuming needs them."""
+        return {name: str(place.resolve()) for name in KEPT if (place := getattr(self, name, None)) is not None}
+
     def longer(self, arrays: dict[str, Any], length: int) -> dict[str, Any]:
         """Return the arrays of a checkpoint, made by a run of this length, for this longer run."""
         return arrays

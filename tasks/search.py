@@ -33,7 +33,7 @@ from . import figures, space
 from .failures import DISK_FULL, FOLDER_LOST, NO_ROOM, REFUSED
 from .locks import FolderInUse, locked
 from .provenance import provenance
-from .runs import FAILED, INTERRUPTED, KEPT, RunFailed, RunSettings, settings_asked_for, write_json
+from .runs import FAILED, INTERRUPTED, RunFailed, RunSettings, settings_asked_for, write_json
 from .study import Search, Study
 from .workers import Workers
 
@@ -73,7 +73,9 @@ def main(arguments: list[str], tasks: dict[str, type[RunSettings]]) -> int:
                 _report(study)
         return 0
     except (ValueError, TypeError, FolderInUse) as error:
-        print(f"tasks: {error}", file=sys.stderr)
+        in_use = isinstance(error, FolderInUse)
+        message = f"out: {error}; wait until that ends, or choose another --out" if in_use else error
+        print(f"tasks: {message}", file=sys.stderr)
         with suppress(OSError):  # it holds files
             search.folder.rmdir()
         return REFUSED
@@ -125,6 +127,9 @@ def _asked_for(chosen: argparse.Namespace, options: list[str], kind: type[RunSet
     for name, value in (("jobs", chosen.jobs), ("random", chosen.random)):
         if value is not None and value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
+    for name in ("storage", "study"):
+        if getattr(chosen, name) == "":
+            raise ValueError(f"{name}: expected text, got none; leave --{name} out for the default")
     base = settings_asked_for(kind, options, f"python -m tasks {kind.task}")
     if base.resume is not None:
         raise ValueError("resume: expected none, for each trial is a run of its own; --out resumes a search")
@@ -195,9 +200,8 @@ def _write_table(study: Study) -> None:
 
 def _to_train_with(search: Search, params: dict[str, Any]) -> dict[str, Any]:
     """Return all settings but those that make the runs of a search short, unless they were searched."""
-    places = {name: str(place) for name in KEPT if (place := getattr(search.base, name, None)) is not None}
     settings = {name: value for name, value in search.base.as_json().items() if name not in BUDGET}
-    return {"task": search.base.task} | places | settings | params
+    return {"task": search.base.task} | search.base.kept_places() | settings | params
 
 
 def _report(study: Study) -> None:

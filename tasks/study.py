@@ -90,7 +90,7 @@ class Study:
 
         url: of a storage that searches in other folders may use too; by default study.db in the search's folder.
 
-        Raise ValueError if it was begun with another task, space or settings.
+        Raise ValueError if it was begun with another task, space, settings or, in the folder's own study, data_dir.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.search, self.exhausted = search, False
@@ -106,14 +106,16 @@ class Study:
                 direction="maximize" if search.base.measure.maximize else "minimize",
                 pruner=_patient_pruner(search.base.reports) if search.prune else optuna.pruners.NopPruner(),
             )  # fmt: skip
-            self._check()
+            self._check(shared=url is not None)
             self._let_wait(shared=url is not None)
         except BaseException:
             self.close()
             raise
 
-    def _check(self) -> None:
+    def _check(self, shared: bool) -> None:
         name, wanted = self._study.study_name, self.search.description()
+        if not shared:  # other machines have the same data in other places
+            wanted["settings"] |= self.search.base.kept_places()
         before = self._study.user_attrs.get("search")
         if before is None:
             if (self.search.folder / "search.json").exists():
@@ -123,12 +125,16 @@ class Study:
                 )
             self._study.set_user_attr("search", wanted)
             return
-        for key, value in wanted.items():
-            if before.get(key) != value:
-                raise ValueError(
-                    f"search: expected the {key} with which the study {name!r} was begun, {before.get(key)}, "
-                    f"got {value}; begin a new one with another --out or --study"
-                )
+        if before["task"] != wanted["task"]:
+            raise ValueError(f"task: expected {before['task']}, of which the study {name!r} is, got {wanted['task']}")
+        for kind in ("space", "settings"):
+            old, new = before[kind], wanted[kind]
+            for setting in old | new:
+                if old.get(setting) != new.get(setting):
+                    raise ValueError(
+                        f"{setting}: expected {old.get(setting, 'none')}, with which the study {name!r} was begun, "
+                        f"got {new.get(setting, 'none')}; begin a new one with another --out or --study"
+                    )
 
     def _let_wait(self, shared: bool) -> None:
         """Let the trials of searches that have ended wait, and what the study lacks of the grid."""

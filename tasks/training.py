@@ -145,17 +145,20 @@ def evaluate(
 
 
 def train(
-    network: Model, settings: TrainingSettings, folder: Path, training: Examples, validation: Examples,
+    network: Model, settings: TrainingSettings, folder: Path, splits: tuple[Examples, Examples, Examples],
     watched: Mapping[str, Examples] = MappingProxyType({}),
 ) -> Outcome:  # fmt: skip
     """Train to the end of the settings' epochs, from the folder's checkpoint if there is one.
+
+    splits: training, validation and test data. The test data are not evaluated: a resumed run must have the same.
 
     Evaluate on the validation set and write a checkpoint after each epoch. Splits that are watched are evaluated too,
     for the record: the best parameters are chosen on the validation set alone. Raise Interruption on Ctrl-C, after a
     checkpoint; FloatingPointError, naming the update, if a loss, a gradient or a parameter is not finite; ValueError if
     the checkpoint belongs to other settings.
     """
-    run = _Run(network, settings, folder, training, fingerprint(training, validation))
+    training, validation, _ = splits
+    run = _Run(network, settings, folder, training, fingerprint(*splits))
     with interrupts_noted() as interrupted:
         run.restore()
         bar = tqdm(total=run.updates, initial=run.update, disable=None, unit=" updates", dynamic_ncols=True)

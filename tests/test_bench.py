@@ -203,6 +203,24 @@ def test_without_a_command_there_is_help(capsys):
 def test_an_unfinished_run_is_refused(store, tmp_path, capsys):
     assert main(["add", str(tmp_path)]) == 2
     assert "expected the folder of a finished run" in capsys.readouterr().err
+    for content in ("", "{}", "[]", "3", '{"task": "retrieval"}', '{"task": "retrieval", "settings": [], "curve": []}'):
+        (tmp_path / "result.json").write_text(content)
+        assert main(["add", str(tmp_path)]) == 2
+        said = capsys.readouterr().err
+        assert f"bench: folders: expected the result of a finished run in {tmp_path / 'result.json'}: " in said
+    assert main(["add", str(tmp_path), "--group", "a/b"]) == 2
+    assert "group: expected letters, digits" in capsys.readouterr().err
+    assert not store.exists()
+
+
+@pytest.mark.parametrize("line", ["", "{}", "[]", "3", "{", '{"run": "retrieval/lstm-R50-seed0"}'])
+@pytest.mark.parametrize("command", [["paper"], ["reproduce", "table1", "--dry-run"], ["mcnemar", "a", "b"]])
+def test_a_damaged_line_of_the_store_is_named(command, line, store, tmp_path, capsys):
+    assert main(["add", str(finished_run(tmp_path / "run", 0.01))]) == 0
+    with open(store / "runs.jsonl", "a") as file:
+        file.write(f"{line}\n")
+    assert main(command) == 2
+    assert f"{store / 'runs.jsonl'}, line 2: expected what bench add stores: " in capsys.readouterr().err
 
 
 def test_two_runs_are_compared_by_the_examples_that_one_of_them_gets_wrong(store, tmp_path, capsys):
@@ -350,7 +368,7 @@ def test_figure_5_has_every_seed_and_when_an_agent_passes_0_9(store, tmp_path, c
         settings |= {"recurrent_scale": 0.9, "entropy_weight": 0.01, "optimizer": "adam", "learning_rate": 1e-3}
         curve = [{"frames": 1e6 * n, "mean_reward": reward * n / 10} for n in range(1, 11)]
         result = {"task": "catch", "settings": settings, "mean_reward": reward, "curve": curve}
-        result |= {"frames": 10_000_000, "frames_per_second": 5e4}
+        result |= {"frames": 10_000_000, "frames_per_second": 5e4, "seconds": 200.0}
         (folder / "result.json").write_text(json.dumps(result))
         assert main(["add", str(folder), *(["--group", group] if group else [])]) == 0
     assert "catch/irnn-N16-R128-seed0" in [run["run"] for run in stored.read("runs.jsonl")]

@@ -14,7 +14,7 @@ from fastweights_np import network
 from tasks import digits, faces, glimpses, images, mnist
 from tasks.__main__ import main
 from tasks.layers import TAKES
-from tests.test_digits import idx
+from tests.small import mnist_files
 from tests.test_expressions import fer_folders
 
 LAYERS = get_args(get_type_hints(mnist.Settings)["layer"])
@@ -24,11 +24,7 @@ SMALL = ["--hidden-size", "8", "--batch-size", "8", "--epochs", "1", "--validati
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     """A made-up MNIST, 30 images to train on and 10 to test on."""
-    folder, rng = tmp_path_factory.mktemp("mnist"), numpy.random.default_rng(0)
-    arrays = [each for n in (30, 10) for each in (rng.integers(0, 256, (n, 28, 28)), rng.integers(0, 10, n))]
-    for file, array in zip(digits.FILES, arrays, strict=True):
-        (folder / file).write_bytes(idx(array))
-    return folder
+    return mnist_files(tmp_path_factory.mktemp("mnist"))
 
 
 # ------------------------------------------------------------------------------------------------------------- glimpses
@@ -136,18 +132,25 @@ def test_a_run_is_resumed_with_its_own_data(data_dir, tmp_path):
 
 
 def test_a_run_is_not_resumed_or_continued_with_other_data(data_dir, tmp_path, capsys):
-    folder, other = tmp_path / "run", tmp_path / "other"
-    shutil.copytree(data_dir, other)
-    images_file = other / digits.FILES[0]
-    content = bytearray(images_file.read_bytes())
-    content[-20_000:] = bytes(20_000)
-    images_file.write_bytes(content)
+    """Whichever of the four files differs: images and labels to train on, and to test on."""
+    folder = tmp_path / "run"
     assert main(["mnist", *SMALL, "--data-dir", str(data_dir), "--out", str(folder)]) == 0
     before = (folder / "result.json").read_bytes()
-    for more in ([], ["--epochs", "3", "--out", str(tmp_path / "longer")]):
-        assert main(["mnist", "--resume", str(folder), "--data-dir", str(other), *more]) == 2
-        assert "data: expected those that" in capsys.readouterr().err
+    for file in digits.FILES:
+        other = Path(shutil.copytree(data_dir, tmp_path / file))
+        content = (other / file).read_bytes()
+        (other / file).write_bytes(content[:-1] + bytes([(content[-1] + 1) % 10]))
+        for more in ([], ["--epochs", "3", "--out", str(tmp_path / f"longer-{file}")]):
+            assert main(["mnist", "--resume", str(folder), "--data-dir", str(other), *more]) == 2
+            assert "data: expected those that" in capsys.readouterr().err
     assert (folder / "result.json").read_bytes() == before
+
+
+def test_a_shift_beyond_the_image_is_refused():
+    parts = [(numpy.zeros((9, 28, 28), "uint8"), numpy.zeros(9, int))] * 3
+    settings = mnist.Settings(batch_size=2, shift=28)
+    with pytest.raises(ValueError, match="shift: expected less than the 28 pixels of an image, got 28"):
+        images.data("mnist", tuple("0123456789"), parts, settings, standardize=False)
 
 
 def test_standardized_images_have_mean_0_and_variance_1():

@@ -74,7 +74,7 @@ def test_weights_to_decay_can_be_named_and_must_be_where_their_role_is_not_known
     with pytest.raises(ValueError, match=r"weights: .* no layer of this package has a parameter 'net/kernel'; pass w"):
         optim.Adam(params, weight_decay=0.1)
     with pytest.raises(ValueError, match="weights: expected names among net/kernel, net/scale; got 'kernel'"):
-        optim.Adam(params, weight_decay=0.1, weights=["kernel"])
+        optim.Adam(params, weights=["kernel"])
     optim.Adam(params, weight_decay=0.5, weights=["net/kernel"]).step(params, zeros, 0.5)
     assert params["net"]["kernel"][0, 0] == 0.75
     assert params["net"]["scale"][0, 0] == 1.0
@@ -228,3 +228,5 @@ def test_schedules():
     assert [optim.linear_decay(u, 8, hold=0.5) for u in (0, 4, 6, 8)] == [1.0, 1.0, 0.5, 0.0]
     assert optim.linear_decay(7, 8, hold=1.0) == 1.0
     assert optim.constant(7, 8) == 1.0
+    with pytest.raises(ValueError, match="update: expected at most updates, 8, got 9"):
+        optim.linear_decay(9, 8)

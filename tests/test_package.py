@@ -176,6 +176,8 @@ def test_unknown_layer_is_refused():
         ValueError, match="layer: expected one of associative_lstm, fast_weights, irnn, lstm, multilevel; got 'gru'"
     ):
         network.Network(network.TokenEncoder(3), network.Classifier(2), 4, layer="gru")
+    with pytest.raises(ValueError, match="hidden_size: expected at least 1, got 0"):
+        network.Network(network.TokenEncoder(3), network.Classifier(2), 0)
 
 
 def test_every_layer_has_the_five_functions():

@@ -83,7 +83,8 @@ def test_the_same_search_again_has_nothing_to_do(searched, capsys):
 
 def test_another_search_in_its_place_is_refused(searched, capsys):
     assert main([*GRID, "--pairs", "2", "--out", str(searched)]) == 2
-    assert "begin a new one with another --out or --study" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "pairs: expected 4, with which the study 'search-retrieval' was begun, got 2; begin a new one with" in said
 
 
 def test_its_best_settings_train_and_can_be_changed(searched, tmp_path, capsys):
@@ -205,16 +206,6 @@ def test_a_trial_that_was_killed_is_made_again(tmp_path, monkeypatch, capsys):
     assert (found["left"], len(found["trials"])) == (0, 2)
 
 
-def test_switches_are_searched_too(tmp_path):
-    grid = ["normalize_preliminary=True,False", "test_curve=True,False"]
-    assert main(["search", "retrieval", "--grid", *grid, *SMALL, "--out", str(tmp_path / "s")]) == 0
-    tried = {
-        (trial.params["normalize_preliminary"], trial.params["test_curve"])
-        for trial in trials(tmp_path / "s" / "study.db")
-    }
-    assert len(tried) == 4
-
-
 def test_two_searches_of_one_storage_share_the_work(tmp_path):
     command = ["search", "retrieval", "--random", "3", "--over", "learning_rate=1e-3..1e-2", *SMALL, "--layer", "irnn"]
     command += ["--storage", f"sqlite:///{tmp_path}/shared.db"]
@@ -243,7 +234,9 @@ def test_ten_settings_and_any_folder_name(tmp_path):
 def test_one_search_at_a_time_uses_a_folder(searched, capsys):
     with locked(searched):
         assert main([*GRID, "--out", str(searched)]) == 2
-    assert f"{searched} is in use by process {os.getpid()}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"out: {searched} is in use by process {os.getpid()} on " in said
+    assert "; wait until that ends, or choose another --out" in said
 
 
 def test_searches_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
@@ -300,6 +293,8 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch, capsys):
         (["--grid", "rate=0.1..0.2"], "grid: expected rate=V,V"),
         (["--grid", "rate=0.1", "rate=0.2"], "once each"),
         (["--grid", "out=a,b"], "expected NAME=VALUES"),
+        (["--grid", "rate=0.1", "--storage", ""], "storage: expected text, got none"),
+        (["--grid", "rate=0.1", "--study", ""], "study: expected text, got none"),
         (["--grid", "rate=0.1", "--resume", "somewhere"], "resume: expected a folder"),
         (["--grid", "rate=0.1", "--settings", "nowhere.json"], "settings: expected a file of settings"),
     ],

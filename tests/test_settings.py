@@ -99,6 +99,12 @@ def test_a_bad_settings_file_is_named(option, content, message, tmp_path, capsys
         ("faces", "--layer lstm --rate 0.1", "rate: expected 0.04, for the layer lstm"),
         ("catch", "--layer irnn --rate 0.1", "rate: expected 0.02, for the layer irnn"),
         ("catch", "--threads 4", "threads: expected 1, for the method a3c does not use it"),
+        ("retrieval", "--rate 0 --decay 0.5", "decay: expected 0.9, for a layer with rate 0 does not use it"),
+        ("retrieval", "--inner-steps 0 --decay 0.5", "decay: expected 0.9, for a layer without inner steps"),
+        ("mnist", "--inner-steps 0 --rate 0.2", "rate: expected 0.16, for a layer without inner steps"),
+        ("retrieval", "--initial a --recurrent-scale 0.5", "recurrent_scale: expected None, for a run that"),
+        ("faces", "--layer lstm --initial a --forget-bias 2", "forget_bias: expected 1.0, for a run that starts from"),
+        ("catch", "--steps 99", "steps: expected at most the 15 decisions of an episode, got 99"),
     ],
 )
 def test_an_option_without_effect_is_refused(task, options, message, capsys):

@@ -15,10 +15,9 @@ import pytest
 import fastweights_np as fw
 from fastweights_np import audit, optim, to_device
 from fastweights_np.network import Classifier, Network, TokenEncoder
-from tasks import digits
 from tasks.__main__ import main
 from tests import strict_cupy
-from tests.test_digits import idx
+from tests.small import mnist_files
 from tests.test_expressions import fer_folders
 
 SURFACE = Path(__file__).with_name("cupy_surface.txt")
@@ -98,20 +97,11 @@ def test_it_has_no_streams_because_cublas_refuses_to_be_captured(cupy):
 # ---------------------------------------------------------------------------------------------------- the whole package
 
 
-def made_up_mnist(folder: Path) -> Path:
-    folder.mkdir()
-    rng = numpy.random.default_rng(0)
-    arrays = [each for n in (22, 8) for each in (rng.integers(0, 256, (n, 28, 28)), rng.integers(0, 10, n))]
-    for file, array in zip(digits.FILES, arrays, strict=True):
-        (folder / file).write_bytes(idx(array))
-    return folder
-
-
 def test_all_runs_on_the_device_gives_the_same_and_uses_what_is_listed(cupy, tmp_path):
     """The audit of everything, and every task, on the host and on the device; then cupy_surface.txt."""
     for link in audit.run("cuda", quick=True):
         assert link.passed, f"{link.title}: {link.worst:.1e} at {link.where}"
-    mnist = ["mnist", "--data-dir", str(made_up_mnist(tmp_path / "data")), *IMAGES]
+    mnist = ["mnist", "--data-dir", str(mnist_files(tmp_path / "data")), *IMAGES]
     runs = [
         ["retrieval", *RETRIEVAL],
         ["retrieval", *RETRIEVAL, "--layer", "associative_lstm"],

@@ -13,7 +13,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tasks import retrieval, runs, space, study
+from tasks import mnist, retrieval, runs, space, study
 from tasks.__main__ import main
 from tasks.locks import locked
 from tasks.runs import settings_asked_for
@@ -280,16 +280,27 @@ def test_the_folder_of_another_trial_is_not_taken_for_its_own(opened, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("other", "message"),
     [
-        {"base": retrieval.Settings(pairs=3)},
-        {"varied": {"seed": [1, 3]}},
+        ({"base": retrieval.Settings(pairs=3)}, "pairs: expected 4, .* got 3; begin a new one"),
+        ({"varied": {"seed": [1, 3]}}, r"seed: expected \[1, 2\], .* got \[1, 3\]; begin a new one"),
+        ({"base": mnist.Settings()}, "task: expected retrieval, .* got mnist"),
     ],
 )
-def test_another_search_is_refused(other, opened, tmp_path):
-    opened(tmp_path / "s", {"seed": [1, 2]})
-    with pytest.raises(ValueError, match="begin a new one with another --out or --study"):
-        opened(tmp_path / "s", **({"varied": {"seed": [1, 2]}} | other))
+def test_another_search_is_refused(other, message, opened, tmp_path):
+    opened(tmp_path / "s", {"seed": [1, 2]}, name="one")
+    with pytest.raises(ValueError, match=message):
+        opened(tmp_path / "s", **({"varied": {"seed": [1, 2]}, "name": "one"} | other))
+
+
+def test_a_search_in_its_own_folder_keeps_its_data_and_a_shared_one_may_have_them_elsewhere(opened, tmp_path):
+    here, there = (mnist.Settings(data_dir=tmp_path / name) for name in ("here", "there"))
+    opened(tmp_path / "s", {"seed": [1, 2]}, base=here, name="one")
+    with pytest.raises(ValueError, match=r"data_dir: expected .*here.* got .*there"):
+        opened(tmp_path / "s", {"seed": [1, 2]}, base=there, name="one")
+    url = f"sqlite:///{tmp_path}/shared.db"
+    opened(tmp_path / "a", {"seed": [1, 2]}, base=here, url=url)
+    opened(tmp_path / "b", {"seed": [1, 2]}, base=there, url=url)
 
 
 def test_a_new_study_is_refused_the_folder_of_another(opened, tmp_path):

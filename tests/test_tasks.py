@@ -153,12 +153,12 @@ def test_the_best_parameters_on_validation_are_the_ones_tested(tmp_path):
     settings = retrieval.Settings(
         hidden_size=8, training_size=128, validation_size=64, test_size=64, epochs=30, learning_rate=0.05, out=tmp_path
     )
-    training_set, validation_set, _test_set = retrieval.load(settings)
+    splits = retrieval.load(settings)
     network = retrieval.network(settings)
     with folders.open_folder(settings) as folder:
-        outcome = training.train(network, settings, folder, training_set, validation_set)
+        outcome = training.train(network, settings, folder, splits)
     assert outcome.best["epoch"] < 30, "so large a step overfits 128 sequences"
-    assert training.evaluate(network, outcome.params, validation_set)[0] == outcome.best["validation_nll"]
+    assert training.evaluate(network, outcome.params, splits[1])[0] == outcome.best["validation_nll"]
 
 
 def test_the_best_parameters_may_be_those_with_the_fewest_errors(tmp_path):
@@ -166,15 +166,15 @@ def test_the_best_parameters_may_be_those_with_the_fewest_errors(tmp_path):
         hidden_size=8, training_size=128, validation_size=64, test_size=64, epochs=30, learning_rate=0.05, out=tmp_path,
         best_by="error",
     )  # fmt: skip
-    training_set, validation_set, _test_set = retrieval.load(settings)
+    splits = retrieval.load(settings)
     network = retrieval.network(settings)
     with folders.open_folder(settings) as folder:
-        outcome = training.train(network, settings, folder, training_set, validation_set)
+        outcome = training.train(network, settings, folder, splits)
     errors = [epoch["validation_error"] for epoch in outcome.curve]
     losses = [epoch["validation_nll"] for epoch in outcome.curve]
     assert outcome.best["validation_error"] == min(errors)
     assert losses.index(min(losses)) != errors.index(min(errors)), "else the loss would choose the same"
-    assert training.evaluate(network, outcome.params, validation_set)[1] == min(errors)
+    assert training.evaluate(network, outcome.params, splits[1])[1] == min(errors)
 
 
 def stored(folder: Path) -> dict[str, numpy.ndarray]:
