@@ -150,7 +150,7 @@ def test_every_mutant_of_a_backward_pass_is_caught(name, tmp_path, monkeypatch):
     mutated = _mutated_audit(tmp_path, monkeypatch, *MUTANTS[name])
     links = mutated.run(quick=True, layers=[layer if layer in LAYERS else "fast_weights"])
     caught = [link for link in links if not link.passed]
-    assert any(link.number in (3, 4) for link in caught), "the chain of gradient checks let this mutant through"
+    assert any(link.number == 3 for link in caught), "the chain of gradient checks let this mutant through"
 
 
 def _mutated_audit(tmp_path, monkeypatch, file: str, line: str, mutation: str):
