@@ -44,7 +44,10 @@ def save(path: str | Path, arrays: dict[str, Any], info: dict[str, Any]) -> None
     that is not JSON, ValueError for a key or a dict that would be lost.
     """
     _check_keys(info)
-    text = json.dumps({"version": VERSION, "info": info})
+    try:
+        text = json.dumps({"version": VERSION, "info": info})
+    except TypeError as error:
+        raise TypeError(f"info: expected numbers, text, lists and dicts of Python: {error}; convert it") from error
     flat = {_INFO: numpy.frombuffer(text.encode(), numpy.uint8)}
     for name, array in flatten({_ARRAYS: arrays} if arrays else {}).items():
         array_module(**{name: array})  # raises for what is no array
@@ -104,11 +107,11 @@ def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _check_keys(info: Any) -> None:
     """Raise TypeError for a key that JSON would turn into text."""
-    for key, value in info.items() if isinstance(info, dict) else ((None, each) for each in info):
-        if key is not None and not isinstance(key, str):
+    for key in info if isinstance(info, dict) else ():
+        if not isinstance(key, str):
             raise TypeError(f"info: expected keys that are text, got {key!r}; rename it")
-        if isinstance(value, dict | list | tuple):
-            _check_keys(value)
+    for value in info.values() if isinstance(info, dict) else info if isinstance(info, list | tuple) else ():
+        _check_keys(value)
 
 
 def _digest(content: memoryview) -> bytes:

@@ -39,12 +39,16 @@ class TokenEncoder:
     embedding_size: int = 50
     size: int = 100
 
+    def __post_init__(self) -> None:
+        _check_sizes(self)
+
     def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
         """table (V, E) uniform in ±1, weight (size, E) uniform in ±1/√E, bias (size,) zero.
 
         1/√fan for both: one token is looked up at a time, so a table's fan is 1. (The paper prints √fan, which cannot
         be meant.) A table in ±1/√E learns associative retrieval far later, for its inputs drown in A h at first.
         """
+        _check_init(rng, dtype)
         return {
             "table": rng.uniform(-1.0, 1.0, (self.vocabulary, self.embedding_size)).astype(dtype),
             "weight": uniform(rng, self.size, self.embedding_size).astype(dtype),
@@ -72,8 +76,12 @@ class PatchEncoder:
     inputs: int
     size: int = 100
 
+    def __post_init__(self) -> None:
+        _check_sizes(self)
+
     def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
         """weight (size, inputs) uniform in ±1/√inputs, bias (size,) zero."""
+        _check_init(rng, dtype)
         return {
             "weight": uniform(rng, self.size, self.inputs).astype(dtype),
             "bias": numpy.zeros(self.size, dtype),
@@ -106,8 +114,13 @@ class Classifier:
     classes: int
     size: int = 100
 
+    def __post_init__(self) -> None:
+        _check_sizes(self)
+
     def init(self, rng: numpy.random.Generator, input_size: int, dtype: str = "float32") -> Tree:
         """hidden (size, H) and output (classes, size), uniform in ±1/√fan, and their biases; H is input_size."""
+        _check_init(rng, dtype)
+        checks.count("input_size", input_size, least=1)
         return {
             "hidden": uniform(rng, self.size, input_size).astype(dtype),
             "hidden_bias": numpy.zeros(self.size, dtype),
@@ -132,6 +145,18 @@ class Classifier:
         dz = dhidden * relu.slope(hidden)
         dh, dweight, dbias = ops.linear_backward(dz, h, params["hidden"])
         return {"hidden": dweight, "hidden_bias": dbias, "output": doutput, "output_bias": doutput_bias}, dh
+
+
+def _check_sizes(part: TokenEncoder | PatchEncoder | Classifier) -> None:
+    """Raise ValueError or TypeError unless every size is a whole number of at least 1."""
+    for name, size in vars(part).items():
+        checks.count(name, size, least=1)
+
+
+def _check_init(rng: numpy.random.Generator, dtype: str) -> None:
+    """Raise ValueError or TypeError for an argument of a part's `init` that is at fault."""
+    checks.generator("rng", rng)
+    checks.choice("dtype", dtype, checks.FLOATS)
 
 
 def _check_part(name: str, params: Tree, names: tuple[str, ...]) -> None:
@@ -271,6 +296,7 @@ def train_step(
 
     Gradients are scaled down to the joint norm clip_norm if theirs is larger.
     """
+    checks.number("clip_norm", clip_norm)
     loss, grads = model.loss_and_gradients(params, inputs, labels, workspace)
     if clip_norm < inf:
         clip_by_global_norm(grads, clip_norm)

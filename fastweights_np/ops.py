@@ -115,9 +115,16 @@ def linear(x: Array | Embedded, weight: Array, bias: Array | None = None, out: A
     """y = x weightᵀ + bias over the last axis; x (..., I), weight (O, I), bias (O,), y (..., O), in `out` if given.
 
     With weight (N, O, I) and bias (N, O), N maps of the same x: y (N, ..., O).
+
+    Raises ValueError or TypeError for shapes or dtypes that do not fit, and for an `out` that is not contiguous.
     """
-    xp = array_module(x=input_array(x), weight=weight, **checks.given(bias=bias))
+    arrays = {"x": input_array(x), "weight": weight, **checks.given(bias=bias)}
+    xp = array_module(**arrays)
+    checks.floating(**arrays)
     *blocks, features, inputs = weight.shape
+    checks.shape("x", x, (*x.shape[:-1], inputs), "its last axis is that of weight")
+    if bias is not None:
+        checks.shape("bias", bias, (*blocks, features), "one number for each row of weight")
     y = xp.empty((*blocks, *x.shape[:-1], features), weight.dtype) if out is None else out
     if not y.flags.c_contiguous:
         raise ValueError(f"out: expected a contiguous array, got one of shape {y.shape} with strides {y.strides}")
@@ -137,7 +144,9 @@ def linear_backward(dy: Array, x: Input, weight: Array) -> tuple[Array, Array, A
 
     If x is Embedded, dx is dtable; if it is a ClosedLoop, x is all that was made, and dx does not go back through make.
     """
-    array_module(dy=dy, x=input_array(x), weight=weight)
+    arrays = {"dy": dy, "x": input_array(x), "weight": weight}
+    array_module(**arrays)
+    checks.floating(**arrays)
     *blocks, features, inputs = weight.shape
     x = made(x)
     checks.shape("x", x, (*x.shape[:-1], inputs), "its last axis is that of weight")

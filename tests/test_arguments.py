@@ -150,3 +150,36 @@ def test_weights_that_float32_cannot_hold_are_refused(name):
     with pytest.raises(ValueError, match=rf"{option}: expected a finite number in float32, got 1e\+39"):
         LAYERS[name].init(numpy.random.default_rng(0), 3, 4, **{option: 1e39})
     LAYERS[name].init(numpy.random.default_rng(0), 3, 4, **{option: 1e39}, dtype="float64")
+
+
+def resized(array: Any) -> Any:
+    return array[..., :-1]
+
+
+@pytest.mark.parametrize(
+    "change", [resized, lambda a: a.astype("float64"), lambda a: a.astype("float16"), lambda a: a.astype(">f4")]
+)
+@pytest.mark.parametrize("encoder", [TokenEncoder(9), PatchEncoder(9)])
+def test_every_array_of_a_network_has_its_dtype_and_size(encoder, change):
+    net = Network(encoder, Classifier(3), 6)
+    params = net.init(numpy.random.default_rng(0))
+    tokens = numpy.zeros((5, 2), int)
+    inputs = tokens if isinstance(encoder, TokenEncoder) else numpy.ones((5, 2, 9), "float32")
+    wrong = [params | {p: params[p] | {k: change(params[p][k])}} for p in ("encoder", "readout") for k in params[p]]
+    calls = [partial(net.forward, each, inputs) for each in wrong]
+    if inputs is not tokens:
+        calls.append(partial(net.forward, params, change(inputs)))
+    for call in calls:
+        with pytest.raises((ValueError, TypeError), match=r"^[\w.]+: expected "):
+            call()
+
+
+@pytest.mark.parametrize("kind", [TokenEncoder, PatchEncoder, Classifier])
+def test_sizes_and_dtypes_of_the_parts_of_a_network_are_checked(kind):
+    for sizes in ((0,), (2.0,), (True,), (3, 0)):
+        with pytest.raises((ValueError, TypeError), match=": expected "):
+            kind(*sizes)
+    arguments = (4,) if kind is Classifier else ()
+    for rng, dtype in ((0, "float32"), (numpy.random.default_rng(0), "float16")):
+        with pytest.raises((ValueError, TypeError), match=r"^(rng|dtype): expected "):
+            kind(3).init(rng, *arguments, dtype=dtype)

@@ -117,6 +117,10 @@ def test_what_would_be_lost_is_refused(arrays, error, words, tmp_path):
 def test_info_comes_back_with_its_keys_or_is_refused(tmp_path):
     with pytest.raises(TypeError, match="info: expected keys that are text, got 1"):
         checkpoint.save(tmp_path / "c.npz", {}, {"curve": [{1: "a", "1": "b"}]})
+    with pytest.raises(TypeError, match="info: expected keys that are text, got None"):
+        checkpoint.save(tmp_path / "c.npz", {}, {"curve": {None: 1}})
+    with pytest.raises(TypeError, match=r"info: expected numbers, text, lists and dicts of Python: .* float32"):
+        checkpoint.save(tmp_path / "c.npz", {}, {"loss": numpy.float32(1)})
     assert not list(tmp_path.iterdir())
 
 
