@@ -1,8 +1,8 @@
 """python -m fastweights_np.audit: proves the math on this machine, link by link, in float64.
 
-    1  reference, matrix form, equation (1)   =  reference, attention form, equation (4)
-    2  fast forward                           =  reference, for every option and chunk size; ops = SciPy
-    3  hand-derived backward                  =  autograd through the reference                 to 1e-12
+    1  plain forward, matrix, equation (1)    =  attention, equation (4); a batch = its sequences one by one
+    2  fast forward                           =  plain forward, for every option and chunk size; ops = SciPy
+    3  plain and fast backward                =  autograd through the plain forward             to 1e-12
     4  hand-derived backward                  =  finite differences (SciPy) of the fast forward to 1e-7
     5  one step at a time                     =  whole sequences
     6  GPU                                    =  host, where there is a GPU
@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
+from inspect import signature
 from typing import Any
 
 import numpy
@@ -27,10 +29,14 @@ import numpy
 from . import actor_critic, associative_lstm, convnet, fast_weights, multilevel, network, ops, reference
 from .backend import to_device, to_host
 from .convnet import Convolution
+from .plain import convnet as plain_convnet
+from .plain import ops as plain_ops
+from .plain.fast_weights import attend
 from .trees import flatten, map_leaves, unflatten
 
 Arrays = dict[str, Any]
 SMALL = 1e-3
+PLAIN = {name: import_module(f"{__package__}.plain.{name}") for name in network.LAYERS}
 
 
 @dataclass
@@ -142,28 +148,27 @@ class Case:
         """The gradients to ask for besides those of params, x and h0."""
         return (*self.scalars(), *(name for name in self.state_shapes() if name != "h0"))
 
-    def reference(self, params: Arrays, given: Arrays, np: Any = numpy, **how: Any) -> Any:
-        """h (T, B, H) by the reference; given may hold decay and rate."""
-        given = {**self.scalars(), **given}
-        if self.layer == "fast_weights":
-            options = fast_weights.Options(**self.options)
-            return reference.fast_weights(
-                params, **given, inner_steps=options.inner_steps, activation_name=options.activation,
-                sustained_boundary=options.sustained_boundary, normalize_preliminary=options.normalize_preliminary,
-                np=np, **how,
-            )  # fmt: skip
-        if self.layer == "multilevel":
-            return reference.multilevel(
-                params, **given, inner_steps=self.options.get("inner_steps", 1), controls=self.options["controls"],
-                activation_name=self.options.get("activation", "relu"),
-                normalize_preliminary=self.options.get("normalize_preliminary", False), np=np,
-            )  # fmt: skip
-        if self.layer == "irnn":
-            return reference.irnn(params, **given, activation_name=self.options.get("activation", "relu"), np=np)
-        if self.layer == "lstm":
-            return reference.lstm(params, **given, np=np)
-        order = associative_lstm.permutations(self.options.get("copies", 4), self.hidden_size // 2)
-        return reference.associative_lstm(params, **given, permutations=order, np=np)
+    def fixed(self) -> dict[str, Any]:
+        """Return the options that have no gradient, as the plain layer takes them."""
+        options = {name: value for name, value in self.options.items() if name not in ("decay", "rate", "copies")}
+        if self.layer == "associative_lstm":
+            copies = self.options.get("copies", 4)
+            options["permutations"] = associative_lstm.permutations(copies, self.hidden_size // 2)
+        return options
+
+    def plain(self, params: Arrays, given: Arrays, np: Any = numpy) -> Any:
+        """Return what the plain forward does: h (T, B, H) first, what backward needs last; given may hold λ and η."""
+        return PLAIN[self.layer].forward(params, **self.scalars() | given, **self.fixed(), np=np)
+
+    def plain_gradients(self, params: Arrays, saved: Any, dh: numpy.ndarray) -> Arrays:
+        """Return all gradients by the plain backward."""
+        backward = PLAIN[self.layer].backward
+        options = {
+            name: value for name, value in (self.scalars() | self.fixed()).items()
+            if name in signature(backward).parameters
+        }  # fmt: skip
+        grads, dx, dh0 = backward(dh, saved, params, **options)
+        return grads | {"x": dx, "h0": dh0}
 
 
 def controls(*steps: str) -> multilevel.Controls:
@@ -267,27 +272,29 @@ def main(arguments: list[str] | None = None) -> int:
 def _layer_links(cases: list[Case], quick: bool, move: Callable[[Any], Any]) -> list[Link]:
     layer = cases[0].layer
     forms = Link(1, "matrix form = attention form", layer, 1e-12)
-    fast = Link(2, "forward = reference", layer, 1e-12)
+    alone = Link(1, "batch = its sequences", layer, 1e-12)
+    fast = Link(2, "forward = plain forward", layer, 1e-12)
+    plain = Link(3, "plain backward = autograd", layer, 1e-12)
     by_autograd = Link(3, "backward = autograd", layer, 1e-12)
     by_differences = Link(4, "backward = finite differences", layer, 1e-7)
     stepped = Link(5, "step by step = forward", layer, 1e-12)
     for case in cases:
         params, given, dh = case.arrays()
-        expected = {"h": case.reference(params, given)}
+        h, *memory, saved = case.plain(params, given)
+        expected = {"h": h} | ({"A(T)": memory[0]} if memory else {})
         if layer == "fast_weights":
-            forms.compare(str(case), {"h": case.reference(params, given, form="attention")}, expected)
-            last_A = [
-                reference.matrix_from_states(expected["h"][:, b], A0, **case.scalars())
-                for b, A0 in enumerate(given["A0"])
-            ]
-            expected["A(T)"] = numpy.stack(last_A)
+            forms.compare(str(case), *_reads_by_matrix_and_attention(case, given["A0"], h, memory[0], saved))
+        for b in range(case.batch_size):
+            one = {name: value[:, b : b + 1] if name == "x" else value[b : b + 1] for name, value in given.items()}
+            alone.compare(f"{case} sequence {b}", {"h": case.plain(params, one)[0]}, {"h": h[:, b : b + 1]})
         stepped.compare(str(case), *_stepped_and_whole(case, params, given, move))
         from_autograd = _autograd_gradients(case, params, given, dh)
+        plain.compare(str(case), case.plain_gradients(params, saved, dh), from_autograd)
         for way in case.ways():
             name = " ".join([str(case), *(f"{option}={value}" for option, value in way.items())])
             h, cache = case.module.forward(move(params), **move(given), **case.options, **way)
             state = case.module.final_state(cache)
-            fast.compare(name, {"h": h} | ({"A(T)": state.A} if layer == "fast_weights" else {}), expected)
+            fast.compare(name, {"h": h} | ({"A(T)": state.A} if memory else {}), expected)
             by_autograd.compare(name, _hand_gradients(case, cache, move(dh)), from_autograd)
         # the last step alone: as a whole dh whose other steps are zero
         only_last = numpy.zeros_like(dh)
@@ -298,7 +305,15 @@ def _layer_links(cases: list[Case], quick: bool, move: Callable[[Any], Any]) -> 
             gradients = _difference_gradients(case, params, given, dh)
             by_differences.compare(str(case), _hand_gradients(case, cache, move(dh)), gradients)
     first, last = [forms] if layer == "fast_weights" else [], [] if quick else [by_differences]
-    return [*first, fast, by_autograd, stepped, *last]
+    return [*first, alone, fast, plain, by_autograd, stepped, *last]
+
+
+def _reads_by_matrix_and_attention(case: Case, A0: Any, h: Any, A_last: Any, saved: Any) -> tuple[Arrays, Arrays]:
+    """Return A(t) v of all reads of the plain forward, and of A(T) h(T), by equations (1) and (4)."""
+    reads = [(t, A, v) for t, (_, _, A, _, (_, queries, _)) in enumerate(saved) for v in queries]
+    reads.append((case.steps, A_last, h[-1]))
+    by_matrix = {f"read {n}": plain_ops.times(A, v) for n, (_, A, v) in enumerate(reads)}
+    return by_matrix, {f"read {n}": attend(v, h[:t], A0, **case.scalars()) for n, (t, _, v) in enumerate(reads)}
 
 
 def _hand_gradients(case: Case, cache: Any, dh: Any) -> Arrays:
@@ -311,7 +326,7 @@ def _autograd_gradients(case: Case, params: Arrays, given: Arrays, dh: numpy.nda
     import autograd.numpy
 
     def loss(everything: Arrays) -> Any:
-        h = case.reference(*_divided(everything, params), np=autograd.numpy)
+        h, *_ = case.plain(*_divided(everything, params), np=autograd.numpy)
         return autograd.numpy.sum(h * dh)
 
     return autograd.grad(loss)({**params, **given, **case.scalars()})
@@ -386,7 +401,8 @@ def _convnet_links(quick: bool, move: Callable[[Any], Any]) -> Iterator[Link]:
     import autograd
     import autograd.numpy
 
-    fast = Link(2, "forward = reference", "convnet", 1e-12)
+    fast = Link(2, "forward = plain forward", "convnet", 1e-12)
+    plain = Link(3, "plain backward = autograd", "convnet", 1e-12)
     by_autograd = Link(3, "backward = autograd", "convnet", 1e-12)
     by_differences = Link(4, "backward = finite differences", "convnet", 1e-7)
     rng = numpy.random.default_rng(22)
@@ -395,17 +411,20 @@ def _convnet_links(quick: bool, move: Callable[[Any], Any]) -> Iterator[Link]:
         params = convnet.init(rng, layers, shape[0], dtype="float64")
         params = {name: value + 0.2 * rng.standard_normal(value.shape) for name, value in params.items()}
         everything = params | {"images": rng.standard_normal((2, *shape))}
-        expected = reference.convnet(params, everything["images"], layers)
+        expected, saved = plain_convnet.forward(params, everything["images"], layers)
         cotangent = rng.standard_normal(expected.shape)
 
-        def by_reference(at: Arrays, layers: Any = layers, cotangent: Any = cotangent) -> Any:
-            return autograd.numpy.sum(reference.convnet(at, at["images"], layers, autograd.numpy) * cotangent)
+        def plain_loss(at: Arrays, layers: Any = layers, cotangent: Any = cotangent) -> Any:
+            features, _ = plain_convnet.forward(at, at["images"], layers, autograd.numpy)
+            return autograd.numpy.sum(features * cotangent)
 
         def fast_loss(at: Arrays, layers: Any = layers, cotangent: Any = cotangent) -> float:
             weights = {name: value for name, value in at.items() if name != "images"}
             return float((convnet.forward(weights, at["images"], layers)[0] * cotangent).sum())
 
-        from_autograd = autograd.grad(by_reference)(everything)
+        from_autograd = autograd.grad(plain_loss)(everything)
+        grads, dimages = plain_convnet.backward(cotangent, saved, params, layers)
+        plain.compare(case, grads | {"images": dimages}, from_autograd)
         for block, threads in ((1, 1), (convnet.BLOCK, 2)):
             features, cache = convnet.forward(
                 move(params), move(everything["images"]), layers, block=block, threads=threads
@@ -416,7 +435,7 @@ def _convnet_links(quick: bool, move: Callable[[Any], Any]) -> Iterator[Link]:
         if not quick:
             differences = {name: _differentiate(fast_loss, everything, name) for name in everything}
             by_differences.compare(case, grads | {"images": dimages}, differences)
-    yield from (fast, by_autograd, *([] if quick else [by_differences]))
+    yield from (fast, plain, by_autograd, *([] if quick else [by_differences]))
 
 
 # ----------------------------------------------------------------------------------------------- operations and network
@@ -469,11 +488,11 @@ def _operation_links(move: Callable[[Any], Any]) -> Iterator[Link]:
     norm.dy[...] = dy_
     got = {"z": norm.backward(normalized, inverse_std, dparams, out=z_.copy())}
     got |= {"gain": dparams[0, 0], "bias": dparams[1, 0]}
-    rows = lambda z, gain, bias: np.stack([reference.layer_norm(row, gain, bias, np) for row in z])  # noqa: E731
+    rows = lambda z, gain, bias: plain_ops.layer_norm(z, gain, bias, np)[0]  # noqa: E731
     link.compare("layer_norm", got, gradients(rows, dy, z=z, gain=gain, bias=bias))
 
     for name, f in ops.ACTIVATIONS.items():
-        expected = gradients(lambda z, n=name: reference.activation(z, n, np), dy, z=z)
+        expected = gradients(lambda z, n=name: plain_ops.activate(z, n, np), dy, z=z)
         link.compare(name, {"z": dy_ * f(z_).slope(f(z_).forward(z_))}, expected)
 
     _, probabilities = ops.softmax_cross_entropy(z_, move(labels))
@@ -520,8 +539,8 @@ def _network_link(layers: Sequence[str], move: Callable[[Any], Any]) -> Link:
 
 
 def _states_of(case: Case, np: Any, params: Arrays, x: Any) -> Any:
-    """h (T, B, H) by the reference, from initial states of zero."""
-    return case.reference(params, {"x": x} | {n: numpy.zeros(shape) for n, shape in case.state_shapes().items()}, np)
+    """Return h (T, B, H) of the plain layer, from initial states of zero."""
+    return case.plain(params, {"x": x} | {n: numpy.zeros(shape) for n, shape in case.state_shapes().items()}, np)[0]
 
 
 def _compare_networks_of_images(link: Link, move: Callable[[Any], Any]) -> None:
@@ -536,11 +555,11 @@ def _compare_networks_of_images(link: Link, move: Callable[[Any], Any]) -> None:
 
     def recurrent(tree: Arrays) -> Any:
         x = reference.relu_layer(tree["encoder"], patches, "weight", "bias", autograd.numpy)
-        h = case.reference(tree["layer"], {"x": x, "h0": numpy.zeros((2, 4))}, np=autograd.numpy)[-1]
-        return reference.readout_loss(tree["readout"], h, labels, autograd.numpy)
+        h = _states_of(case, autograd.numpy, tree["layer"], x)
+        return reference.readout_loss(tree["readout"], h[-1], labels, autograd.numpy)
 
     def convolutional(tree: Arrays) -> Any:
-        features = reference.convnet(tree["layer"], images[:, None], layers, autograd.numpy)
+        features, _ = plain_convnet.forward(tree["layer"], images[:, None], layers, autograd.numpy)
         return reference.readout_loss(tree["readout"], features, labels, autograd.numpy)
 
     readout = network.Classifier(3, 5)

@@ -7,6 +7,8 @@ test_defaults.py.
 from __future__ import annotations
 
 import re
+from importlib import import_module
+from inspect import signature
 from itertools import combinations
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -15,7 +17,7 @@ import numpy
 import pytest
 
 import fastweights_np as fw
-from fastweights_np import associative_lstm, fast_weights, irnn, lstm, multilevel, ops, parallel, reference
+from fastweights_np import associative_lstm, fast_weights, irnn, lstm, multilevel, ops, parallel
 from fastweights_np.trees import map_leaves
 from tests.test_defaults import DEFAULTS
 
@@ -137,22 +139,18 @@ def of_forward(layer: Layer, arguments: dict[str, dict[str, Any]], options: dict
 @each_layer_and_its_options
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_forward_is_the_equations(layer, options, layer_norm):
-    """Equal to the reference, which has one sequence and one step at a time; for both of its forms of the memory."""
+    """Equal to the plain layer."""
     forward = of_forward(layer, layer.arguments(**dict.fromkeys(layer.init, layer_norm)), options)
     if "rate" in forward and not layer_norm:  # where larger fast weights make states grow beyond all bounds
         forward |= {"rate": 1e-4, "A0": forward["A0"] / 100}
-    known = (*layer.states, "params", "x", "controls", "decay", "rate", "inner_steps")
-    given = {name: forward[name] for name in known if name in forward}
-    given |= {name: options[name] for name in ("sustained_boundary", "normalize_preliminary") if name in options}
-    given |= {"activation_name": options["activation"]} if "activation" in options else {}
+    plain = import_module(f"fastweights_np.plain.{layer.name}").forward
+    given = {name: value for name, value in forward.items() if name in signature(plain).parameters}
     given |= {"permutations": associative_lstm.permutations(4, H // 2)} if layer.module is associative_lstm else {}
     h, cache = layer.module.forward(**forward)
-    for form in ({}, {"form": "attention"}) if layer.module is fast_weights else ({},):
-        numpy.testing.assert_allclose(getattr(reference, layer.name)(**given, **form), h, atol=1e-11)
-    if layer.module is fast_weights:
-        for b, A in enumerate(layer.module.final_state(cache).A):
-            expected = reference.matrix_from_states(h[:, b], forward["A0"][b], forward["decay"], forward["rate"])
-            numpy.testing.assert_allclose(A, expected, atol=1e-11)
+    expected, *memory, _ = plain(**given)
+    numpy.testing.assert_allclose(h, expected, atol=1e-11)
+    for A in memory:
+        numpy.testing.assert_allclose(layer.module.final_state(cache).A, A, atol=1e-11)
 
 
 @each_layer_and_its_options

@@ -55,8 +55,15 @@ def test_imports_run_one_way():
     assert modules == below, "a new module has to be given its place in ORDER"
 
 
-def test_the_reference_imports_nothing_from_the_package():
+def test_the_yardsticks_import_nothing_from_the_rest_of_the_package():
     assert not imported_by(ROOT / "fastweights_np" / "reference.py")
+    plain = {path.stem: path for path in (ROOT / "fastweights_np" / "plain").glob("*.py")}
+    assert set(plain) == {"__init__", "ops", "convnet", *network.LAYERS}
+    for path in plain.values():
+        tree = ast.parse(path.read_text())
+        assert imported_by(path) <= set(plain), path.name
+        assert all(node.level < 2 for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)), path.name
+        assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(tree)), path.name
 
 
 def test_the_library_imports_no_task_and_only_backend_names_cupy():

@@ -29,6 +29,7 @@ from fastweights_np import (
 )
 from fastweights_np.backend import to_device, to_host
 from fastweights_np.network import Classifier, ConvolutionalNetwork, Network, PatchEncoder, TokenEncoder
+from fastweights_np.plain import convnet as plain_convnet
 from fastweights_np.trees import flatten, map_leaves, unflatten
 from tests import strict_cupy
 from tests.test_layers import arrays, assert_same
@@ -227,7 +228,7 @@ LOSSES: dict[str, Callable[[dict, dict], Any]] = {
         a["labels"],
     ),
     "images": lambda params, a: reference.readout_loss(
-        params["readout"], reference.convnet(params["layer"], a["images"][:, None], KERNELS), a["labels"]
+        params["readout"], plain_convnet.forward(params["layer"], a["images"][:, None], KERNELS)[0], a["labels"]
     ),
     "agent": lambda params, a: reference.actor_critic(
         params,

@@ -16,6 +16,14 @@ import numpy
 from .ops import outer, respond, respond_backward, times
 
 
+def attend(v: Any, past: Any, A0: Any, decay: float, rate: float) -> Any:
+    """Return A(t) v by equation (4), from h(1) .. h(t) and A(0): attention to past states, without the matrix A(t)."""
+    result = decay ** len(past) * times(A0, v)
+    for age, h in enumerate(reversed(past)):
+        result = result + rate * decay**age * (h * v).sum(-1, keepdims=True) * h  # (4)
+    return result
+
+
 def inner_loop(
     a: Any, A: Any, params: dict[str, Any], inner_steps: int, activation: str, sustained_boundary: bool = True,
     normalize_preliminary: bool = False, np: Any = numpy,
