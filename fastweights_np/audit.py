@@ -26,10 +26,11 @@ from typing import Any
 
 import numpy
 
-from . import actor_critic, associative_lstm, convnet, fast_weights, multilevel, network, ops, reference
+from . import actor_critic, associative_lstm, convnet, fast_weights, multilevel, network, ops
 from .backend import to_device, to_host
 from .convnet import Convolution
 from .plain import convnet as plain_convnet
+from .plain import losses
 from .plain import ops as plain_ops
 from .plain.fast_weights import attend
 from .trees import flatten, map_leaves, unflatten
@@ -497,19 +498,27 @@ def _operation_links(move: Callable[[Any], Any]) -> Iterator[Link]:
 
     _, probabilities = ops.softmax_cross_entropy(z_, move(labels))
     got = {"logits": ops.softmax_cross_entropy_backward(move(d_row), probabilities, move(labels))}
-    loss = lambda logits: reference.softmax_cross_entropy(logits, labels, np)  # noqa: E731
-    link.compare("softmax_cross_entropy", got, gradients(loss, d_row, logits=z))
+    plain = Link(3, "plain backward = autograd", "losses", 1e-12)
+    expected = gradients(lambda logits: losses.cross_entropy(logits, labels, np), d_row, logits=z)
+    link.compare("softmax_cross_entropy", got, expected)
+    plain.compare("cross_entropy", {"logits": losses.cross_entropy_backward(d_row, z, labels)}, expected)
 
     H, log_pi = ops.entropy(z_)
-    pi = lambda logits: np.exp(logits) / np.sum(np.exp(logits), axis=1, keepdims=True)  # noqa: E731
-    expected = gradients(lambda logits: -np.sum(pi(logits) * np.log(pi(logits)), axis=1), d_row, logits=z)
+    expected = gradients(lambda logits: losses.entropy(logits, np), d_row, logits=z)
     link.compare("entropy", {"logits": ops.entropy_backward(move(d_row), H, log_pi)}, expected)
+    plain.compare("entropy", {"logits": losses.entropy_backward(d_row, z)}, expected)
 
     values, targets = gain, bias
-    expected = gradients(lambda values: 0.5 * (values - targets) ** 2, d_row[:5], values=values)
+    expected = gradients(lambda values: losses.squared_error(values, targets), d_row[:5], values=values)
     got = {"values": ops.squared_error_backward(move(d_row[:5]), move(values), move(targets))}
     link.compare("squared_error", got, expected)
-    yield link
+    plain.compare("squared_error", {"values": losses.squared_error_backward(d_row[:5], values, targets)}, expected)
+
+    given = {"actions": labels, "targets": z[:, 0], "advantages": z[:, 1], "value_weight": 0.7, "entropy_weight": 0.3}
+    expected = gradients(lambda **at: losses.actor_critic(**at, **given, np=np), 1.0, logits=dy, values=d_row)
+    got = dict(zip(("logits", "values"), losses.actor_critic_backward(dy, d_row, **given), strict=True))
+    plain.compare("actor_critic", got, expected)
+    yield from (link, plain)
 
 
 def _network_link(layers: Sequence[str], move: Callable[[Any], Any]) -> Link:
@@ -530,7 +539,7 @@ def _network_link(layers: Sequence[str], move: Callable[[Any], Any]) -> Link:
         recurrent = partial(_states_of, case, autograd.numpy)
 
         def mean_loss(tree: Arrays, of: Any = recurrent, tokens: Any = tokens, labels: Any = labels) -> Any:
-            return reference.network(tree, tokens, labels, of, autograd.numpy)
+            return losses.loss_of_network(tree, tokens, labels, of, autograd.numpy)
 
         expected_loss, expected = autograd.value_and_grad(mean_loss)(params)
         link.compare(layer, flatten(grads) | {"loss": loss}, flatten(expected) | {"loss": expected_loss})
@@ -554,13 +563,13 @@ def _compare_networks_of_images(link: Link, move: Callable[[Any], Any]) -> None:
     patches, images, labels = rng.random((3, 2, 6)), rng.random((2, 9, 9)), rng.integers(0, 3, 2)
 
     def recurrent(tree: Arrays) -> Any:
-        x = reference.relu_layer(tree["encoder"], patches, "weight", "bias", autograd.numpy)
+        x = losses.relu_layer(tree["encoder"], patches, "weight", "bias", autograd.numpy)
         h = _states_of(case, autograd.numpy, tree["layer"], x)
-        return reference.readout_loss(tree["readout"], h[-1], labels, autograd.numpy)
+        return losses.loss_of_classifier(tree["readout"], h[-1], labels, autograd.numpy)
 
     def convolutional(tree: Arrays) -> Any:
         features, _ = plain_convnet.forward(tree["layer"], images[:, None], layers, autograd.numpy)
-        return reference.readout_loss(tree["readout"], features, labels, autograd.numpy)
+        return losses.loss_of_classifier(tree["readout"], features, labels, autograd.numpy)
 
     readout = network.Classifier(3, 5)
     models: tuple[tuple[str, network.Model, Any, Any], ...] = (
@@ -609,7 +618,7 @@ def _actor_critic_links(layers: Sequence[str], quick: bool, move: Callable[[Any]
 
         def loss(tree: Arrays, np: Any, case: Case = case, seen: Any = seen, given: Arrays = given) -> Any:
             recurrent = partial(_states_of, case, np)
-            return reference.actor_critic(tree, seen, **given, layer=recurrent, np=np)
+            return losses.loss_of_agent(tree, seen, **given, layer=recurrent, np=np)
 
         by_autograd.compare(layer, grads, flatten(autograd.grad(loss)(params, autograd.numpy)))
         if not quick:

@@ -25,11 +25,11 @@ from fastweights_np import (
     network,
     ops,
     optim,
-    reference,
 )
 from fastweights_np.backend import to_device, to_host
 from fastweights_np.network import Classifier, ConvolutionalNetwork, Network, PatchEncoder, TokenEncoder
 from fastweights_np.plain import convnet as plain_convnet
+from fastweights_np.plain import losses
 from fastweights_np.trees import flatten, map_leaves, unflatten
 from tests import strict_cupy
 from tests.test_layers import arrays, assert_same
@@ -217,20 +217,20 @@ def test_the_oldest_cupy_that_will_do(monkeypatch):
                 to_device({"W": numpy.ones(1)}, "cuda")
 
 
-# The losses by the reference, from parameters and the arguments of all parts.
+# The plain losses, from parameters and the arguments of all parts.
 LOSSES: dict[str, Callable[[dict, dict], Any]] = {
-    "tokens": lambda params, a: reference.network(
+    "tokens": lambda params, a: losses.loss_of_network(
         params, a["tokens"], a["labels"], lambda params, x: fast_weights.forward(params, x)[0]
     ),
-    "patches": lambda params, a: reference.readout_loss(
+    "patches": lambda params, a: losses.loss_of_classifier(
         params["readout"],
-        lstm.forward(params["layer"], reference.relu_layer(params["encoder"], a["x"], "weight", "bias"))[0][-1],
+        lstm.forward(params["layer"], losses.relu_layer(params["encoder"], a["x"], "weight", "bias"))[0][-1],
         a["labels"],
     ),
-    "images": lambda params, a: reference.readout_loss(
+    "images": lambda params, a: losses.loss_of_classifier(
         params["readout"], plain_convnet.forward(params["layer"], a["images"][:, None], KERNELS)[0], a["labels"]
     ),
-    "agent": lambda params, a: reference.actor_critic(
+    "agent": lambda params, a: losses.loss_of_agent(
         params,
         a["x"],
         a["actions"],
@@ -244,7 +244,7 @@ LOSSES: dict[str, Callable[[dict, dict], Any]] = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_are_those_of_the_reference_and_gradients_are_their_slope(name):
+def test_losses_are_the_plain_ones_and_gradients_are_their_slope(name):
     """In one random direction of all parameters. The audit looks at each; this takes milliseconds."""
     a, rng = given(B), numpy.random.default_rng(1)
     params = a["agent" if name == "agent" else f"params of {name}"]
