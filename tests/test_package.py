@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import namedtuple
@@ -63,6 +64,18 @@ def test_the_plain_files_import_nothing_from_the_rest_of_the_package():
         assert imported_by(path) <= set(plain), path.name
         assert all(node.level < 2 for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)), path.name
         assert not any(isinstance(node, ast.ClassDef) for node in ast.walk(tree)), path.name
+
+
+def test_plain_and_fast_files_cite_every_number_of_the_derivation_and_no_other():
+    def cited(paths):
+        lines = [line for path in paths for line in path.read_text().splitlines() if "#" in line]
+        return set(re.findall(r"\(([A-Z]\d+)\)", "\n".join(line.partition("#")[2] for line in lines)))
+
+    package = ROOT / "fastweights_np"
+    derived = set(re.findall(r"\*\*\(([A-Z]\d+)\)", (package / "DERIVATION.md").read_text()))
+    assert len(derived) > 30
+    assert cited((package / "plain").glob("*.py")) == derived
+    assert cited(package.glob("*.py")) == derived
 
 
 def test_the_library_imports_no_task_and_only_backend_names_cupy():

@@ -1,4 +1,4 @@
-"""Layer norm, activations and the sigmoid, as plainly as they can be written."""
+"""What has no time: embedding, activations and layer norm, as plainly as they can be written."""
 
 from __future__ import annotations
 
@@ -17,6 +17,17 @@ def times(A: Any, v: Any) -> Any:
 def outer(u: Any, v: Any) -> Any:
     """Return u vᵀ (B, H, H) for each sequence: u, v (B, H)."""
     return u[:, :, None] * v[:, None, :]
+
+
+def embedding(table: Any, tokens: Any) -> Any:
+    """Return the rows table[tokens] (..., E) of a table (V, E)."""
+    return table[tokens]
+
+
+def embedding_backward(dy: Any, tokens: Any, vocabulary: int) -> Any:
+    """Return dtable (V, E) from dy (..., E)."""
+    # y[n] = table[tokens[n]]
+    return numpy.eye(vocabulary)[tokens.reshape(-1)].T @ dy.reshape(-1, dy.shape[-1])  # (L2)
 
 
 def activate(z: Any, name: str, np: Any = numpy) -> Any:
