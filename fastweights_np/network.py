@@ -17,7 +17,7 @@ import numpy
 from . import associative_lstm, checks, convnet, fast_weights, irnn, lstm, multilevel, ops
 from .backend import Array, array_module
 from .optim import clip_by_global_norm
-from .recurrent import uniform
+from .recurrent import check_init, uniform
 from .workspace import Workspace
 
 LAYERS = {
@@ -48,7 +48,7 @@ class TokenEncoder:
         1/√fan for both: one token is looked up at a time, so a table's fan is 1. (The paper prints √fan, which cannot
         be meant.) A table in ±1/√E learns associative retrieval far later, for its inputs drown in A h at first.
         """
-        _check_init(rng, dtype)
+        check_init(rng, self.vocabulary, self.size, dtype)
         return {
             "table": rng.uniform(-1.0, 1.0, (self.vocabulary, self.embedding_size)).astype(dtype),
             "weight": uniform(rng, self.size, self.embedding_size).astype(dtype),
@@ -81,7 +81,7 @@ class PatchEncoder:
 
     def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
         """weight (size, inputs) uniform in ±1/√inputs, bias (size,) zero."""
-        _check_init(rng, dtype)
+        check_init(rng, self.inputs, self.size, dtype)
         return {
             "weight": uniform(rng, self.size, self.inputs).astype(dtype),
             "bias": numpy.zeros(self.size, dtype),
@@ -119,8 +119,7 @@ class Classifier:
 
     def init(self, rng: numpy.random.Generator, input_size: int, dtype: str = "float32") -> Tree:
         """hidden (size, H) and output (classes, size), uniform in ±1/√fan, and their biases; H is input_size."""
-        _check_init(rng, dtype)
-        checks.count("input_size", input_size, least=1)
+        check_init(rng, input_size, self.size, dtype)
         return {
             "hidden": uniform(rng, self.size, input_size).astype(dtype),
             "hidden_bias": numpy.zeros(self.size, dtype),
@@ -151,12 +150,6 @@ def _check_sizes(part: TokenEncoder | PatchEncoder | Classifier) -> None:
     """Raise ValueError or TypeError unless every size is a whole number of at least 1."""
     for name, size in vars(part).items():
         checks.count(name, size, least=1)
-
-
-def _check_init(rng: numpy.random.Generator, dtype: str) -> None:
-    """Raise ValueError or TypeError for an argument of a part's `init` that is at fault."""
-    checks.generator("rng", rng)
-    checks.choice("dtype", dtype, checks.FLOATS)
 
 
 def _check_part(name: str, params: Tree, names: tuple[str, ...]) -> None:

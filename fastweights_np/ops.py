@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from . import checks
@@ -118,11 +119,8 @@ def linear(x: Array | Embedded, weight: Array, bias: Array | None = None, out: A
 
     Raises ValueError or TypeError for shapes or dtypes that do not fit, and for an `out` that is not contiguous.
     """
-    arrays = {"x": input_array(x), "weight": weight, **checks.given(bias=bias)}
-    xp = array_module(**arrays)
-    checks.floating(**arrays)
+    xp = _check_linear(x, weight, **checks.given(bias=bias))
     *blocks, features, inputs = weight.shape
-    checks.shape("x", x, (*x.shape[:-1], inputs), "its last axis is that of weight")
     if bias is not None:
         checks.shape("bias", bias, (*blocks, features), "one number for each row of weight")
     y = xp.empty((*blocks, *x.shape[:-1], features), weight.dtype) if out is None else out
@@ -144,12 +142,9 @@ def linear_backward(dy: Array, x: Input, weight: Array) -> tuple[Array, Array, A
 
     If x is Embedded, dx is dtable; if it is a ClosedLoop, x is all that was made, and dx does not go back through make.
     """
-    arrays = {"dy": dy, "x": input_array(x), "weight": weight}
-    array_module(**arrays)
-    checks.floating(**arrays)
+    _check_linear(x, weight, dy=dy)
     *blocks, features, inputs = weight.shape
     x = made(x)
-    checks.shape("x", x, (*x.shape[:-1], inputs), "its last axis is that of weight")
     checks.shape("dy", dy, (*blocks, *x.shape[:-1], features), "it has the shape of y")
     if isinstance(x, Embedded):
         # y = (table weightᵀ + bias)[tokens]                                                                     (L2)
@@ -158,6 +153,15 @@ def linear_backward(dy: Array, x: Input, weight: Array) -> tuple[Array, Array, A
     # y = x weightᵀ + bias                                                                                       (L1)
     dx = dy_rows @ weight
     return (dx.sum(axis=0) if blocks else dx).reshape(x.shape), dy_rows.swapaxes(-2, -1) @ x_rows, sum_rows(dy_rows)
+
+
+def _check_linear(x: Input, weight: Array, **others: Array) -> ModuleType:
+    """Raise ValueError or TypeError unless x (..., I) fits weight (..., O, I); return the module of all arrays."""
+    arrays = {"x": input_array(x), "weight": weight, **others}
+    xp = array_module(**arrays)
+    checks.floating(**arrays)
+    checks.shape("x", x, (*x.shape[:-1], weight.shape[-1]), "its last axis is that of weight")
+    return xp
 
 
 def sum_rows(rows: Array) -> Array:
