@@ -19,7 +19,7 @@ import numpy
 from . import checks, ops
 from .backend import Array, array_module
 from .network import LAYERS, PatchEncoder, Tree
-from .recurrent import uniform
+from .recurrent import check_init, uniform
 from .workspace import Workspace
 
 CLOSED_LOOP_LAYERS = ("fast_weights", "irnn", "lstm")  # those that an agent can be made of
@@ -108,6 +108,7 @@ class ActorCritic:
 
     def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
         """New parameters, on the host; those of policy and value uniform in ±1/√H, so that it begins near chance."""
+        check_init(rng, self.inputs, self.hidden_size, dtype)
         hidden_size = self.hidden_size
         heads = {
             "policy": uniform(rng, self.actions, hidden_size), "policy_bias": numpy.zeros(self.actions),
@@ -143,9 +144,10 @@ class ActorCritic:
         def make(t: int, h: Array) -> Array:
             if t:
                 ops.linear(h, heads["policy"], heads["policy_bias"], out=logits[t - 1])
-            looked = see(t, logits[t - 1] if t else None)
-            array_module(**{f"what see({t}, ..) returned": looked})
-            checks.shape(f"what see({t}, ..) returned", looked, (games, self.inputs), "it is (games, inputs)")
+            looked, name = see(t, logits[t - 1].copy() if t else None), f"what see({t}, ..) returned"
+            array_module(**{name: looked})
+            checks.shape(name, looked, (games, self.inputs), "it is (games, inputs)")
+            checks.floating(seen=seen, **{name: looked})
             seen[t] = looked
             return encoder.forward(params["encoder"], seen[t])[0]
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy
 
+from . import checks
 from .backend import array_module, to_host
 from .files import whole
 from .trees import flatten, unflatten
@@ -38,11 +39,13 @@ class CheckpointError(ValueError):
 def save(path: str | Path, arrays: dict[str, Any], info: dict[str, Any]) -> None:
     """Write a nested dict of arrays (NumPy or CuPy) and a JSON-able dict; if anything fails, the old file stays.
 
-    Keys are text without "/", which separates them in the file, and no dict inside `arrays` is empty.
+    Keys are text without "/", which separates them in the file, and no dict inside `arrays` is empty. JSON has no
+    tuples: one inside `info` is loaded as a list.
 
     Raises OSError if the folder or the disk refuses, TypeError for a leaf that is not an array of numbers or for info
     that is not JSON, ValueError for a key or a dict that would be lost.
     """
+    checks.instance("info", info, dict, "pass one with keys that are text")
     _check_keys(info)
     try:
         text = json.dumps({"version": VERSION, "info": info})

@@ -48,6 +48,28 @@ def floating(**arrays: Array) -> None:
         first, first_dtype = first or name, array.dtype
 
 
+def writable(name: str, arrays: Mapping[str, Array]) -> None:
+    """Raise ValueError unless all arrays can be changed in place, each by itself: no two share memory."""
+    hosted = [(key, array) for key, array in arrays.items() if isinstance(array, numpy.ndarray)]
+    for n, (key, array) in enumerate(hosted):
+        if not array.flags.writeable:
+            raise ValueError(f"{name}[{key!r}]: expected an array that can be changed, got a read-only one; copy it")
+        for other, earlier in hosted[:n]:
+            if array is not earlier and array.base is None and earlier.base is None:
+                continue  # each has memory of its own; this is faster than to compare addresses
+            if numpy.may_share_memory(array, earlier) and numpy.shares_memory(array, earlier):
+                raise ValueError(
+                    f"{name}[{key!r}]: expected memory of its own, got memory that {other!r} has too, which would be "
+                    "changed twice; copy one, or keep it under one name"
+                )
+
+
+def boolean(name: str, value: bool) -> None:
+    """Raise TypeError unless value is True or False, Python's or NumPy's."""
+    if not isinstance(value, bool | numpy.bool_):
+        raise TypeError(f"{name}: expected a bool, got {type(value).__name__}; pass True or False")
+
+
 def indices(name: str, array: Array, size: int) -> None:
     """Raises unless `array` holds integers in [0, size).
 

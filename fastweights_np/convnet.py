@@ -74,6 +74,8 @@ class Cache:
 
 def feature_count(layers: Sequence[Convolution], side: int) -> int:
     """How many features an image of side x side pixels has after these layers."""
+    checks.count("side", side, least=1)
+    layers = _checked(layers)
     for layer in layers:
         side = layer.side(side)
     return layers[-1].features * side**2
@@ -89,7 +91,7 @@ def init(
     checks.count("channels", channels, least=1)
     checks.choice("dtype", dtype, checks.FLOATS)
     params: Params = {}
-    for n, layer in enumerate(layers):
+    for n, layer in enumerate(_checked(layers)):
         fan = channels * layer.size**2
         weight = 6**0.5 * uniform(rng, layer.features, fan)
         params[f"weight{n}"] = weight.reshape(layer.features, channels, layer.size, layer.size).astype(dtype)
@@ -147,8 +149,10 @@ def backward(dfeatures: Array, cache: Cache, *, input_gradient: bool = True) -> 
 
 
 def _checked(layers: Sequence[Convolution]) -> tuple[Convolution, ...]:
-    """Return the layers as a tuple. Raises TypeError for what are none."""
+    """Return the layers as a tuple. Raise TypeError for other objects, ValueError if there is none."""
     checks.instance("layers", layers, Sequence, "pass a list of Convolution")
+    if not layers:
+        raise ValueError("layers: expected at least one Convolution, got none")
     for layer in layers:
         checks.instance("layers", layer, Convolution, "pass a list of Convolution")
     return tuple(layers)

@@ -66,7 +66,7 @@ class Options:
         checks.count("inner_steps", self.inner_steps, least=0)
         checks.choice("activation", self.activation, ops.ACTIVATIONS)
         for name in ("sustained_boundary", "normalize_preliminary"):
-            checks.instance(name, getattr(self, name), bool, "pass True or False")
+            checks.boolean(name, getattr(self, name))
 
 
 class State(NamedTuple):

@@ -64,6 +64,8 @@ class Controls:
 
     def __post_init__(self) -> None:
         for name, signal in vars(self).items():
+            if not isinstance(signal, Sequence | numpy.ndarray):
+                raise TypeError(f"controls.{name}: expected a sequence of booleans, got {type(signal).__name__}")
             if not all(isinstance(value, bool | numpy.bool_) for value in signal):
                 raise TypeError(f"controls.{name}: expected booleans, got {signal!r}")
             if len(signal) != len(self.store):
@@ -282,7 +284,7 @@ def final_state(cache: Cache) -> State:
     """The state after the last step of `forward`: give its h and A to the next forward as h0 and A0 to go on."""
     check_cache(cache, Cache)
     tape, controls = cache.tape, cache.controls
-    return State(tape.h[-1] * (not controls.wipe[-1]), tape.A.matrix(sum(controls.store)))
+    return State(_wiped(tape.h[-1], controls.wipe[-1]), tape.A.matrix(sum(controls.store)))
 
 
 # --------------------------------------------------------------------------------------------------- one step at a time
@@ -306,9 +308,14 @@ def step(
     options = _options(decay, rate, inner_steps, activation, normalize_preliminary)
     Controls([store], [wipe], [read], [integrate])  # raises on a bad one
     check_step(params, x, state, TRANSITIONS)
-    A = state.A if read else state.A * 0
+    A = _wiped(state.A, not read)
     h = settle(_with_transition(params, TRANSITIONS[integrate]), x, State(state.h, A), options)
-    return h, State(h * (not wipe), write(state.A, h, options) if store else state.A.copy())
+    return h, State(_wiped(h, wipe), write(state.A, h, options) if store else state.A.copy())
+
+
+def _wiped(array: Array, wipe: bool) -> Array:
+    """Return a new array: a copy, or zeros even where the array is not finite."""
+    return array_module(array=array).zeros_like(array) if wipe else array.copy()
 
 
 def _with_transition(params: Params, name: str) -> Params:

@@ -258,6 +258,11 @@ class ConvolutionalNetwork(Model):
     side: int
     threads: int = 1
 
+    def __post_init__(self) -> None:
+        checks.count("side", self.side, least=1)
+        convnet.feature_count(self.layers, self.side)  # raises for layers that do not fit
+        checks.count("threads", self.threads, least=1)
+
     def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
         """New parameters, on the host."""
         features = convnet.feature_count(self.layers, self.side)
@@ -269,6 +274,7 @@ class ConvolutionalNetwork(Model):
     def forward(self, params: Tree, inputs: Array, workspace: Workspace | None = None) -> tuple[Array, Any]:
         """inputs (B, side, side) to logits (B, classes), and the cache."""
         checks.keys("params", params, ("layer", "readout"))
+        checks.shape("inputs", inputs, ("B", self.side, self.side), "grey images, as large as side says")
         features, layer_cache = convnet.forward(params["layer"], inputs, self.layers, threads=self.threads)
         logits, readout_cache = self.readout.forward(params["readout"], features)
         return logits, (layer_cache, readout_cache)
@@ -290,6 +296,8 @@ def train_step(
     Gradients are scaled down to the joint norm clip_norm if theirs is larger.
     """
     checks.number("clip_norm", clip_norm)
+    if not clip_norm >= 0:
+        raise ValueError(f"clip_norm: expected a number of at least 0, or infinity, got {clip_norm}")
     loss, grads = model.loss_and_gradients(params, inputs, labels, workspace)
     if clip_norm < inf:
         clip_by_global_norm(grads, clip_norm)

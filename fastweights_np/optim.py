@@ -53,6 +53,12 @@ def _check_epsilon(epsilon: float, dtype: numpy.dtype) -> None:
         raise ValueError(f"epsilon: expected a number above 0 in {dtype}, got {epsilon}: 0 / 0 is NaN; raise it")
 
 
+def _check_momentum(name: str, value: float) -> None:
+    checks.fraction(name, value)
+    if value == 1:
+        raise ValueError(f"{name}: expected a number below 1, got {value}: the moment would stay zero")
+
+
 class _Optimizer:
     """Shares between Adam and RMSProp how moments are kept, saved, and how an update reaches the parameters."""
 
@@ -68,17 +74,29 @@ class _Optimizer:
         if moments is None:
             moments = {name: xp.zeros_like(vector) for name in self.moments}
         checks.keys("moments", moments, self.moments, remedy="one vector for each")
-        for name, moment in moments.items():
-            checks.shape(f"moments[{name!r}]", moment, vector.shape, "as many numbers as there are parameters")
+        self._check_moments("moments", moments, vector)
+        checks.writable("moments", moments)
         self._moments = moments
         self.updates = 0
+
+    def _check_moments(self, name: str, moments: Tree, like: Array) -> None:
+        """Raise ValueError or TypeError for a moment of another shape or dtype, or with a number that none has."""
+        array_module(**{key: moments[key] for key in self.moments})
+        for key in self.moments:
+            moment, where = moments[key], f"{name}[{key!r}]"
+            checks.shape(where, moment, like.shape, "as many numbers as there are parameters")
+            if moment.dtype != like.dtype:
+                raise TypeError(f"{where}: expected {like.dtype}, as the parameters are, got {moment.dtype}")
+            lowest = 0 if key == "v" else -inf
+            if isinstance(moment, numpy.ndarray) and not ((moment >= lowest) & (abs(moment) < inf)).all():
+                raise ValueError(f"{where}: expected finite numbers of at least {lowest}, got others")
 
     def step(self, params: Tree, grads: Tree, learning_rate: float) -> None:
         """One update of `params`, in place, with a learning rate of its own, so that a schedule is a function.
 
-        Raises ValueError if params or grads have other names or shapes than the optimizer was made with. On the host,
-        raises FloatingPointError for a gradient that is not finite, or whose square is not, and changes nothing then; a
-        GPU would have to be waited for, and is not asked.
+        Raises ValueError if params or grads have other names or shapes than the optimizer was made with, or if params
+        are read-only or share memory. On the host, raises FloatingPointError for a gradient that is not finite, or
+        whose square is not; a GPU is not asked, because the host would wait for it. Changes nothing then.
         """
         checks.not_negative("learning_rate", learning_rate)
         flat_params, flat_grads = flatten(params), flatten(grads)
@@ -89,6 +107,7 @@ class _Optimizer:
             )
         array_module(**flat_params)
         array_module(**flat_grads)
+        checks.writable("params", flat_params)
         for tree_name, flat in (("params", flat_params), ("grads", flat_grads)):
             if set(flat) != set(self._shapes):
                 odd = ", ".join(sorted(set(flat) ^ set(self._shapes)))
@@ -139,17 +158,10 @@ class _Optimizer:
     def load_state(self, state: Tree) -> None:
         """Goes on from what `state` returned. Raises ValueError if it is another optimizer's."""
         checks.keys("state", state, (*self.moments, "updates"), remedy="pass what this optimizer's state() gave")
-        array_module(**{name: state[name] for name in self.moments})
         updates = state["updates"]
         updates = int(updates) if getattr(updates, "shape", None) == () and updates.dtype.kind in "iu" else updates
         checks.count("state['updates']", updates, least=0)
-        for name, moment in self._moments.items():
-            checks.shape(f"state[{name!r}]", state[name], moment.shape, "it belongs to other parameters")
-            if state[name].dtype != moment.dtype:
-                raise TypeError(f"state[{name!r}]: expected {moment.dtype}, got {state[name].dtype}")
-            lowest = 0 if name == "v" else -inf
-            if isinstance(moment, numpy.ndarray) and not ((state[name] >= lowest) & (abs(state[name]) < inf)).all():
-                raise ValueError(f"state[{name!r}]: expected finite numbers of at least {lowest}, got others")
+        self._check_moments("state", state, next(iter(self._moments.values())))
         for name, moment in self._moments.items():  # all of them are right
             moment[...] = state[name]
         self.updates = updates
@@ -184,10 +196,8 @@ class Adam(_Optimizer):
         weights: Collection[str] | None = None,
         moments: Tree | None = None,
     ) -> None:
-        for name, value in (("beta1", beta1), ("beta2", beta2)):
-            checks.fraction(name, value)
-            if value == 1:
-                raise ValueError(f"{name}: expected a number below 1, got {value}: the moment would stay zero")
+        _check_momentum("beta1", beta1)
+        _check_momentum("beta2", beta2)
         checks.not_negative("epsilon", epsilon)
         checks.not_negative("weight_decay", weight_decay)
         super().__init__(params, moments)
@@ -217,7 +227,7 @@ class RMSProp(_Optimizer):
     def __init__(
         self, params: Tree, *, rho: float = 0.99, epsilon: float = 1e-8, moments: Tree | None = None
     ) -> None:  # fmt: skip
-        checks.fraction("rho", rho)
+        _check_momentum("rho", rho)
         checks.not_negative("epsilon", epsilon)
         super().__init__(params, moments)
         _check_epsilon(epsilon, self._dtype)
@@ -237,7 +247,8 @@ def clip_by_global_norm(grads: Tree, limit: float) -> Array:
         g ← g · min(1, limit / norm),   norm = √Σ g²
 
     If a gradient is not finite, the norm is not either, and all gradients become NaN, so that an update by them cannot
-    pass unseen. The norm is a 0-d array and stays on its device.
+    pass unseen. The norm is a 0-d array and stays on its device. Raises ValueError for arrays that are read-only, or
+    that share memory.
 
     Source: Pascanu, Mikolov, Bengio 2013, arXiv 1211.5063, algorithm 1.
     """
@@ -245,6 +256,7 @@ def clip_by_global_norm(grads: Tree, limit: float) -> Array:
     flat = flatten(grads)
     xp = array_module(**flat)
     checks.floating(**flat)
+    checks.writable("grads", flat)
     norm = _joint_norm(flat)
     shrink = limit / xp.maximum(norm, limit) if limit > 0 else 0 * norm
     shrink = xp.where(xp.isfinite(norm), shrink, xp.full_like(norm, nan))

@@ -52,6 +52,7 @@ class Cache(NamedTuple):
     """What `backward` depends on: the first share's own cache, and where the helpers' arrays are."""
 
     own: Any
+    shape: tuple[int, int, int]  # of h, (T, B, H)
     shares: list[slice]
     places: list[dict[str, Array]]  # each helper's arrays
     layer: Layer
@@ -59,7 +60,7 @@ class Cache(NamedTuple):
 
 
 class Layer:
-    """The five functions of `layer`, a recurrent layer's module, forward and backward shared out among `processes`.
+    """The functions of `layer`, a recurrent layer's module; those of whole sequences run on several `processes`.
 
     What else such a module has, like fast_weights.attention, wants a cache of the layer's own. Results equal the
     layer's to rounding, and are the same bits from run to run. A cache is good until the next forward. Takes NumPy
@@ -71,6 +72,7 @@ class Layer:
 
     def __init__(self, layer: ModuleType, processes: int = 2) -> None:
         checks.count("processes", processes, least=1)
+        checks.instance("layer", layer, ModuleType, "pass a layer's module, such as fastweights_np.fast_weights")
         self._layer = layer
         self.init, self.initial_state, self.step = layer.init, layer.initial_state, layer.step
         self._helpers = [_Helper(layer.__name__) for _ in range(processes - 1)]
@@ -127,7 +129,7 @@ class Layer:
         _raise_first(failures)
         for share, arrays in zip(shares[1:], places, strict=True):
             h[:, share] = arrays["h"]
-        return h, Cache(cache, shares, places, self, ticket)
+        return h, Cache(cache, h.shape, shares, places, self, ticket)
 
     def backward(
         self, dh: Array, cache: Cache, also: Sequence[str] = ()
@@ -140,14 +142,11 @@ class Layer:
         self, dh: Array, cache: Cache, also: Sequence[str]
     ) -> tuple[dict[str, Array], Array, Array]:  # fmt: skip
         array_module(dh=dh)
-        checks.instance("cache", cache, Cache, "forward of the same layer returns it: h, cache = layer.forward(...)")
-        if cache.layer is not self:
-            raise ValueError("cache: expected one that this layer's forward returned, got another layer's")
-        self._calls.check(cache.ticket)
+        self._check(cache)
         also = (also,) if isinstance(also, str) else tuple(also)
         batch_size, last_only = cache.shares[-1].stop, dh.ndim == 2
-        if dh.ndim not in (2, 3) or dh.shape[-2] != batch_size:
-            raise ValueError(f"dh: expected the shape of h, or of h[-1], with {batch_size} sequences, got {dh.shape}")
+        shape = cache.shape[1:] if last_only else cache.shape
+        checks.shape("dh", dh, shape, "dh has the shape of h, or of h[-1]")
         helpers = list(zip(self._helpers, cache.places, cache.shares[1:], strict=False))
         for helper, arrays, share in helpers:
             arrays["dlast" if last_only else "dh"][...] = dh[..., share, :]
@@ -171,6 +170,28 @@ class Layer:
                 rows = name in also and ours.ndim > 0
                 grads[name] = numpy.concatenate((ours, theirs)) if rows else ours + theirs
         return grads, dx, dh0
+
+    def final_state(self, cache: Cache) -> Any:
+        """Return the layer's own state after the last step of `forward`, for all sequences."""
+        with self._calls:
+            self._check(cache)
+            helpers = self._helpers[: len(cache.places)]
+            for helper in helpers:
+                helper.send(("final_state",))
+            try:
+                own = self._layer.final_state(cache.own)
+            finally:
+                failures = [helper.finish() for helper in helpers]
+            _raise_first(failures)
+            parts = [own._asdict(), *(helper.extras for helper in helpers)]
+            return type(own)(*(numpy.concatenate([part[name] for part in parts]) for name in own._fields))
+
+    def _check(self, cache: Cache) -> None:
+        """Raise unless the cache belongs to this layer's last forward."""
+        checks.instance("cache", cache, Cache, "forward of the same layer returns it: h, cache = layer.forward(...)")
+        if cache.layer is not self:
+            raise ValueError("cache: expected one that this layer's forward returned, got another layer's")
+        self._calls.check(cache.ticket)
 
     def close(self) -> None:
         """Ends the helpers."""
@@ -261,7 +282,7 @@ class _Helper:
         their_answers[1].close()
         self._shared = _Shared(self._file)
         self._busy, self._owner = False, os.getpid()
-        self.extras: dict[str, Array] = {}  # gradients that backward was asked for besides
+        self.extras: dict[str, Array] = {}  # what a command returned besides: gradients of `also`, a state's arrays
         self._closing = weakref.finalize(self, _end, self._commands, self._answers, self._process, self._file)
 
     def start(self, inputs: dict[str, Array], outputs: dict[str, tuple[int, ...]], *rest: Any) -> dict[str, Array]:
@@ -348,7 +369,7 @@ def _serve(commands_file: int, answers_file: int, file: int, layer_name: str) ->
         failure: Exception | None = None
         extras: dict[str, Array] = {}
         try:
-            extras = helping.forward(*rest) if command == "forward" else helping.backward(*rest)
+            extras = getattr(helping, command)(*rest)
         except Exception as error:  # told to the process that asked
             failure = error
         try:
@@ -385,3 +406,7 @@ class _Helping:
         for name in grads.keys() - set(also):
             arrays[f"dparams/{name}"][...] = grads[name]
         return {name: grads[name] for name in also}
+
+    def final_state(self) -> dict[str, Array]:
+        """Return the arrays of the state after the last step."""
+        return self._layer.final_state(self._cache)._asdict()

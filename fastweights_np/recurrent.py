@@ -44,7 +44,7 @@ def identity_params(
     """W = recurrent_scale · identity, C uniform in ±1/√I, b = 0, and with layer norm gain = 1 and bias = 0."""
     check_init(rng, input_size, hidden_size, dtype)
     checks.finite("recurrent_scale", recurrent_scale, dtype)
-    checks.instance("layer_norm", layer_norm, bool, "pass True or False")
+    checks.boolean("layer_norm", layer_norm)
     params = {
         "W": recurrent_scale * numpy.eye(hidden_size),
         "C": uniform(rng, hidden_size, input_size),
@@ -158,7 +158,10 @@ def input_sums(x: ops.Input, params: Params, out: Array) -> Callable[[int, Array
 
     def look(t: int, h: Array) -> None:
         made = x.make(t, h)
-        checks.shape(f"what make({t}, h) returned", made, x.shape[1:], "it is (sequences, inputs)")
+        name = f"what make({t}, h) returned"
+        array_module(**{name: made})
+        checks.shape(name, made, x.shape[1:], "it is (sequences, inputs)")
+        checks.floating(x=x.array, **{name: made})
         x.array[t] = made
         out[..., t, :, :] = ops.linear(x.array[t], params["C"], params["b"])
 

@@ -56,6 +56,9 @@ def test_a_closed_loop_is_the_same_as_its_inputs_at_once(layer):
     [
         (None, TypeError, r"what make\(0, h\) returned: expected a NumPy or CuPy array, got NoneType"),
         (numpy.zeros(I), ValueError, r"what make\(0, h\) returned: expected shape \(3, 4\), got \(4,\)"),
+        (numpy.zeros((B, I), complex), TypeError, r"what make\(0, h\) returned: expected float32 or float64"),
+        (numpy.zeros((B, I), "float32"), TypeError, r"what make\(0, h\) returned: expected float64, the dtype of x"),
+        (numpy.full((B, I), "1"), TypeError, r"what make\(0, h\) returned: expected float32 or float64, got <U1"),
     ],
 )
 def test_what_is_made_is_looked_at(made, error, message):
@@ -97,6 +100,16 @@ def test_an_agent_goes_on_from_a_state(layer):
     numpy.testing.assert_allclose(rest, logits[2:], rtol=1e-4, atol=1e-6)
 
 
+def test_what_sees_may_change_the_logits_that_it_gets():
+    def spoil(t, logits):
+        if logits is not None:
+            logits.fill(numpy.nan)
+        return see(t, logits)
+
+    agent, params = agent_and_params()
+    numpy.testing.assert_array_equal(agent.forward(params, spoil, 3, B)[0], agent.forward(params, see, 3, B)[0])
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="layer: expected one of fast_weights, irnn, lstm; got 'multilevel'"):
         actor_critic.ActorCritic(I, 3, layer="multilevel")
@@ -108,6 +121,8 @@ def test_bad_arguments_are_named():
         ((see, 2, B, fw.lstm.State(None, None)), TypeError, "state: expected a fast_weights.State, got lstm.State"),
         ((lambda t, _: numpy.zeros((B, 2)), 2, B), ValueError, r"what see\(0, ..\) returned: expected shape \(3, 4\)"),
         ((lambda t, _: None, 2, B), TypeError, r"what see\(0, ..\) returned: expected a NumPy or CuPy array"),
+        ((lambda t, _: numpy.ones((B, I)), 2, B), TypeError, r"what see\(0, ..\) returned: expected float32, the"),
+        ((lambda t, _: numpy.ones((B, I), int), 2, B), TypeError, r"what see\(0, ..\) returned: expected float32 or"),
     ):
         with pytest.raises(error, match=message):
             agent.forward(params, *arguments)
@@ -116,6 +131,10 @@ def test_bad_arguments_are_named():
         agent.backward(logits[:1], values, cache)
     with pytest.raises(ValueError, match=r"dvalues: expected shape \(2, 3\)"):
         agent.backward(logits, values[:1], cache)
+    with pytest.raises(TypeError, match=r"expected float32, the dtype of .*, got float64"):
+        agent.backward(logits, values.astype("float64"), cache)
+    with pytest.raises(TypeError, match=r"^weight: expected float64, the dtype of x, got float32"):
+        agent.next_values(params, see(2, None).astype("float64"), agent.final_state(cache))
     actions = numpy.full((2, B), 3)
     with pytest.raises(ValueError, match="actions: expected values from 0 to 2, got 3"):
         actor_critic.loss_and_gradients(logits, values, actions, values)

@@ -121,6 +121,9 @@ def test_info_comes_back_with_its_keys_or_is_refused(tmp_path):
         checkpoint.save(tmp_path / "c.npz", {}, {"curve": {None: 1}})
     with pytest.raises(TypeError, match=r"info: expected numbers, text, lists and dicts of Python: .* float32"):
         checkpoint.save(tmp_path / "c.npz", {}, {"loss": numpy.float32(1)})
+    for info in ([1], "text", None):
+        with pytest.raises(TypeError, match=f"info: expected a dict, got {type(info).__name__}"):
+            checkpoint.save(tmp_path / "c.npz", {}, info)
     assert not list(tmp_path.iterdir())
 
 

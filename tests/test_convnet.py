@@ -155,6 +155,13 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="block: expected at least 1, got 0"):
         convnet.forward(params, images, LAYERS, block=0)
     rng = numpy.random.default_rng(0)
+    for other, error in (([], ValueError), ([3], TypeError), (3, TypeError), (None, TypeError)):
+        for call in (
+            lambda layers: convnet.forward(params, images, layers), lambda layers: convnet.init(rng, layers),
+            lambda layers: convnet.feature_count(layers, 9),
+        ):  # fmt: skip
+            with pytest.raises(error, match=r"^layers: expected"):
+                call(other)
     for change, error in (({"rng": 0}, TypeError), ({"channels": 0}, ValueError), ({"dtype": "float16"}, ValueError)):
         with pytest.raises(error, match=f"^{next(iter(change))}: expected"):
             convnet.init(**{"rng": rng, "layers": LAYERS} | change)

@@ -72,6 +72,23 @@ def test_what_was_stored_is_found_again_beyond_a_wipe():
     numpy.testing.assert_array_equal(*(h[-1] for h in at_rate[0.0]))
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
+@pytest.mark.parametrize("odd", [numpy.nan, numpy.inf])
+def test_what_is_wiped_or_not_read_is_zero_even_where_it_is_not_finite(odd):
+    params, x, _ = made()
+    x[-1] = odd
+    _, cache = multilevel.forward(params, x, controls=signals(wipe=[*NO[1:], True]))
+    assert not multilevel.final_state(cache).h.any()
+    state = multilevel.State(numpy.zeros((B, H)), numpy.full((B, H, H), odd))
+    control = {"store": False, "read": False, "integrate": False}
+    h, after = multilevel.step(params, x[0], state, wipe=True, **control)
+    expected, _ = multilevel.step(params, x[0], multilevel.initial_state(params, B), wipe=True, **control)
+    numpy.testing.assert_array_equal(h, expected)
+    numpy.testing.assert_array_equal(after.A, state.A)
+    _, after = multilevel.step(params, x[-1], after, wipe=True, **control)
+    assert not after.h.any()
+
+
 def test_integration_goes_through_its_own_weights():
     params, x, _ = made()
     signal = [*NO[1:], True]
@@ -124,6 +141,9 @@ def test_bad_arguments_are_named():
     params, x, dh = made()
     with pytest.raises(TypeError, match=r"controls.read: expected booleans, got \[1, 0\]"):
         Controls([True] * 2, [True] * 2, [1, 0], [True] * 2)
+    for other in (None, 3, (value for value in YES)):
+        with pytest.raises(TypeError, match=r"controls.store: expected a sequence of booleans, got "):
+            Controls(other, YES, YES, YES)
     with pytest.raises(ValueError, match=r"controls.wipe: expected one boolean for each step, 2 as in "):
         Controls([True] * 2, [True] * 3, [True] * 2, [True] * 2)
     with pytest.raises(ValueError, match="controls: expected those of 5 steps, as x has, got 6"):

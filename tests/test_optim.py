@@ -217,6 +217,44 @@ def test_a_state_that_no_optimizer_has_is_refused_whole(kind):
             numpy.testing.assert_array_equal(moment, state[name])
 
 
+@pytest.mark.parametrize("kind", [optim.Adam, optim.RMSProp])
+def test_what_cannot_be_changed_in_place_once_is_refused_and_nothing_is_changed(kind):
+    """Read-only arrays, and memory under two names, which would be changed twice."""
+    W, b = numpy.ones((2, 2)), numpy.ones(2)
+    locked = b.copy()
+    locked.flags.writeable = False
+    grads = {"W": 3 * W, "b": 4 * b}
+    for other, message in ((locked, "can be changed"), (W, "memory of its own"), (W.T[0], "memory of its own")):
+        params = {"W": W, "b": other}
+        optimizer = kind({"W": W, "b": numpy.ones_like(other)})
+        with pytest.raises(ValueError, match=rf"params\['b'\]: expected .*{message}"):
+            optimizer.step(params, {"W": W.copy(), "b": numpy.ones_like(other)}, 0.1)
+        with pytest.raises(ValueError, match=rf"grads\['b'\]: expected .*{message}"):
+            optim.clip_by_global_norm(params, 0.1)
+        assert (W == 1).all()
+        assert optimizer.updates == 0
+    rows = numpy.ones((2, 2))
+    kind({"a": rows[0], "b": rows[1]}).step({"a": rows[0], "b": rows[1]}, {"a": b, "b": b}, 0.1)
+    assert (rows < 1).all(), "rows of one array share no memory"
+    kind(params | {"b": b}).step({"W": W, "b": b}, {"W": grads["W"], "b": grads["W"][0]}, 0.1)
+
+
+@pytest.mark.parametrize("kind", [optim.Adam, optim.RMSProp])
+def test_moments_that_no_optimizer_has_are_refused(kind):
+    params = {"W": numpy.ones(3, "float32")}
+    zeros = {name: numpy.zeros(3, "float32") for name in kind.moments}
+    locked = numpy.zeros(3, "float32")
+    locked.flags.writeable = False
+    for odd in (
+        numpy.zeros(3), numpy.zeros(3, int), numpy.zeros(2, "float32"), -numpy.ones(3, "float32"),
+        numpy.full(3, numpy.nan, "float32"), [0, 0, 0], None, locked,
+    ):  # fmt: skip
+        with pytest.raises((TypeError, ValueError), match=r"moments\['v'\]: expected|^v: expected"):
+            kind(params, moments=zeros | {"v": odd})
+    with pytest.raises(ValueError, match=r"moments\['v'\]: expected memory of its own, got memory that 'm' has too"):
+        optim.Adam(params, moments={"m": zeros["v"], "v": zeros["v"]})
+
+
 def test_weight_decay_does_not_turn_weights_around():
     params = {"W": numpy.ones(2)}
     with pytest.raises(ValueError, match=r"weight_decay: expected at most 1 / learning_rate, 0\.5, got 0\.6"):

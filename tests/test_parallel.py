@@ -52,6 +52,26 @@ def test_equals_the_layer_with_everything_given(shared):
     assert shared.backward(dh, cache, iter(("decay", "A0")))[0].keys() == {*params, "decay", "A0"}
 
 
+@pytest.mark.parametrize("module", [fw.fast_weights, fw.irnn, fw.lstm, fw.associative_lstm, fw.multilevel])
+@pytest.mark.parametrize("batch_size", [1, B])
+def test_the_state_after_the_last_step_is_the_layers(module, batch_size):
+    rng = numpy.random.default_rng(0)
+    params = module.init(rng, INPUTS, H, dtype="float64")
+    x, options = rng.standard_normal((T, batch_size, INPUTS)), {}
+    if module is fw.multilevel:
+        options["controls"] = fw.multilevel.Controls(*[[True] * T] * 4)
+    with parallel.Layer(module, processes=3) as layer:
+        _, cache = layer.forward(params, x, **options)
+        state = layer.final_state(cache)
+        expected = module.final_state(module.forward(params, x, **options)[1])
+        assert type(state) is module.State
+        for got, wanted in zip(state, expected, strict=True):
+            numpy.testing.assert_allclose(got, wanted, atol=1e-12)
+        layer.forward(params, x, **options)
+        with pytest.raises(RuntimeError, match="overwritten by a later forward"):
+            layer.final_state(cache)
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
 def test_any_batch_may_follow_any_other(shared, batch_size):
     params, x, _, dh = made(batch_size)
@@ -104,8 +124,12 @@ def test_what_goes_wrong_is_told_and_the_next_call_works(shared):
     h, cache = shared.forward(params, x)
     with parallel.Layer(fw.fast_weights, processes=1) as other, pytest.raises(ValueError, match="got another layer's"):
         other.backward(dh, cache)
-    with pytest.raises(ValueError, match="dh: expected the shape of h, or of h"):
+    with pytest.raises(ValueError, match=r"dh: expected shape .* dh has the shape of h, or of h\[-1\]"):
         shared.backward(dh[:, :4], cache)
+    with pytest.raises(ValueError, match=r"dh: expected shape"):
+        shared.backward(dh[:2], cache)
+    with pytest.raises(TypeError, match="layer: expected a module, got int; pass a layer's module"):
+        parallel.Layer(3, 2)
     with pytest.raises(ValueError, match="also: expected one of A0, decay, rate"):
         shared.backward(dh, cache, also=("λ",))
     shared.forward(params, 2 * x)

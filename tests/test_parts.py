@@ -349,6 +349,25 @@ def test_wrong_options_of_models_are_named():
             actor_critic.ActorCritic(**{"inputs": 1, "actions": 1} | {name: 0})
 
 
+def test_a_convolutional_network_takes_images_of_its_side_alone():
+    """Images of 8 x 8 and 9 x 8 pixels would give as many features."""
+    layers = (convnet.Convolution(2, 2, pool=2),)
+    model = network.ConvolutionalNetwork(layers, Classifier(2, 3), 9)
+    params = model.init(numpy.random.default_rng(0))
+    for shape in ((4, 8, 8), (4, 9, 8), (4, 1, 9, 9)):
+        with pytest.raises(ValueError, match=r"inputs: expected shape \(B, 9, 9\)"):
+            model.forward(params, numpy.ones(shape, "float32"))
+    for change in ({"side": 0}, {"layers": ()}, {"layers": (convnet.Convolution(1, 10),)}, {"threads": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(change))}: expected"):
+            network.ConvolutionalNetwork(**{"layers": layers, "readout": Classifier(2, 3), "side": 9} | change)
+
+
+@pytest.mark.parametrize("clip_norm", [-1.0, numpy.nan, None, True])
+def test_a_clip_norm_that_is_none_is_refused(clip_norm):
+    with pytest.raises((TypeError, ValueError), match="clip_norm: expected a number"):
+        network.train_step(None, {}, None, None, None, 0.1, clip_norm=clip_norm)
+
+
 @pytest.mark.parametrize(("name", "arguments"), [("init", 1), ("forward", 2), ("backward", 2)])
 def test_a_model_has_to_say_what_it_does(name, arguments):
     with pytest.raises(NotImplementedError):
@@ -389,6 +408,7 @@ def wrong_arguments_of_actor_critics(a: dict[str, Any]) -> list[tuple[Callable, 
         (AGENT.backward, back, {"dlogits": a["policy"][1:]}, ValueError),
         (AGENT.backward, back, {"dvalues": a["rewards"][1:]}, ValueError),
         (AGENT.backward, back, {"dvalues": None}, TypeError),
+        (AGENT.init, {"rng": numpy.random.default_rng(0)}, {"rng": 3}, TypeError),
     ]
 
 
@@ -416,7 +436,7 @@ OF_OPTIMIZERS: list[tuple[Any, str, list, list]] = [
     (optim.Adam, "beta2", ZERO, [*ONE, -0.1, 1.1]),
     (optim.Adam, "epsilon", [1e-3], [0.0, 1e-400, -1e-9, float("inf")]),
     (optim.Adam, "weight_decay", ZERO, [-1e-9, float("nan")]),
-    (optim.RMSProp, "rho", ZERO + ONE, BELOW_ONE),
+    (optim.RMSProp, "rho", ZERO, [*ONE, -0.1, 1.1]),
     (optim.RMSProp, "epsilon", [1e-3], [0.0, 1e-400, -1e-9, float("inf")]),
 ]
 
