@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from fastweights_np.network import LAYERS
+from tasks import machine
 
 from . import report, store
 
@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> int:
     """Returns the exit code: 0 done, 2 bad arguments."""
     parser = argparse.ArgumentParser(prog="python -m bench")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = machine.cores()
     measuring = {
         "speed": "forward + backward of a layer, beside PyTorch, JAX and autograd",
         "long": "the same at T = 1000, with the peak memory",
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
     mcnemar = commands.add_parser("mcnemar", help="whether two stored runs differ on the same test examples")
     mcnemar.add_argument("runs", nargs=2, metavar="RUN", help="such as mnist/lstm-R50-seed0")
     reproduce = commands.add_parser("reproduce", help="make the runs that tables and figures lack, and rebuild them")
-    reproduce.add_argument("names", nargs="*", metavar="NAME", help="tables and figures; all of them by default")
+    reproduce.add_argument("names", nargs="*", metavar="NAME", help="tables and figures")
     reproduce.add_argument("--jobs", type=_positive, default=1, help="runs at the same time")
     reproduce.add_argument("--dry-run", action="store_true", help="only list the runs that are missing")
     reproduce.add_argument("--data-dir", type=Path, help="the folder of the faces, for table3")
@@ -77,6 +77,9 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("bench: interrupted; the same command again resumes what it was making", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        print(f'bench: {error.name} is not installed; pip install -e ".[bench]"', file=sys.stderr)
+        return 2
     except (OSError, ValueError, RuntimeError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2

@@ -77,6 +77,10 @@ def reproduce(names: list[str], jobs: int, dry_run: bool, data_dir: Path | None)
     unknown = [name for name in names if name not in PLANS]
     if unknown:
         raise ValueError(f"reproduce: expected among {', '.join(PLANS)}; got {', '.join(unknown)}")
+    if not names and not dry_run:
+        raise ValueError(
+            f"reproduce: expected a name among {', '.join(PLANS)}; got none; --dry-run lists what is missing in all"
+        )
     runs = missing(names)
     times = [expected_seconds(run) for run in runs]
     hours = sum(time or 0 for time in times) / 3600

@@ -66,7 +66,7 @@ def _run(arguments: list[str]) -> int:
 
         from fastweights_np import to_device
 
-        from . import failures, folders, runs
+        from . import failures, folders, machine, runs
 
         task = importlib.import_module(f"tasks.{name}")
     except ModuleNotFoundError as error:
@@ -77,6 +77,7 @@ def _run(arguments: list[str]) -> int:
     try:
         _interrupt_by_exception()
         settings = runs.settings_asked_for(task.Settings, options, program)
+        machine.check(settings)
         to_device({}, settings.device)  # complains now rather than after the folder is made
         data = task.load(settings)  # likewise
         with runs.interrupts_noted(), folders.open_folder(settings) as folder:

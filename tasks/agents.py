@@ -36,6 +36,7 @@ from .runs import DIVERGED, NOT_FINITE, RunFailed
 OPTIMIZERS: dict[str, Any] = {"rmsprop": optim.RMSProp, "adam": optim.Adam}
 MEASURED = ("reward", "policy loss", "value loss", "entropy", "batches")  # what is added up in each part of the run
 POLL = 0.05  # seconds between two looks at the actors
+PATIENCE = 30.0  # seconds in which actors can end by themselves; after that they are killed
 
 
 class Game(Protocol):
@@ -296,10 +297,11 @@ class Actors:
     def close(self) -> None:
         """Tells all to end after the batch that they play, and waits for it."""
         self._stop.set()
+        deadline = time.monotonic() + PATIENCE  # for all of them together
         for process in self._processes:
             if process.pid is None:
                 continue
-            process.join(timeout=30)
+            process.join(timeout=max(0.0, deadline - time.monotonic()))
             if process.exitcode is None:
                 process.kill()
                 process.join()

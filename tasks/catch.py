@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -24,6 +23,7 @@ from . import checkpoints, figures, runs
 from .agents import MEASURED, ActorError, Actors, Board, Learner, Plan
 from .catch_game import ACTIONS, Catch, Rules
 from .layers import LayerSettings
+from .machine import cores
 from .runs import NOT_FINITE, Interruption, RunSettings, interrupts_noted
 
 PARTS = 100  # of a run, in each of which rewards are averaged
@@ -206,7 +206,7 @@ class _Training:
     def __init__(self, settings: Settings, plan: Plan, folder: Path) -> None:
         self._settings, self._plan, self._folder = settings, plan, folder
         stored = checkpoints.load(folder, settings)
-        actors = settings.actors or (_actors_of(stored[0]) if stored else _cores())
+        actors = settings.actors or (_actors_of(stored[0]) if stored else cores())
         self._make_game = partial(Catch, settings.rules(), settings.games, settings.dtype)
         self._actors = Actors(plan, actors, self._make_game) if settings.method == "a3c" else None
         self.board = self._actors.board if self._actors else Board(plan, 1, device=settings.device)
@@ -293,7 +293,7 @@ class _Training:
         names = [name.replace(" ", "_") for name in MEASURED[1:-1]]
         return [
             {
-                "frames": min((part + 1) * plan.budget // plan.parts, self.board.frames()),
+                "frames": min(-(-(part + 1) * plan.budget // plan.parts), self.board.frames()),  # rounded up
                 "mean_reward": float(row[0] / row[-1]),
                 **{name: float(value / row[-1]) for name, value in zip(names, row[1:-1], strict=True)},
             }
@@ -340,11 +340,6 @@ def _actors_of(arrays: dict[str, Any]) -> int:
     return max(numpy.size(counts.get("batches", 0) if isinstance(counts, dict) else 0), 1)
 
 
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 # ------------------------------------------------------------------------------------------------------ to look at it
 
 
@@ -387,7 +382,7 @@ def _play(settings: Settings, plan: Plan, params: Any, noise: float) -> Played:
     rewards = act(logits[-1])
     look()
     attention = None
-    if settings.layer == "fast_weights":
+    if settings.layer == "fast_weights" and plan.decisions > 1:  # the first has none before it to attend to
         attention = numpy.full((settings.size, settings.size), numpy.nan)
         for t in range(1, plan.decisions):
             attention[t, :t] = to_host(fast_weights.attention(cache[-1], t)[0])

@@ -36,8 +36,9 @@ class Rules:
         checks.count("visible", self.visible, least=0)
         checks.count("paddle_width", self.paddle_width, least=1)
         checks.choice("paddle_start", self.paddle_start, STARTS)
-        if self.paddle_width > self.size:
-            raise ValueError(f"paddle_width: expected at most size, {self.size}, got {self.paddle_width}")
+        for name in ("visible", "paddle_width"):
+            if (value := getattr(self, name)) > self.size:
+                raise ValueError(f"{name}: expected at most size, {self.size}, got {value}")
 
     @property
     def decisions(self) -> int:

@@ -21,7 +21,8 @@ def open_folder(settings: RunSettings) -> Iterator[Path]:
     """Hold the run's output folder within the block: new or resumed, locked, writable, with settings.json in it.
 
     The default, runs/TASK-DATE-TIME, gets a suffix, -2 and so on, if there is such a folder already. A run that
-    continues another one finds a copy of its checkpoint. What writers that were killed left is removed.
+    continues another one finds a copy of its checkpoint. What writers that were killed left is removed. So is a new
+    folder, if the block raises ValueError or TypeError before the first result.
 
     Raise FileExistsError if the folder holds files, locks.FolderInUse if a process writes to it, OSError if it cannot
     be written, ValueError for out with resume, and for a run to start from that does not fit.
@@ -49,7 +50,12 @@ def open_folder(settings: RunSettings) -> Iterator[Path]:
                 checkpoint.save(folder / checkpoints.NAME, *start)
             if settings.resume is None:
                 write_json(folder / "settings.json", about | settings.as_json())
-        yield folder
+        try:
+            yield folder
+        except (ValueError, TypeError):
+            if settings.resume is None and not (folder / "metrics.jsonl").exists():
+                _remove_own_files(folder)  # refused before the first result: the same --out can be used again
+            raise
 
 
 def _origin(run: Path | None, taken: str, updates: int) -> dict[str, Any]:
@@ -77,6 +83,12 @@ def _new_folder(settings: RunSettings, stack: ExitStack) -> Path:
 def _remove_if_empty(folder: Path) -> None:
     with suppress(OSError):
         folder.rmdir()
+
+
+def _remove_own_files(folder: Path) -> None:
+    with suppress(OSError):
+        for name in ("settings.json", checkpoints.NAME):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _check_empty(folder: Path) -> None:

@@ -161,8 +161,6 @@ def model(settings: ImageSettings, side: int, classes: int) -> Model:
 def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
     """Train, test the parameters that were best on validation once, store the result, draw the pictures."""
     side, classes = data.test.pixels.shape[-1], data.classes
-    if settings.layer != "convnet":
-        figures.glimpses(folder / "glimpses.png", to_host(data.test.pixels[:1])[0], settings.patch)
     with closing(model(settings, side, len(classes))) as net:
         outcome = training.train(net, settings, folder, (data.training, data.validation, data.test))
     if isinstance(net, Network):
@@ -190,6 +188,8 @@ def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
     print(f"\ntest error {error:.2%}, accuracy {1 - error:.2%}, negative log likelihood {nll:.4f} nats ({chosen})")
     print(f"{outcome.updates} updates in {outcome.seconds:.0f} s")
     figures.learning_curve(folder / "learning_curve.png", outcome.curve)
+    if settings.layer != "convnet":
+        figures.glimpses(folder / "glimpses.png", to_host(data.test.pixels[:1])[0], settings.patch)
     figures.confusion(folder / "confusion.png", confusion, classes)
     if settings.layer == "multilevel":
         _draw_attention(net, outcome.params, data.test, classes, settings.patch, folder / "attention.png")

@@ -160,7 +160,7 @@ def run(settings: Settings, folder: Path, data: tuple[Split, Split, Split]) -> d
     print(f"{outcome.updates} updates in {outcome.seconds:.0f} s\n")
     _show_examples(net, outcome.params, test_set)
     figures.learning_curve(folder / "learning_curve.png", outcome.curve, floor_nll, floor_error)
-    if settings.layer == "fast_weights":
+    if settings.layer == "fast_weights" and settings.inner_steps:
         _draw_attention(net, outcome.params, test_set, folder / "attention.png")
     return result
 

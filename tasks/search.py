@@ -135,8 +135,12 @@ def _asked_for(chosen: argparse.Namespace, options: list[str], kind: type[RunSet
         raise ValueError("resume: expected none, for each trial is a run of its own; --out resumes a search")
     ranges = chosen.random is not None
     varied = space.parse(chosen.over or chosen.grid, base, ranges)
+    for name in varied:
+        option = f"--{name.replace('_', '-')}"
+        if any(word.replace("_", "-").partition("=")[0] in (option, f"--no-{option[2:]}") for word in options):
+            print(f"search: {option} has no effect, because {name} is varied", file=sys.stderr)
     for name, user in space.without_effect(varied, base).items():
-        print(f"search: {name} is not varied: {user} does not use it", file=sys.stderr)
+        print(f"search: {name} is not varied, because it is not used by {user}", file=sys.stderr)
         del varied[name]
     if not varied:
         raise ValueError("search: expected a setting that has an effect on the runs, got none; vary another one")

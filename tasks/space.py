@@ -104,9 +104,12 @@ def check(space: Space, base: RunSettings, ranges: bool) -> None:
 
 
 def without_effect(space: Space, base: RunSettings) -> dict[str, str]:
-    """Return the settings that no trial uses, each with what does not use it."""
+    """Return the settings that no trial uses, each with all that does not use it."""
     unused = [type(base).unused(vars(base) | chosen) for chosen in _ends(space)]
-    return {name: unused[0][name] for name in space if all(name in each for each in unused)}
+    return {
+        name: " and ".join(dict.fromkeys(each[name] for each in unused))
+        for name in space if all(name in each for each in unused)
+    }  # fmt: skip
 
 
 def _ends(space: Space) -> Iterator[dict[str, Any]]:

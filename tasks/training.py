@@ -69,7 +69,17 @@ class TrainingSettings(RunSettings):
         checks.count("processes", self.processes, least=1)
         if self.processes > 1 and self.device != "cpu":
             raise ValueError(f"processes: expected 1 on a GPU, got {self.processes}; leave --processes away")
+        if self.processes > self.batch_size:
+            raise ValueError(
+                f"processes: expected at most batch_size, {self.batch_size}, which they share, got {self.processes}; "
+                "lower one or raise the other"
+            )
         checks.not_negative("weight_decay", self.weight_decay)
+        if self.weight_decay * self.learning_rate > 1:
+            raise ValueError(
+                f"weight_decay: expected at most 1 / learning_rate, {1 / self.learning_rate:g}, got "
+                f"{self.weight_decay}: weights would change their sign; lower one of them"
+            )
 
     @property
     def reports(self) -> int:

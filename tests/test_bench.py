@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 
 import numpy
 import pytest
@@ -193,6 +194,12 @@ def test_the_profile_tells_a_layers_lines(tmp_path, monkeypatch, capsys):
     table = (tmp_path / "profile-2x3x4-lstm.md").read_text()
     assert "lstm.py, forward" in table
     assert "lstm.py, Gates.forward" in table or "lstm.py, Tape.factors" in table
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "line_profiler", None)
+    assert main(["profile", "--size", "2,3,4"]) == 2
+    assert 'bench: line_profiler is not installed; pip install -e ".[bench]"' in capsys.readouterr().err
 
 
 def test_without_a_command_there_is_help(capsys):

@@ -21,7 +21,7 @@ from gymnasium.utils.env_checker import check_env
 import tasks.catch_environment
 from fastweights_np import checkpoint
 from fastweights_np.trees import flatten
-from tasks import agents, catch, runs
+from tasks import agents, catch, machine, runs
 from tasks.__main__ import main
 from tasks.catch_game import Catch, Rules
 
@@ -95,6 +95,7 @@ def test_chance_is_the_papers(size, papers):
         ({"paddle_width": 20}, "paddle_width: expected at most size, 16, got 20"),
         ({"paddle_start": "left"}, "paddle_start: expected one of center, random; got 'left'"),
         ({"visible": -1}, "visible: expected at least 0"),
+        ({"visible": 17}, "visible: expected at most size, 16, got 17"),
     ],
 )
 def test_rules_that_make_no_game_are_refused(options, message):
@@ -271,6 +272,7 @@ def test_a_killed_run_leaves_no_actor(tmp_path):
         (["--frames", "0"], "frames: expected at least 1, got 0"),
         (["--discount", "1.5"], "discount: expected a number from 0 to 1, got 1.5"),
         (["--paddle-width", "9"], "paddle_width: expected at most size, 6, got 9"),
+        (["--visible", "9"], "visible: expected at most size, 6, got 9"),
     ],
 )
 def test_bad_settings_say_what_is_wrong(tmp_path, capsys, options, message):
@@ -278,6 +280,13 @@ def test_bad_settings_say_what_is_wrong(tmp_path, capsys, options, message):
         main(["catch", *SMALL, *options, "--out", str(tmp_path / "run")])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_actors_than_the_machine_can_carry_are_refused(tmp_path, capsys):
+    most = machine.MOST * machine.cores()
+    assert main(["catch", *SMALL, "--actors", str(most + 1), "--out", str(tmp_path / "run")]) == 2
+    assert f"actors: expected at most {most}, 16 for each of" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -349,6 +358,16 @@ def test_a_run_whose_checkpoint_is_lost_is_not_begun_anew_by_resuming(tmp_path, 
     (tmp_path / "run" / "checkpoint.npz").unlink()
     assert main(["catch", "--resume", str(tmp_path / "run")]) == 2
     assert "checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("layer", ["fast_weights", "lstm"])
+def test_the_smallest_game_and_the_shortest_run_have_all_their_files(layer, tmp_path):
+    """With one decision an agent has nothing before it to attend to."""
+    options = ["--size", "2", "--visible", "0", "--paddle-width", "1", "--games", "2", "--frames", "1"]
+    words = ["catch", *options, "--method", "a2c", "--hidden-size", "4", "--layer", layer, "--out", str(tmp_path)]
+    assert main(words) == 0
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["frames"] == 1
+    assert (tmp_path / "episode.png").stat().st_size > 0
 
 
 def test_the_last_tenth_is_that_of_the_run(tmp_path):

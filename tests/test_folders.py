@@ -188,6 +188,25 @@ def test_a_folder_that_was_made_in_vain_does_not_stay(tmp_path, capsys):
     assert [file.name for file in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.parametrize("computed", [False, True])
+@pytest.mark.parametrize("there", [False, True])
+def test_a_run_that_is_refused_before_its_first_result_leaves_out_as_it_was(there, computed, tmp_path):
+    folder = tmp_path / "run"
+    if there:
+        folder.mkdir()
+
+    def refused():
+        with folders.open_folder(retrieval.Settings(out=folder)):
+            if computed:
+                (folder / "metrics.jsonl").write_text("")
+            raise ValueError("refused")
+
+    with pytest.raises(ValueError, match="refused"):
+        refused()
+    assert folder.exists() is (computed or there)
+    assert (folder / "settings.json").exists() is computed
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_run_leaves_neither_lock_nor_leftovers(task, tmp_path):
     folder = tmp_path / "run"

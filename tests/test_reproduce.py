@@ -46,6 +46,8 @@ def test_a_run_that_is_deleted_and_only_it_is_planned(tmp_path, monkeypatch, cap
     said = capsys.readouterr().out
     assert "1 missing, about 0.2 h on one core" in said
     assert f"  {name}: python -m tasks retrieval --layer lstm --learning-rate 0.002 --epochs 130 --test-curve" in said
+    assert main(["reproduce"]) == 2
+    assert "reproduce: expected a name among table1, figure2" in capsys.readouterr().err
     assert main(["reproduce", "table9"]) == 2
     assert "expected among table1, figure2" in capsys.readouterr().err
 

@@ -314,6 +314,7 @@ def test_initial_weights_of_another_network_are_refused(words, message, finished
     assert message in said
     assert f"{folder / 'checkpoint.npz'}" in said
     assert "name a run of the same network by --initial" in said
+    assert not (tmp_path / "new").exists(), "what is refused does not block --out"
 
 
 def test_an_initial_run_that_is_not_there_is_named(tmp_path, capsys):

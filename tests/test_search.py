@@ -15,7 +15,7 @@ from typing import get_args, get_type_hints
 import optuna
 import pytest
 
-from tasks import retrieval, runs, search
+from tasks import retrieval, runs, search, space
 from tasks.__main__ import main
 from tasks.locks import locked
 from tasks.study import Search
@@ -303,6 +303,20 @@ def test_bad_searches_are_named(arguments, message, tmp_path, capsys):
     assert main(["search", "retrieval", *arguments, "--out", str(tmp_path / "s")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
+
+
+def test_every_layer_that_does_not_use_an_option_is_named():
+    varied = {"layer": ["lstm", "irnn"], "decay": [0.5, 0.6], "forget_bias": [1.0, 2.0]}
+    assert space.without_effect(varied, retrieval.Settings()) == {"decay": "the layer lstm and the layer irnn"}
+
+
+@pytest.mark.parametrize("options", [["--rate", "0.2"], ["--rate=0.2"], ["--no-test-curve"]])
+def test_an_option_that_is_varied_too_is_named(options, tmp_path, capsys):
+    name = "rate" if "rate" in options[0] else "test_curve"
+    grid = ["rate=-1"] if name == "rate" else ["test_curve=True", "seed=-1"]  # refused, so that nothing is run
+    assert main(["search", "retrieval", "--grid", *grid, *options, "--out", str(tmp_path / "s")]) == 2
+    option = f"--{name.replace('_', '-')}"
+    assert f"search: {option} has no effect, because {name} is varied" in capsys.readouterr().err
 
 
 def test_values_are_checked_before_anything_is_run(tmp_path, capsys):

@@ -1,0 +1,23 @@
+"""What this machine can run at once: its cores, and how many threads, processes or actors they can carry."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+MOST = 16  # threads, processes or actors for each core: more only wait for one another, and fill the memory
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check(settings: Any) -> None:
+    """Raise ValueError for more threads, processes or actors than this machine can carry."""
+    most = MOST * cores()
+    for name in ("threads", "processes", "actors"):
+        if (value := getattr(settings, name, None)) is not None and value > most:
+            raise ValueError(
+                f"{name}: expected at most {most}, {MOST} for each of the {cores()} cores, got {value}; lower --{name}"
+            )
