@@ -46,6 +46,7 @@ from .recurrent import (
     check_sequences,
     gradients_of_steps,
     initial,
+    renamed,
     requested,
     uniform,
 )  # fmt: skip
@@ -99,7 +100,7 @@ def bound_backward(dy: Array, y: Array, inverse: Array, dz: Array) -> None:
 # -------------------------------------------------------------------------------------------------------- one time step
 
 
-class Moment(NamedTuple):
+class StepViews(NamedTuple):
     """What one step leaves for its gradient; parts are real and imaginary ones."""
 
     gates: Array  # (3, D, B): f, i, o
@@ -127,7 +128,7 @@ class Cell:
         # where among all copies' rows (S D) each row of each copy went
         self._back = xp.asarray(numpy.argsort(order, axis=1) + size * numpy.arange(copies)[:, None])
 
-    def tape(self, steps: int) -> list[Moment]:
+    def views(self, steps: int) -> list[StepViews]:
         """Room for what `steps` steps leave."""
 
         def empty(*shape: int, dtype: Any = self._real) -> Array:
@@ -138,17 +139,17 @@ class Cell:
         gates, pairs, parts = empty(steps, 3), empty(steps, 3, n, dtype=self._complex), empty(steps, 2, 3, n)
         inverse, read, read_inverse, total = empty(steps, 3, n), empty(steps, 2, n), empty(steps, n), empty(steps, 2)
         arrays = gates, pairs, parts, inverse, c[:-1], c[1:], read, read_inverse, total
-        return [Moment(*of_step) for of_step in zip(*arrays, strict=True)]
+        return [StepViews(*of_step) for of_step in zip(*arrays, strict=True)]
 
     def _in_copies(self, key: Array) -> Array:
         """P_s key (S, D, B) for all s, from key (D, B)."""
         return take(key, self._order, axis=0, out=self._key)
 
-    def _complex_gates(self, at: Moment) -> Array:
+    def _complex_gates(self, at: StepViews) -> Array:
         self._gates[...] = at.gates  # NumPy multiplies complex numbers by complex ones several times faster
         return self._gates
 
-    def forward(self, z: Array, at: Moment, h: Array) -> None:
+    def forward(self, z: Array, at: StepViews, h: Array) -> None:
         """h (H, B), filled, from z (3 + 6 N, D, B), which is overwritten, and at.c_before. Fills the rest of `at`."""
         xp, shape = self._xp, z.shape[1:]
         gates = z[:3]  # σ(z) = (1 + tanh(z/2)) / 2
@@ -172,7 +173,7 @@ class Cell:
         at.read.sum(axis=1, out=at.total)
         xp.multiply(at.gates[O], at.total, out=h.reshape(2, *shape))
 
-    def backward(self, dh: Array, dc: Array, at: Moment, dz: Array) -> None:
+    def backward(self, dh: Array, dc: Array, at: StepViews, dz: Array) -> None:
         """dz (3 + 6 N, D, B), filled, from dh (H, B) and dc (S, D, B), which becomes the gradient of at.c_before.
 
         dc is complex, ∂L/∂Re - i ∂L/∂Im, as all complex gradients here.
@@ -225,7 +226,7 @@ def _of_real(a: Array, dy: Array, scratch: Array) -> Array:
 # ------------------------------------------------------------------------------------------------------ whole sequences
 
 
-class Tape:
+class Buffers:
     """All arrays that `forward` fills for `backward`, for sequences of one shape (T, B, H)."""
 
     def __init__(
@@ -237,14 +238,14 @@ class Tape:
         self.z = xp.empty((*blocks, steps, batch_size), dtype)  # C x + b; backward puts its gradient here
         self.z_now = xp.empty((*blocks, batch_size), dtype)  # of one step
         self.cell = Cell(xp, heads, copies, hidden_size // 2, batch_size, dtype)
-        self.moments = self.cell.tape(steps)
+        self.steps = self.cell.views(steps)
 
 
 @dataclass
 class Cache(BaseCache):
     """What `backward` depends on, and nothing else. Good until the next forward with the same workspace."""
 
-    tape: Tape
+    buffers: Buffers
 
 
 def init(
@@ -289,55 +290,56 @@ def forward(
     workspace = workspace or Workspace()
     ticket = workspace.begin()
     key = (xp, shape, W.dtype, heads, copies)
-    tape = workspace.buffers(key, lambda: Tape(xp, shape, W.dtype, heads, copies))
-    W_all, z_now = W.reshape(-1, shape[2]), tape.z_now.reshape(-1, shape[1])
+    buffers = workspace.buffers(key, lambda: Buffers(xp, shape, W.dtype, heads, copies))
+    W_all, z_now = W.reshape(-1, shape[2]), buffers.z_now.reshape(-1, shape[1])
 
-    _from_input(x, params, out=tape.z)
-    tape.h[0], tape.moments[0].c_before[...] = h0.T, _to_complex(c0)
-    for t, at in enumerate(tape.moments):
-        xp.matmul(W_all, tape.h[t], out=z_now)
-        tape.z_now += tape.z[:, :, t]
-        tape.cell.forward(tape.z_now, at, tape.h[t + 1])
+    _from_input(x, params, out=buffers.z)
+    buffers.h[0], buffers.steps[0].c_before[...] = h0.T, _to_complex(c0)
+    for t, at in enumerate(buffers.steps):
+        xp.matmul(W_all, buffers.h[t], out=z_now)
+        buffers.z_now += buffers.z[:, :, t]
+        buffers.cell.forward(buffers.z_now, at, buffers.h[t + 1])
     again = partial(forward, params, x, h0, c0=c0, copies=copies)
-    return tape.h[1:].swapaxes(1, 2).copy(), Cache(params, x, workspace, ticket, again, tape)
+    return buffers.h[1:].swapaxes(1, 2).copy(), Cache(params, x, workspace, ticket, again, buffers)
 
 
 @exclusive
-def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params, Array, Array]:
+@renamed(also="extra")
+def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params, Array, Array]:
     """The gradients of `forward`: (grads, dx, dh0) from dh, the gradient of the loss with respect to h.
 
-    dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H). `also` asks
-    for one more key in grads: "c0" (B, copies, H).
+    dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H). `extra`
+    asks for one more key in grads: "c0" (B, copies, H).
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
     check_cache(cache, Cache)
-    also = requested(also, ("c0",))
-    params, tape = cache.params, cache.tape
-    h = tape.h.swapaxes(1, 2)
+    extra = requested(extra, ("c0",))
+    params, buffers = cache.params, cache.buffers
+    h = buffers.h.swapaxes(1, 2)
     xp, dhs = array_module(h=h), gradients_of_steps(dh, h[1:])
-    W, steps = params["W"], len(tape.moments)
-    W_transposed, dz_now = W.reshape(-1, W.shape[-1]).T, tape.z_now.reshape(-1, h.shape[1])
-    dh_next, dc = xp.zeros_like(tape.h[0]), xp.zeros_like(tape.moments[0].c)  # from the steps after t
+    W, steps = params["W"], len(buffers.steps)
+    W_transposed, dz_now = W.reshape(-1, W.shape[-1]).T, buffers.z_now.reshape(-1, h.shape[1])
+    dh_next, dc = xp.zeros_like(buffers.h[0]), xp.zeros_like(buffers.steps[0].c)  # from the steps after t
 
     for t in reversed(range(steps)):
         if (dh_t := dhs[t]) is not None:
             dh_next += dh_t.T
-        tape.cell.backward(dh_next, dc, tape.moments[t], tape.z_now)
-        tape.z[:, :, t] = tape.z_now
+        buffers.cell.backward(dh_next, dc, buffers.steps[t], buffers.z_now)
+        buffers.z[:, :, t] = buffers.z_now
         # z(t+1) = W h(t) + C x(t) + b                                                                            (F7)
         xp.matmul(W_transposed, dz_now, out=dh_next)
 
-    rows = tape.z.reshape(-1, *tape.z.shape[2:]).transpose(1, 2, 0)  # (T, B, (3 + 6 N) D)
+    rows = buffers.z.reshape(-1, *buffers.z.shape[2:]).transpose(1, 2, 0)  # (T, B, (3 + 6 N) D)
     flat, dx = affine_backward(rows, {"C": params["C"].reshape(-1, params["C"].shape[-1])}, cache.x, h[:-1])
     grads = {name: value.reshape(params[name].shape) for name, value in flat.items()}
-    return grads | ({"c0": _to_real(dc.conj())} if also else {}), dx, dh_next.T.copy()
+    return grads | ({"c0": _to_real(dc.conj())} if extra else {}), dx, dh_next.T.copy()
 
 
 @exclusive
 def final_state(cache: Cache) -> State:
     """The state after the last step of `forward`: give its h and c to the next forward as h0 and c0 to go on."""
     check_cache(cache, Cache)
-    return State(cache.tape.h[-1].T.copy(), _to_real(cache.tape.moments[-1].c))
+    return State(cache.buffers.h[-1].T.copy(), _to_real(cache.buffers.steps[-1].c))
 
 
 # --------------------------------------------------------------------------------------------------- one step at a time
@@ -369,7 +371,7 @@ def step(params: Params, x: Array, state: State) -> tuple[Array, State]:
     checks.shape("state.c", state.c, (batch_size, copies, W.shape[-1]), "make it with initial_state")
     checks.shape("x", x, (batch_size, params["C"].shape[-1]), "x is (sequences, inputs) for the sequences of state")
     cell = Cell(xp, heads, copies, hidden_size // 2, batch_size, W.dtype)
-    (at,) = cell.tape(1)
+    (at,) = cell.views(1)
     at.c_before[...] = _to_complex(state.c)
     z = xp.empty((*W.shape[:2], 1, batch_size), W.dtype)
     _from_input(x[None], params, out=z)

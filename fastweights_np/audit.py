@@ -145,7 +145,7 @@ class Case:
             return {}
         return {name: self.options.get(name, getattr(fast_weights.Options, name)) for name in ("decay", "rate")}
 
-    def also(self) -> tuple[str, ...]:
+    def extra(self) -> tuple[str, ...]:
         """The gradients to ask for besides those of params, x and h0."""
         return (*self.scalars(), *(name for name in self.state_shapes() if name != "h0"))
 
@@ -170,6 +170,9 @@ class Case:
         }  # fmt: skip
         grads, dx, dh0 = backward(dh, saved, params, **options)
         return grads | {"x": dx, "h0": dh0}
+
+
+ENDS = (("decay", 0.0), ("decay", 1.0), ("rate", 0.0))  # beyond which an option cannot be moved by a difference
 
 
 def controls(*steps: str) -> multilevel.Controls:
@@ -206,6 +209,9 @@ FULL = (
         options={"inner_steps": 1, "activation": "tanh", "sustained_boundary": False},
     ),
     Case(seed=15, steps=3, batch_size=3, input_size=1, hidden_size=3, options={"inner_steps": 4, "decay": 0.6}),
+    Case(seed=17, options={"decay": 0.0, "inner_steps": 2}),
+    Case(seed=18, options={"rate": 0.0, "inner_steps": 2}),
+    Case("multilevel", 9, seed=63, options={"decay": 0.0, "controls": ALL_SIGNALS}),
     Case(seed=16, options={"inner_steps": 0, "normalize_preliminary": True, "activation": "tanh"}),
     Case("multilevel", 12, seed=59, options={"controls": QUADRANTS}),
     Case("multilevel", 9, seed=60, init={"layer_norm": False}, options={"rate": 0.1, "controls": ALL_SIGNALS}),
@@ -318,7 +324,7 @@ def _reads_by_matrix_and_attention(case: Case, A0: Any, h: Any, A_last: Any, sav
 
 
 def _hand_gradients(case: Case, cache: Any, dh: Any) -> Arrays:
-    grads, dx, dh0 = case.module.backward(dh, cache, also=case.also())
+    grads, dx, dh0 = case.module.backward(dh, cache, extra=case.extra())
     return grads | {"x": dx, "h0": dh0}
 
 
@@ -341,8 +347,7 @@ def _difference_gradients(case: Case, params: Arrays, given: Arrays, dh: numpy.n
         options = case.options | {name: float(others.pop(name)) for name in case.scalars()}
         return float((case.module.forward(weights, **others, **options)[0] * dh).sum())
 
-    # λ = 1 has no neighbour above it
-    return {name: _differentiate(loss, at, name) for name in at if (name, float(at[name].flat[0])) != ("decay", 1.0)}
+    return {name: _differentiate(loss, at, name) for name in at if (name, float(at[name].flat[0])) not in ENDS}
 
 
 def _divided(everything: Arrays, params: Arrays) -> tuple[Arrays, Arrays]:

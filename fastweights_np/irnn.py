@@ -21,9 +21,9 @@ from . import checks, ops
 from .backend import Array, array_module
 from .recurrent import (
     BaseCache,
+    NormActivation,
     Params,
-    Record,
-    Response,
+    Saved,
     affine_backward,
     check_cache,
     check_params,
@@ -32,6 +32,7 @@ from .recurrent import (
     identity_params,
     initial,
     input_sums,
+    renamed,
     requested,
 )  # fmt: skip
 from .workspace import Workspace, exclusive
@@ -43,7 +44,7 @@ class State(NamedTuple):
     h: Array
 
 
-class Tape:
+class Buffers:
     """All arrays that `forward` fills for `backward`, for sequences of one shape (T, B, H)."""
 
     def __init__(
@@ -53,16 +54,17 @@ class Tape:
         self.h = xp.empty((steps + 1, batch_size, hidden_size), dtype)  # h[0] is h0; forward returns a copy of the rest
         self.z = xp.empty(shape, dtype)  # W h + C x + b; backward puts its gradient here
         like = self.h[0]
-        self.response = Response(like, ops.ACTIVATIONS[activation](like), ops.LayerNorm(like) if layer_norm else None)
-        self.record = Record.of_all_steps(self.h[1:], layer_norm)
-        self.moments = [(self.z[t], self.record.at(t)) for t in range(steps)]  # each step's views, made once
+        norm = ops.LayerNorm(like) if layer_norm else None
+        self.activation = NormActivation(like, ops.ACTIVATIONS[activation](like), norm)
+        self.saved = Saved.of_all_steps(self.h[1:], layer_norm)
+        self.steps = [(self.z[t], self.saved.at(t)) for t in range(steps)]  # each step's views, made once
 
 
 @dataclass
 class Cache(BaseCache):
     """What `backward` depends on, and nothing else. Good until the next forward with the same workspace."""
 
-    tape: Tape
+    buffers: Buffers
 
 
 def init(
@@ -98,48 +100,48 @@ def forward(
     workspace = workspace or Workspace()
     ticket = workspace.begin()
     key = (xp, shape, W.dtype, activation, layer_norm)
-    tape = workspace.buffers(key, lambda: Tape(xp, shape, W.dtype, activation, layer_norm))
-    if tape.response.norm is not None:
-        tape.response.norm.load(params["gain"], params["bias"])
+    buffers = workspace.buffers(key, lambda: Buffers(xp, shape, W.dtype, activation, layer_norm))
+    buffers.activation.load(params)
 
-    look = input_sums(x, params, tape.z)
-    tape.h[0] = h = h0
+    feed = input_sums(x, params, buffers.z)
+    buffers.h[0] = h = h0
     from_state, W_transposed = xp.empty_like(h0), W.T
-    for t, (z, record) in enumerate(tape.moments):
-        look(t, h)
+    for t, (z, saved) in enumerate(buffers.steps):
+        feed(t, h)
         z += xp.matmul(h, W_transposed, out=from_state)
-        h = tape.response.forward(z, record)
+        h = buffers.activation.forward(z, saved)
     again = partial(forward, params, ops.made(x), h0, activation=activation)
-    return tape.h[1:].copy(), Cache(params, x, workspace, ticket, again, tape)
+    return buffers.h[1:].copy(), Cache(params, x, workspace, ticket, again, buffers)
 
 
 @exclusive
-def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params, Array, Array]:
+@renamed(also="extra")
+def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params, Array, Array]:
     """The gradients of `forward`: (grads, dx, dh0) from dh, the gradient of the loss with respect to h.
 
-    dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H). `also` is
+    dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H). `extra` is
     there as it is in the other layers, and knows no name.
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
     check_cache(cache, Cache)
-    requested(also, ())
-    params, tape = cache.params, cache.tape
-    xp, dhs = array_module(h=tape.h), gradients_of_steps(dh, tape.h[1:])
-    W, steps = params["W"], len(tape.moments)
+    requested(extra, ())
+    params, buffers = cache.params, cache.buffers
+    xp, dhs = array_module(h=buffers.h), gradients_of_steps(dh, buffers.h[1:])
+    W, steps = params["W"], len(buffers.steps)
     dnorm = xp.zeros((2, 1, len(W)), dh.dtype)  # of gain and bias
-    dh_next = xp.zeros(tape.h.shape[1:], dh.dtype)  # from the steps after t, through W
+    dh_next = xp.zeros(buffers.h.shape[1:], dh.dtype)  # from the steps after t, through W
 
-    tape.response.f.slope(tape.h[1:], out=tape.z)  # f'(.) of all steps                                           (I1)
+    buffers.activation.f.slope(buffers.h[1:], out=buffers.z)  # f'(.) of all steps                    (I1)
     for t in reversed(range(steps)):
-        dz, record = tape.moments[t]
+        dz, saved = buffers.steps[t]
         if dhs[t] is not None:
             dh_next += dhs[t]
         # h(t+1) = f(LN[z])                                                                                       (I1)
-        tape.response.backward(dh_next, record, dz, dnorm)
+        buffers.activation.backward(dh_next, saved, dz, dnorm)
         # z = W h(t) + C x(t) + b                                                                                 (I2)
         xp.matmul(dz, W, out=dh_next)
 
-    grads, dx = affine_backward(tape.z, params, cache.x, tape.h[:-1])
+    grads, dx = affine_backward(buffers.z, params, cache.x, buffers.h[:-1])
     if "gain" in params:
         grads["gain"], grads["bias"] = dnorm[:, 0]
     return grads, dx, dh_next
@@ -149,7 +151,7 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
 def final_state(cache: Cache) -> State:
     """The state after the last step of `forward`: give its h to the next forward as h0 to go on."""
     check_cache(cache, Cache)
-    return State(cache.tape.h[-1].copy())
+    return State(cache.buffers.h[-1].copy())
 
 
 def initial_state(params: Params, batch_size: int, h0: Array | None = None) -> State:
@@ -173,7 +175,7 @@ def step(params: Params, x: Array, state: State, *, activation: str = "relu") ->
     z = state.h @ params["W"].T
     z += ops.linear(x, params["C"], params["b"])
     norm = ops.LayerNorm(z) if "gain" in params else None
-    if norm is not None:
-        norm.load(params["gain"], params["bias"])
-    h = Response(z, ops.ACTIVATIONS[activation](z), norm).forward(z, Record())
+    respond = NormActivation(z, ops.ACTIVATIONS[activation](z), norm)
+    respond.load(params)
+    h = respond.forward(z, Saved())
     return h, State(h.copy())

@@ -29,7 +29,7 @@ from .backend import Array, array_module
 from .recurrent import (
     BaseCache,
     Params,
-    Record,
+    Saved,
     affine_backward,
     check_cache,
     check_init,
@@ -38,6 +38,7 @@ from .recurrent import (
     gradients_of_steps,
     initial,
     input_sums,
+    renamed,
     requested,
     uniform,
 )  # fmt: skip
@@ -70,10 +71,10 @@ class Gates:
         if self.norm is not None:
             self.norm.load(params["gain"], params["bias"])
 
-    def forward(self, z: Array, record: Record) -> None:
-        """Turns z into the gates. With layer norm, fills the record."""
+    def forward(self, z: Array, saved: Saved) -> None:
+        """Turns z into the gates. With layer norm, fills the saved."""
         if self.norm is not None:
-            z[...], _, _ = self.norm.forward(z, record.normalized, record.inverse_std)
+            z[...], _, _ = self.norm.forward(z, saved.normalized, saved.inverse_std)
         z *= self._scale
         self._xp.tanh(z, out=z)
         z *= self._scale
@@ -88,20 +89,20 @@ class Gates:
         xp.subtract(1, square[G], out=out[G])
         xp.subtract(gates[O], square[O], out=out[O])
 
-    def backward(self, dz: Array, record: Record, dparams: Array) -> None:
-        """With layer norm, turns the gradient of LN[z] (4, B, H) into that of z; adds to dparams (2, 4, 1, H)."""
+    def backward(self, dz: Array, saved: Saved, dnorm: Array) -> None:
+        """With layer norm, turns the gradient of LN[z] (4, B, H) into that of z; adds to dnorm (2, 4, 1, H)."""
         if self.norm is not None:
             # y = LN[z]                                                                                     (F2), (M4)
             self.norm.dy[...] = dz
-            self.norm.backward(record.normalized, record.inverse_std, dparams, out=dz)
+            self.norm.backward(saved.normalized, saved.inverse_std, dnorm, out=dz)
 
 
-class Moment(NamedTuple):
-    """One time step's places in the arrays of a tape: views, made once."""
+class StepViews(NamedTuple):
+    """One time step's places in the arrays of a buffers: views, made once."""
 
     z: Array  # (4, B, H): W h + C x + b, then the gates
     gates: Sequence[Array]  # i, f, g, o, (B, H) each
-    record: Record  # what their layer norms leave
+    saved: Saved  # what their layer norms leave
     c_before: Array  # (B, H), as are the next three
     c: Array
     tanh_c: Array
@@ -112,7 +113,7 @@ class Moment(NamedTuple):
     dh_dc: Array  # (B, H)
 
 
-class Tape:
+class Buffers:
     """All arrays that `forward` fills for `backward`, for sequences of one shape (T, B, H)."""
 
     def __init__(self, xp: ModuleType, shape: tuple[int, int, int], dtype: object, layer_norm: bool) -> None:
@@ -121,10 +122,10 @@ class Tape:
         self.z, self.dz = (xp.empty((*GATES, *shape), dtype) for _ in range(2))
         self.tanh_c, self.dh_dc = (xp.empty(shape, dtype) for _ in range(2))
         self.gates = Gates(self.z[:, 0], layer_norm)
-        record = Record.of_all_steps(self.z, layer_norm)
-        self.moments = [
-            Moment(
-                self.z[:, t], list(self.z[:, t]), record.at(t), self.c[t], self.c[t + 1],
+        saved = Saved.of_all_steps(self.z, layer_norm)
+        self.steps = [
+            StepViews(
+                self.z[:, t], list(self.z[:, t]), saved.at(t), self.c[t], self.c[t + 1],
                 self.tanh_c[t], self.h[t + 1], self.dz[:, t], self.dz[:O, t], self.dz[O, t], self.dh_dc[t],
             )
             for t in range(steps)
@@ -150,7 +151,7 @@ class Tape:
 class Cache(BaseCache):
     """What `backward` depends on, and nothing else. Good until the next forward with the same workspace."""
 
-    tape: Tape
+    buffers: Buffers
 
 
 def init(
@@ -163,7 +164,7 @@ def init(
     """
     check_init(rng, input_size, hidden_size, dtype)
     checks.finite("forget_bias", forget_bias, dtype)
-    checks.instance("layer_norm", layer_norm, bool, "pass True or False")
+    checks.boolean("layer_norm", layer_norm)
     zero, bias = numpy.zeros((2, 4, hidden_size))
     bias[F] = forget_bias
     params = {
@@ -196,47 +197,48 @@ def forward(
 
     workspace = workspace or Workspace()
     ticket = workspace.begin()
-    tape = workspace.buffers((xp, shape, W.dtype, layer_norm), lambda: Tape(xp, shape, W.dtype, layer_norm))
-    tape.gates.load(params)
+    buffers = workspace.buffers((xp, shape, W.dtype, layer_norm), lambda: Buffers(xp, shape, W.dtype, layer_norm))
+    buffers.gates.load(params)
 
-    look = input_sums(x, params, tape.z)
-    tape.h[0], tape.c[0] = h0, c0
+    feed = input_sums(x, params, buffers.z)
+    buffers.h[0], buffers.c[0] = h0, c0
     h, W_transposed = h0, W.swapaxes(1, 2)
     from_state, written = xp.empty((*GATES, *h0.shape), W.dtype), xp.empty_like(c0)
-    for t, at in enumerate(tape.moments):
-        look(t, h)
+    for t, at in enumerate(buffers.steps):
+        feed(t, h)
         z, (i, f, g, o) = at.z, at.gates
         z += xp.matmul(h, W_transposed, out=from_state)
-        tape.gates.forward(z, at.record)
+        buffers.gates.forward(z, at.saved)
         c = xp.multiply(f, at.c_before, out=at.c)
         c += xp.multiply(i, g, out=written)
         h = xp.multiply(o, xp.tanh(c, out=at.tanh_c), out=at.h)
     again = partial(forward, params, ops.made(x), h0, c0=c0)
-    return tape.h[1:].copy(), Cache(params, x, workspace, ticket, again, tape)
+    return buffers.h[1:].copy(), Cache(params, x, workspace, ticket, again, buffers)
 
 
 @exclusive
-def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params, Array, Array]:
+@renamed(also="extra")
+def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params, Array, Array]:
     """The gradients of `forward`: (grads, dx, dh0) from dh, the gradient of the loss with respect to h.
 
-    dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H). `also` asks
-    for one more key in grads: "c0" (B, H).
+    dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H). `extra`
+    asks for one more key in grads: "c0" (B, H).
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
     check_cache(cache, Cache)
-    also = requested(also, ("c0",))
-    params, tape, gates = cache.params, cache.tape, cache.tape.gates
-    xp, dhs = array_module(h=tape.h), gradients_of_steps(dh, tape.h[1:])
-    W, steps = params["W"], len(tape.moments)
+    extra = requested(extra, ("c0",))
+    params, buffers, gates = cache.params, cache.buffers, cache.buffers.gates
+    xp, dhs = array_module(h=buffers.h), gradients_of_steps(dh, buffers.h[1:])
+    W, steps = params["W"], len(buffers.steps)
     dnorm = xp.zeros((2, *GATES, 1, W.shape[-1]), dh.dtype)  # of gain and bias, for each gate
-    dh_next, dc, scratch = (xp.zeros(tape.h.shape[1:], dh.dtype) for _ in range(3))  # from the steps after t
+    dh_next, dc, scratch = (xp.zeros(buffers.h.shape[1:], dh.dtype) for _ in range(3))  # from the steps after t
     from_gates = xp.empty((*GATES, *dc.shape), dh.dtype)
 
-    for stop in range(steps, 0, -tape.steps_in_cache):
-        start = max(stop - tape.steps_in_cache, 0)
-        tape.factors(slice(start, stop))
+    for stop in range(steps, 0, -buffers.steps_in_cache):
+        start = max(stop - buffers.steps_in_cache, 0)
+        buffers.factors(slice(start, stop))
         for t in reversed(range(start, stop)):
-            at = tape.moments[t]
+            at = buffers.steps[t]
             if dhs[t] is not None:
                 dh_next += dhs[t]
             # h(t+1) = o ⊙ tanh(c(t+1))                                                                           (M1)
@@ -245,21 +247,21 @@ def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params,
             # c(t+1) = f ⊙ c(t) + i ⊙ g                                                                           (M2)
             xp.multiply(at.dz_ifg, dc, out=at.dz_ifg)
             dc *= at.gates[F]
-            gates.backward(at.dz, at.record, dnorm)
+            gates.backward(at.dz, at.saved, dnorm)
             # z_n(t+1) = W_n h(t) + C_n x(t) + b_n                                                                (M4)
             xp.matmul(at.dz, W, out=from_gates).sum(axis=0, out=dh_next)
 
-    grads, dx = affine_backward(tape.dz, params, cache.x, tape.h[:-1])
+    grads, dx = affine_backward(buffers.dz, params, cache.x, buffers.h[:-1])
     if "gain" in params:
         grads["gain"], grads["bias"] = dnorm[:, :, 0]
-    return grads | ({"c0": dc} if also else {}), dx, dh_next
+    return grads | ({"c0": dc} if extra else {}), dx, dh_next
 
 
 @exclusive
 def final_state(cache: Cache) -> State:
     """The state after the last step of `forward`: give its h and c to the next forward as h0 and c0 to go on."""
     check_cache(cache, Cache)
-    return State(cache.tape.h[-1].copy(), cache.tape.c[-1].copy())
+    return State(cache.buffers.h[-1].copy(), cache.buffers.c[-1].copy())
 
 
 def initial_state(params: Params, batch_size: int, h0: Array | None = None, c0: Array | None = None) -> State:
@@ -286,7 +288,7 @@ def step(params: Params, x: Array, state: State) -> tuple[Array, State]:
     z += ops.linear(x, params["C"], params["b"])
     gates = Gates(z, "gain" in params)
     gates.load(params)
-    gates.forward(z, Record())
+    gates.forward(z, Saved())
     i, f, g, o = z
     c = f * state.c + i * g
     h = o * xp.tanh(c)

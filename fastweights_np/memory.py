@@ -27,7 +27,11 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
+import numpy
+
 from .backend import Array, array_module
+
+SCALARS = ("decay", "rate")  # λ and η
 
 
 def choose_chunk(steps: int, hidden_size: int) -> int:
@@ -72,19 +76,31 @@ class Attention(NamedTuple):
         return cls(scores, scores.T[:, :, None], scores.T[:, None], vectors.swapaxes(0, 1))
 
 
+class Matrix:
+    """A itself (B, H, H), read as a Memory is: for one step at a time."""
+
+    def __init__(self, matrix: Array) -> None:
+        self._matrix = matrix
+
+    def read(self, n: int, i: int, v: Array) -> Array:
+        """Return A v (B, H)."""
+        return read_matrix(self._matrix, v)
+
+
 class Memory:
     """A(n) for n = 0 .. N, of B sequences side by side.
 
-    It reads where the caller writes: states[n-1] is h(n), put there before A(n) is read. A(n) is read reads[n] times,
-    n = 0, 1 .. len(reads) - 1, and all reads are numbered in this order: the k-th query has to stand in queries[k], the
-    error at its sum in errors[k]. What `read` returns is good until the next read. Made once for sequences of one
-    shape, and begun anew by `start`.
+    states (N, B, H) holds h(1) .. h(N): `write` puts h(n) in states[n-1]. A(n) is read reads[n] times, n = 0, 1 ..
+    len(reads) - 1. All reads are numbered in this order: the caller puts the query of read k in queries[k], and the
+    error at its sum in errors[k]. What `read` returns is valid until the next read. An object serves sequences of one
+    shape; `start` begins new ones.
     """
 
     def __init__(self, states: Array, reads: Sequence[int], chunk: int | None = None) -> None:
         xp = self._xp = array_module(states=states)
         _, batch_size, hidden_size = states.shape
         self.states, self.reads = states, list(reads)
+        self.places = list(states)  # views are cached: creating one costs as much as multiplying some thousand numbers
         self.first = [0, *accumulate(self.reads)]  # the number of the first read of A(n)
         self.chunk = min(chunk or choose_chunk(len(reads), hidden_size), max(len(reads), 1))
         # Second axis: 0 for the query and 1 for the error of a read; in scores the other way round, because in (F6)
@@ -92,9 +108,9 @@ class Memory:
         self.terms = xp.empty((self.first[-1], 2, batch_size, hidden_size), states.dtype)
         self.scores = xp.empty((self.first[-1], 2, self.chunk, batch_size), states.dtype)
         self.queries, self.errors = self.terms[:, 0], self.terms[:, 1]
-        self._when = [n for n, count in enumerate(self.reads) for _ in range(count)]  # the n of the k-th read
+        self.when = [n for n, count in enumerate(self.reads) for _ in range(count)]  # the n of read k
         self._of_errors, self._of_queries = (
-            [self._attention(n, self.scores[k, side]) for k, n in enumerate(self._when)] for side in (0, 1)
+            [self._attention(n, self.scores[k, side]) for k, n in enumerate(self.when)] for side in (0, 1)
         )
         self._weights = xp.empty((self.chunk, batch_size), states.dtype)
         self._recent_weights = [self._weights[self.chunk - recent :] for recent in range(self.chunk)]
@@ -103,22 +119,27 @@ class Memory:
         self._result_row = self._result[:, None]
 
     def start(self, decay: float, rate: float, initial: Array | None = None) -> None:
-        """Begins with A(0) = initial (B, H, H), or zero."""
+        """Begin with A(0) = initial (B, H, H), or zero."""
         self.decay, self.rate = float(decay), float(rate)
         if self._weighs != (decay, rate):
             self._weights[...] = rate * self.powers(range(self.chunk - 1, -1, -1))  # the last n of them weigh n states
             self._weighs = decay, rate
         self._matrices: dict[int, Array] = {0: initial}  # chunk's number -> A at its start
 
-    def read(self, v: Array, s: int, first: int = 0) -> Array:
-        """A(n) v, equation (4), for the query v = queries[k], k = first + s; (B, H)."""
-        return self._read(v, self._when[first + s], self._of_queries[first + s], transposed=False)
+    def write(self, n: int, h: Array) -> None:
+        """A(n) = λ A(n-1) + η h hᵀ, equation (1): keep h (B, H) as h(n), unless it is states[n-1] itself."""
+        if h is not self.places[n - 1]:
+            self.places[n - 1][...] = h
 
-    def read_transposed(self, r: Array, s: int, first: int = 0) -> Array:
-        """A(n)ᵀ r for the error r = errors[k], k = first + s; (B, H)."""
-        return self._read(r, self._when[first + s], self._of_errors[first + s], transposed=True)
+    def read(self, n: int, i: int, v: Array) -> Array:
+        """Return A(n) v (B, H), equation (4), for the i-th read of A(n): v stands in queries[first[n] + i]."""
+        return self._read(n, self._of_queries[self.first[n] + i], v, transposed=False)
 
-    def _read(self, v: Array, n: int, past: Attention, transposed: bool) -> Array:
+    def read_transposed(self, n: int, i: int, r: Array) -> Array:
+        """Return A(n)ᵀ r (B, H) for the error r of the i-th read of A(n): r stands in errors[first[n] + i]."""
+        return self._read(n, self._of_errors[self.first[n] + i], r, transposed=True)
+
+    def _read(self, n: int, past: Attention, v: Array, transposed: bool) -> Array:
         recent = n % self.chunk
         if recent:
             # Σ_k [η λ^(n-k) h(k)ᵀ v] h(k): the brackets, then the sum                                            (4)
@@ -129,7 +150,7 @@ class Memory:
         else:
             self._result.fill(0)
         if n >= self.chunk or self._matrices[0] is not None:
-            matrix = self._matrix(n // self.chunk)
+            matrix = self.chunk_matrix(n)
             from_matrix = read_matrix(matrix.swapaxes(1, 2) if transposed else matrix, v)
             from_matrix *= self.decay**recent
             self._result += from_matrix
@@ -147,11 +168,21 @@ class Memory:
         """A(n) itself, (B, H, H), a new array, by equation (3) for the running chunk."""
         recent = n % self.chunk
         states, weights = self.states[n - recent : n], self._weights[self.chunk - recent :, :1]
-        return fold(self._matrix(n // self.chunk), self.decay**recent, states, states, weights)
+        return fold(self.chunk_matrix(n), self.decay**recent, states, states, weights)
 
     def chunk_start(self, n: int) -> int:
-        """The n of the matrix at the start of the chunk that h(n+1) is written in."""
+        """Return m, the n of the matrix at the start of the chunk that h(n+1) is written in."""
         return n - n % self.chunk
+
+    def chunk_matrix(self, n: int) -> Array:
+        """Return A(m), m = chunk_start(n), by equation (1) from chunk to chunk when first asked for. None is zero."""
+        number = n // self.chunk
+        while number not in self._matrices:
+            newest = max(self._matrices)
+            states = self.states[newest * self.chunk : (newest + 1) * self.chunk]
+            decay = self.decay**self.chunk
+            self._matrices[newest + 1] = fold(self._matrices[newest], decay, states, states, self._weights[:, :1])
+        return self._matrices[number]
 
     def powers(self, ages: range) -> Array:
         """λ^age, (ages, 1)."""
@@ -162,22 +193,13 @@ class Memory:
         start = self.chunk_start(n)
         return Attention.over(scores[: n - start], self.states[start:n])
 
-    def _matrix(self, number: int) -> Array:
-        """A at this chunk's start, None for zero: by equation (1) from chunk to chunk, when first asked for."""
-        while number not in self._matrices:
-            newest = max(self._matrices)
-            states = self.states[newest * self.chunk : (newest + 1) * self.chunk]
-            decay = self.decay**self.chunk
-            self._matrices[newest + 1] = fold(self._matrices[newest], decay, states, states, self._weights[:, :1])
-        return self._matrices[number]
-
 
 class MemoryGradient:
     """G(n) = dL/dA(n) from the errors at a memory's reads, backwards from the last A that is read: (F5)
 
     G(n) = λ G(n+1) + Σ_k r_k query_kᵀ, over the reads of A(n); 0 after them all.
 
-    Made once for its memory, and begun anew by `start`.
+    It also finds dλ and dη, if asked to. An object serves one memory; `start` begins a new backward pass.
     """
 
     def __init__(self, memory: Memory) -> None:
@@ -185,26 +207,28 @@ class MemoryGradient:
         # h(n) was read within its chunk alone as a vector, by A(n) .. A(end-1)
         self._ends = [min(memory.chunk_start(n - 1) + memory.chunk, end) for n in range(1, steps + 1)]
         self._later = [self._attention(n, end) for n, end in enumerate(self._ends, 1)]
+        self._xp = memory._xp
         self._result = memory._xp.empty(memory.states.shape[1:], memory.states.dtype)
         self._result_row = self._result[:, None]
 
-    def start(self) -> None:
-        """Begins with 0."""
+    def start(self, names: Sequence[str] = ()) -> None:
+        """Begin with 0; names are those of which `extra` will be asked."""
         self._end = len(self._memory.reads)  # the matrix is G(end)
         self._matrix: Array = None  # None is zero
+        self._scalars = {name: self._xp.zeros((), self._result.dtype) for name in SCALARS if name in names}
         self._symmetric: Array = None  # the matrix and its transpose, added
 
     def read(self, n: int) -> Array:
         """η (G(n) + G(n)ᵀ) h(n), (B, H): the gradient of h(n) by way of A(n), (F6). Good until the next read.
 
-        n = N, N-1, .. 1, and the errors at the reads of A(n) and later ones be known.
+        To be called for n = N, N-1, .. 1, when the errors at all reads of A(n) and later ones are in place.
         """
         memory, end, later = self._memory, self._ends[n - 1], self._later[n - 1]
         while end < self._end:
             self._fold()
         if n < end:
             # Σ [η λ^(n'-n) h(n)ᵀ query] r + [η λ^(n'-n) h(n)ᵀ r] query over the reads n': they found the brackets
-            memory._xp.matmul(later.row, later.vectors, out=self._result_row)
+            self._xp.matmul(later.row, later.vectors, out=self._result_row)
         else:
             self._result.fill(0)
         if self._symmetric is not None:
@@ -213,11 +237,14 @@ class MemoryGradient:
             self._result += from_matrix
         return self._result
 
-    def initial(self) -> Array:
-        """G(0) = dL/dA(0), (B, H, H)."""
-        while self._end > 0:
+    def extra(self, names: Sequence[str]) -> dict[str, Array]:
+        """Return those of dλ, "decay", dη, "rate", both 0-d, and dL/dA(0) = G(0), "A0" (B, H, H), that are named.
+
+        To be called after all reads, when the errors are in place.
+        """
+        while names and self._end > 0:
             self._fold()
-        return self._matrix
+        return self._scalars | ({"A0": self._matrix} if "A0" in names else {})
 
     def _attention(self, n: int, end: int) -> Attention:
         """A read of the queries and errors at A(n) .. A(end-1), each weighted by its partner's score of h(n)."""
@@ -227,12 +254,45 @@ class MemoryGradient:
         return Attention.over(scores.reshape(-1, scores.shape[-1]), terms.reshape(-1, *terms.shape[-2:]))
 
     def _fold(self) -> None:
-        """Goes one chunk back: (F5) for all its steps at once."""
+        """Go one chunk back: (F5) for all its steps at once."""
+        if self._scalars:
+            self._add_scalars()
         # G(n) = λ G(n+1) + Σ_k r_k query_kᵀ                                                                     (F5)
         memory, end = self._memory, self._end
         start = memory.chunk_start(end - 1)
         errors, queries = (side[memory.first[start] : memory.first[end]] for side in (memory.errors, memory.queries))
-        weights = memory._xp.repeat(memory.powers(range(end - start)), memory.reads[start:end], axis=0)
+        weights = self._xp.repeat(memory.powers(range(end - start)), memory.reads[start:end], axis=0)
         self._matrix = fold(self._matrix, memory.decay ** (end - start), errors, queries, weights)
         self._symmetric = self._matrix + self._matrix.swapaxes(1, 2)
         self._end = start
+
+    def _add_scalars(self) -> None:
+        """Add the part of the chunk before `end` to dλ and dη, as long as the matrix is G(end)."""
+        # A(n) = λ^(n-m) A(m) + η Σ_k λ^(n-k) h(k) h(k)ᵀ,   k = m+1 .. n                                     (F9), (F10)
+        memory, m, end = self._memory, self._memory.chunk_start(self._end - 1), self._end
+        reads, states = slice(memory.first[m], memory.first[end]), memory.states[m:end]
+        queries, errors, G = memory.queries[reads], memory.errors[reads], self._matrix
+        n = numpy.array(memory.when[reads])
+        # rᵀ ∂A(n) query for each read of A(n), m <= n < end
+        h_q, h_r = (side.swapaxes(0, 1) @ states.transpose(1, 2, 0) for side in (queries, errors))  # (B, reads, k)
+        self._add(n[:, None] - numpy.arange(m + 1, m + 1 + len(states)), (h_q * h_r).sum(axis=0), written=True)
+        if (A := memory.chunk_matrix(m)) is not None:
+            A_q = (A @ queries.transpose(1, 2, 0)).transpose(2, 0, 1)
+            self._add(n - m, (errors * A_q).sum(axis=(1, 2)), written=False)
+        # ⟨G(end), ∂A(end)⟩
+        if G is not None:
+            G_h = (G @ states.transpose(1, 2, 0)).transpose(2, 0, 1)
+            self._add(end - numpy.arange(m + 1, m + 1 + len(states)), (states * G_h).sum(axis=(1, 2)), written=True)
+            if A is not None:
+                self._add(numpy.array(end - m), (G * A).sum(), written=False)
+
+    def _add(self, ages: numpy.ndarray, products: Array, written: bool) -> None:
+        """Add the slopes of Σ η λ^age product in λ and η, over ages >= 0; without η unless the product was written."""
+        memory, past = self._memory, ages >= 0
+        if "decay" in self._scalars:
+            slopes = past * ages * memory.decay ** (ages - 1).clip(0)  # age 0 has slope 0, and no λ^-1 is formed
+            weights = self._xp.asarray((memory.rate if written else 1) * slopes, products.dtype)
+            self._scalars["decay"] += (weights * products).sum()  #                                              (F10)
+        if "rate" in self._scalars and written:
+            weights = self._xp.asarray(past * memory.decay ** ages.clip(0), products.dtype)
+            self._scalars["rate"] += (weights * products).sum()  #                                                (F9)

@@ -34,17 +34,19 @@ import numpy
 
 from . import checks, fast_weights, ops
 from .backend import Array, array_module
-from .fast_weights import Options, ScalarGradients, Settling, State, check_forward, check_step, settle, write
+from .fast_weights import State, check_forward, check_step, next_state, write
+from .inner_loop import InnerLoop, Options
 from .memory import Memory, MemoryGradient
 from .recurrent import (
     BaseCache,
     Params,
-    Record,
+    Saved,
     check_cache,
     check_params,
     gradients_of_steps,
     identity_params,
     input_sums,
+    renamed,
     requested,
     transition_backward,
 )  # fmt: skip
@@ -85,17 +87,20 @@ class Controls:
         )
 
 
-class Moment(NamedTuple):
-    """What one time step does, and its places in the arrays of a tape."""
+class StepViews(NamedTuple):
+    """What one time step does, and its places in the buffers. Views are cached: creating one costs a microsecond."""
 
-    boundary: Array  # (B, H)  U h'(t) + C x(t) + b; backward puts its gradient here
+    a: Array  # (B, H)  U h'(t) + C x(t) + b, and in backward its gradient
     transition: str | None  # U by its name; None where the state before was wiped
-    records: list[Record]  # s = 0 .. S where A is read, else that of h(t+1) alone
-    first: int | None  # the number of its first read of A; None where there is none
-    stored: int | None  # n, where h(t+1) is the n-th state to be stored
+    saved: list[Saved]  # s = 0 .. S where A is read, else for h(t+1) alone
+    errors: list[Array]  # r_s, s = 0 .. S-1; none where A is not read
+    n: int  # the number of states stored before
+    first: int  # the number of reads of A(n) by steps before
+    read: bool
+    store: bool
 
 
-class Tape:
+class Buffers:
     """All arrays that `forward` fills for `backward`, for sequences of one shape (T, B, H)."""
 
     def __init__(
@@ -105,36 +110,33 @@ class Tape:
         steps, batch_size, hidden_size = shape
         self.h = xp.empty((steps + 1, batch_size, hidden_size), dtype)  # h[0] is h0; forward returns a copy of the rest
         self.states = self.h[1:]
-        self.boundaries = xp.empty(shape, dtype)
+        self.a = xp.empty(shape, dtype)
         reads = [0] * (sum(controls.store) + 1)  # of A(n), the memory of n states
         for t, read in enumerate(controls.read):
             reads[sum(controls.store[:t])] += options.inner_steps * read
         self.A = Memory(xp.empty((sum(controls.store), batch_size, hidden_size), dtype), reads, chunk)
         self.G = MemoryGradient(self.A)
-        self.settling = Settling(self.h[0], options, layer_norm)
-        self.unread = self.settling.responses[-1]  # h = f(LN[a])
-        last = Record.of_all_steps(self.states, layer_norm)
-        self.moments = []
-        first, stored = 0, 0
+        self.loop = InnerLoop(self.h[0], options, layer_norm)
+        self.unread = self.loop.activations[-1]  # h = f(LN[a])
+        last = Saved.of_all_steps(self.states, layer_norm)
+        self.steps = []
+        n = start = 0  # states stored, and reads made, by the steps before
         for t, (store, _, read, integrate) in enumerate(zip(*astuple(controls), strict=True)):
-            queries = self.A.queries[first : first + options.inner_steps] if read else []
+            reads_of_t = slice(start, start + options.inner_steps * read)
             before = [
-                Record.of_all_steps(query, response.norm is not None)
-                for query, response in zip(queries, self.settling.responses, strict=False)
+                Saved.of_all_steps(query, activation.norm is not None)
+                for query, activation in zip(self.A.queries[reads_of_t], self.loop.activations, strict=False)
             ]
-            stored += store
-            self.moments.append(
-                Moment(
-                    self.boundaries[t],
-                    None if t and controls.wipe[t - 1] else TRANSITIONS[integrate],
-                    [*before, last.at(t)],
-                    first if read else None,
-                    stored if store else None,
+            transition = None if t and controls.wipe[t - 1] else TRANSITIONS[integrate]
+            errors = list(self.A.errors[reads_of_t])
+            self.steps.append(
+                StepViews(
+                    self.a[t], transition, [*before, last.at(t)], errors, n, start - self.A.first[n], read, store
                 )
-            )
-            first += len(queries)
-        self.steps = {
-            name: xp.asarray([t for t, moment in enumerate(self.moments) if moment.transition == name], "int64")
+            )  # fmt: skip
+            n, start = n + store, reads_of_t.stop
+        self.steps_through = {
+            name: xp.asarray([t for t, step in enumerate(self.steps) if step.transition == name], "int64")
             for name in TRANSITIONS
         }
 
@@ -143,7 +145,7 @@ class Tape:
 class Cache(BaseCache):
     """What `backward` depends on, and nothing else. Good until the next forward with the same workspace."""
 
-    tape: Tape
+    buffers: Buffers
     options: Options
     controls: Controls
 
@@ -179,88 +181,76 @@ def forward(
 
     workspace = workspace or Workspace()
     ticket = workspace.begin()
-    sequence, layer_norm = (steps, batch_size, hidden_size), "gain" in params
-    key = (xp, sequence, dtype, (inner_steps, activation, normalize_preliminary, layer_norm, chunk), controls)
-    tape = workspace.buffers(key, lambda: Tape(xp, sequence, dtype, options, layer_norm, chunk, controls))
-    tape.A.start(decay, rate, initial=A0)
-    tape.settling.load(params)
+    shape, layer_norm = (steps, batch_size, hidden_size), "gain" in params
+    key = (xp, shape, dtype, options.structure, layer_norm, chunk, controls)
+    buffers = workspace.buffers(key, lambda: Buffers(xp, shape, dtype, options, layer_norm, chunk, controls))
+    A, loop = buffers.A, buffers.loop
+    A.start(decay, rate, initial=A0)
+    loop.load(params)
+    feed = input_sums(x, params, buffers.a)
+    buffers.h[0] = h = h0
+    U_h, transposed = xp.empty_like(h0), {name: params[name].T for name in TRANSITIONS}
 
-    look = input_sums(x, params, tape.boundaries)
-    tape.h[0] = h = h0
-    from_state = xp.empty_like(h0)
-    transposed = {name: params[name].T for name in TRANSITIONS}
-    for t, (boundary, transition, records, first, stored) in enumerate(tape.moments):
-        look(t, h)
-        if transition is not None:
-            boundary += xp.matmul(h, transposed[transition], out=from_state)
-        if first is not None:
-            h = tape.settling.forward(boundary, partial(tape.A.read, first=first), records)  # (2), (5)
-        else:
-            h = tape.unread.forward(boundary, records[0])
-        if stored is not None:
-            tape.A.states[stored - 1] = h  # A holds it from now on, (1)
+    for t, (a, U, saved, _, n, first, read, store) in enumerate(buffers.steps):
+        feed(t, h)  # a = C x(t) + b
+        if U is not None:
+            a += xp.matmul(h, transposed[U], out=U_h)
+        h = loop.forward(a, A, n, saved, first) if read else buffers.unread.forward(a, saved[0])  # (2), (5)
+        if store:
+            A.write(n + 1, h)  # A(t+1) = λ A(t) + η h(t+1) h(t+1)ᵀ, (1)
+
     again = partial(
         forward, params, ops.made(x), h0, decay, rate, inner_steps, controls=controls, A0=A0, activation=activation,
         normalize_preliminary=normalize_preliminary, chunk=chunk,
     )  # fmt: skip
-    return tape.states.copy(), Cache(params, x, workspace, ticket, again, tape, options, controls)
+    return buffers.states.copy(), Cache(params, x, workspace, ticket, again, buffers, options, controls)
 
 
 @exclusive
-def backward(dh: Array, cache: Cache, also: Sequence[str] = ()) -> tuple[Params, Array, Array]:
-    """The gradients of `forward`: (grads, dx, dh0) from dh, the gradient of the loss with respect to h.
+@renamed(also="extra")
+def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params, Array, Array]:
+    """Return the gradients of `forward`, (grads, dx, dh0), from dh, the gradient of the loss with respect to h.
 
-    dh (T, B, H), or (B, H) for the last step alone; `also` and errors as in fast_weights.backward.
+    dh (T, B, H), or (B, H) for the last step alone; `extra` and errors as in fast_weights.backward.
     """
     check_cache(cache, Cache)
-    params, x, tape = cache.params, cache.x, cache.tape
-    A, G = tape.A, tape.G
-    xp, dhs = array_module(h=tape.h), gradients_of_steps(dh, tape.states)
-    also = requested(also, ("decay", "rate", "A0"))
-    scalars = ScalarGradients(cache.options, also, tape.h)
+    params, x, buffers = cache.params, cache.x, cache.buffers
+    states, A, G, loop = buffers.states, buffers.A, buffers.G, buffers.loop
+    xp, dhs = array_module(h=states), gradients_of_steps(dh, states)
+    extra = requested(extra, ("decay", "rate", "A0"))
+    da_all = buffers.a  # forward's a is not needed again
+    buffers.unread.f.slope(states, out=da_all)
+    dnorm = xp.zeros((2, 1, states.shape[-1]), dh.dtype)  # of gain and bias
+    dh_next = xp.zeros(states.shape[1:], dh.dtype)  # of h(t+1), through U, from the steps after
+    G.start(extra)  # G(t) = dL/dA(t)                                       (V1)
 
-    G.start()  # G(t) = dL/dA(t)                                                                                  (V1)
-    dboundaries = tape.boundaries  # forward's are not needed again
-    tape.unread.f.slope(tape.states, out=dboundaries)
-    dnorm = xp.zeros((2, 1, tape.h.shape[-1]), dh.dtype)  # of gain and bias
-    dh_next = xp.zeros(tape.h.shape[1:], dh.dtype)  # from the steps after t, through U
-
-    for t in reversed(range(len(tape.moments))):
-        boundary, transition, records, first, stored = tape.moments[t]
+    for t in reversed(range(len(states))):
+        da, U, saved, errors, n, first, read, store = buffers.steps[t]
         if dhs[t] is not None:
             dh_next += dhs[t]
-        if stored is not None:
-            # A(t+1) = λ A(t) + η h(t+1) h(t+1)ᵀ                                                              (V1), (F6)
-            dh_by_memory = G.read(stored)
-            scalars.written(A.states[stored - 1], dh_by_memory)
-            dh_next += dh_by_memory
-        if first is not None:
-            reads = slice(first, first + len(records) - 1)
-            errors, read = A.errors[reads], partial(A.read, first=first)
-            read_transposed = partial(A.read_transposed, first=first)
-            tape.settling.slopes(records, errors, boundary)
-            tape.settling.backward(dh_next, read_transposed, records, errors, dnorm, boundary)
-            scalars.read(A.queries[reads], errors, read)
+        if store:
+            # A(t+1) = λ A(t) + η h(t+1) h(t+1)ᵀ                                                            (V1), (F6)
+            dh_next += G.read(n + 1)
+        if read:
+            # h(t+1) from a and A(t), by (2) and (5)                                            (F1) to (F4), and (F5)
+            loop.slopes(saved, errors, da)
+            loop.backward(dh_next, A, n, saved, errors, da, dnorm, first)
         else:
             # h(t+1) = f(LN[a])                                                                                   (V2)
-            tape.unread.backward(dh_next, records[0], boundary, dnorm)
+            buffers.unread.backward(dh_next, saved[0], da, dnorm)
         # a = U h'(t) + C x(t) + b, where h'(t) is h(t) or 0                                                      (V3)
-        if transition is not None:
-            xp.matmul(boundary, params[transition], out=dh_next)
+        if U is not None:
+            xp.matmul(da, params[U], out=dh_next)
         else:
             dh_next.fill(0)
 
-    dx, dC, db = ops.linear_backward(dboundaries, x, params["C"])
+    dx, dC, db = ops.linear_backward(da_all, x, params["C"])
     grads = {"C": dC, "b": db}
-    for name in TRANSITIONS:
-        steps = tape.steps[name]
-        grads[name] = transition_backward(dboundaries[steps], tape.h[steps])  # the rest of (V3)
+    for name, steps in buffers.steps_through.items():
+        grads[name] = transition_backward(da_all[steps], buffers.h[steps])  # the rest of (V3)
     if "gain" in params:
         grads["gain"], grads["bias"] = dnorm[:, 0]
-    grads |= scalars.asked_for()
-    if "A0" in also:
-        grads["A0"] = G.initial()  # dL/dA(0)                                                                     (F8)
-    return grads, dx, dh_next
+    return grads | G.extra(extra), dx, dh_next
 
 
 @exclusive
@@ -276,15 +266,15 @@ def attention(cache: Cache, t: int = -1) -> Array:
     if not isinstance(t, int | numpy.integer) or t % count not in steps or not -count <= t < count:
         raise ValueError(f"t: expected a step that reads, one of {steps}, got {t!r}")
     t %= count
-    return cache.tape.A.attention(cache.tape.moments[t].records[0].state, sum(cache.controls.store[:t]))
+    return cache.buffers.A.attention(cache.buffers.steps[t].saved[0].state, sum(cache.controls.store[:t]))
 
 
 @exclusive
 def final_state(cache: Cache) -> State:
     """The state after the last step of `forward`: give its h and A to the next forward as h0 and A0 to go on."""
     check_cache(cache, Cache)
-    tape, controls = cache.tape, cache.controls
-    return State(_wiped(tape.h[-1], controls.wipe[-1]), tape.A.matrix(sum(controls.store)))
+    buffers, controls = cache.buffers, cache.controls
+    return State(_wiped(buffers.h[-1], controls.wipe[-1]), buffers.A.matrix(sum(controls.store)))
 
 
 # --------------------------------------------------------------------------------------------------- one step at a time
@@ -309,7 +299,7 @@ def step(
     Controls([store], [wipe], [read], [integrate])  # raises on a bad one
     check_step(params, x, state, TRANSITIONS)
     A = _wiped(state.A, not read)
-    h = settle(_with_transition(params, TRANSITIONS[integrate]), x, State(state.h, A), options)
+    h = next_state(_with_transition(params, TRANSITIONS[integrate]), x, State(state.h, A), options)
     return h, State(_wiped(h, wipe), write(state.A, h, options) if store else state.A.copy())
 
 

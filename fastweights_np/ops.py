@@ -258,12 +258,12 @@ class LayerNorm:
         y += self._bias
         return y, n, inverse_std
 
-    def backward(self, normalized: Array, inverse_std: Array, dparams: Array, out: Array) -> Array:
-        """dz, shaped as z, from the dy that has been put in self.dy; adds dgain and dbias to dparams (2, ..., 1, H)."""
+    def backward(self, normalized: Array, inverse_std: Array, dnorm: Array, out: Array) -> Array:
+        """dz, shaped as z, from the dy that has been put in self.dy; adds dgain and dbias to dnorm (2, ..., 1, H)."""
         xp, n, dy, dy_n = self._xp, normalized, self.dy, self._dy_n
         # y = gain ⊙ n + bias                                                                               (L5), (L7)
         xp.multiply(dy, n, out=dy_n)
-        dparams += xp.matmul(self._ones, self._pair, out=self._sums)
+        dnorm += xp.matmul(self._ones, self._pair, out=self._sums)
         # n = (z - mean(z)) / sqrt(var(z) + ε), dn = gain ⊙ dy                                                   (L6)
         mean_dn_n, mean_dn = xp.matmul(self._pair, self._mean_by_gain, out=self._means)
         dz = xp.multiply(dy, self._gain, out=out)

@@ -38,6 +38,7 @@ import numpy
 
 from . import checks, ops
 from .backend import array_module
+from .recurrent import renamed
 from .workspace import Workspace
 
 Array = numpy.ndarray
@@ -131,29 +132,30 @@ class Layer:
             h[:, share] = arrays["h"]
         return h, Cache(cache, h.shape, shares, places, self, ticket)
 
+    @renamed(also="extra")
     def backward(
-        self, dh: Array, cache: Cache, also: Sequence[str] = ()
+        self, dh: Array, cache: Cache, extra: Sequence[str] = ()
     ) -> tuple[dict[str, Array], Array, Array]:  # fmt: skip
         """Run the layer's own backward."""
         with self._calls:
-            return self._backward(dh, cache, also)
+            return self._backward(dh, cache, extra)
 
     def _backward(
-        self, dh: Array, cache: Cache, also: Sequence[str]
+        self, dh: Array, cache: Cache, extra: Sequence[str]
     ) -> tuple[dict[str, Array], Array, Array]:  # fmt: skip
         array_module(dh=dh)
         self._check(cache)
-        also = (also,) if isinstance(also, str) else tuple(also)
+        extra = (extra,) if isinstance(extra, str) else tuple(extra)
         batch_size, last_only = cache.shares[-1].stop, dh.ndim == 2
         shape = cache.shape[1:] if last_only else cache.shape
         checks.shape("dh", dh, shape, "dh has the shape of h, or of h[-1]")
         helpers = list(zip(self._helpers, cache.places, cache.shares[1:], strict=False))
         for helper, arrays, share in helpers:
             arrays["dlast" if last_only else "dh"][...] = dh[..., share, :]
-            helper.send(("backward", last_only, also))
+            helper.send(("backward", last_only, extra))
         embedded = bool(cache.places) and "dtable" in cache.places[0]  # the table is a parameter
         try:
-            grads, dx, dh0 = self._layer.backward(dh[..., cache.shares[0], :], cache.own, also)
+            grads, dx, dh0 = self._layer.backward(dh[..., cache.shares[0], :], cache.own, extra)
             dx, dh0 = dx if embedded else _begin(dx, batch_size, axis=1), _begin(dh0, batch_size, axis=0)
         finally:
             failures = [helper.finish() for helper in self._helpers]
@@ -165,9 +167,9 @@ class Layer:
                 dx[:, share] = arrays["dx"]
             dh0[share] = arrays["dh0"]
             for name, ours in grads.items():
-                theirs = helper.extras[name] if name in also else arrays[f"dparams/{name}"]
+                theirs = helper.extras[name] if name in extra else arrays[f"dparams/{name}"]
                 # beside those of parameters there are gradients of numbers, and of arrays with a row for each sequence
-                rows = name in also and ours.ndim > 0
+                rows = name in extra and ours.ndim > 0
                 grads[name] = numpy.concatenate((ours, theirs)) if rows else ours + theirs
         return grads, dx, dh0
 
@@ -282,7 +284,7 @@ class _Helper:
         their_answers[1].close()
         self._shared = _Shared(self._file)
         self._busy, self._owner = False, os.getpid()
-        self.extras: dict[str, Array] = {}  # what a command returned besides: gradients of `also`, a state's arrays
+        self.extras: dict[str, Array] = {}  # what a command returned besides: gradients of `extra`, a state's arrays
         self._closing = weakref.finalize(self, _end, self._commands, self._answers, self._process, self._file)
 
     def start(self, inputs: dict[str, Array], outputs: dict[str, tuple[int, ...]], *rest: Any) -> dict[str, Array]:
@@ -397,15 +399,15 @@ class _Helping:
         self._arrays["h"][...] = h
         return {}
 
-    def backward(self, last_only: bool, also: tuple[str, ...]) -> dict[str, Array]:
-        """From dh to all gradients; returns those of `also`."""
+    def backward(self, last_only: bool, extra: tuple[str, ...]) -> dict[str, Array]:
+        """From dh to all gradients; returns those of `extra`."""
         arrays = self._arrays
-        grads, dx, dh0 = self._layer.backward(arrays["dlast" if last_only else "dh"], self._cache, also)
+        grads, dx, dh0 = self._layer.backward(arrays["dlast" if last_only else "dh"], self._cache, extra)
         arrays["dx" if "dx" in arrays else "dtable"][...] = dx
         arrays["dh0"][...] = dh0
-        for name in grads.keys() - set(also):
+        for name in grads.keys() - set(extra):
             arrays[f"dparams/{name}"][...] = grads[name]
-        return {name: grads[name] for name in also}
+        return {name: grads[name] for name in extra}
 
     def final_state(self) -> dict[str, Array]:
         """Return the arrays of the state after the last step."""

@@ -1,15 +1,17 @@
-"""What the recurrent layers share: z(t+1) = W h(t) + C x(t) + b, the response h = f(LN[z]), checks of arguments.
+"""What the recurrent layers share: z(t+1) = W h(t) + C x(t) + b, the activation h = f(LN[z]), checks of arguments.
 
 W (H, H), C (H, I), b (H,); a layer with N of them, as an LSTM has four, keeps them side by side: W (N, H, H) and so on.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from math import sqrt
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy
 
@@ -19,6 +21,7 @@ from .ops import LayerNorm, Relu, Tanh
 from .workspace import Workspace
 
 Params = dict[str, Array]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 # ------------------------------------------------------------------------------------------------------------ arguments
@@ -103,16 +106,33 @@ def gradients_of_steps(dh: Array, like: Array) -> list[Array | None]:
     return [*[None] * (len(like) - 1), dh] if last_only else list(dh)
 
 
-def requested(also: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """The names in `also`, of the gradients asked for besides. Raises ValueError for one that is not known."""
-    if not isinstance(also, Sequence):
-        raise TypeError(f"also: expected a list of names, got {type(also).__name__}")
-    names = (also,) if isinstance(also, str) else tuple(also)
+def requested(extra: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Return the names in `extra`, of further gradients. Raise ValueError for one that is not known."""
+    if not isinstance(extra, Sequence):
+        raise TypeError(f"extra: expected a list of names, got {type(extra).__name__}")
+    names = (extra,) if isinstance(extra, str) else tuple(extra)
     for name in names:
         if not known:
-            raise ValueError(f"also: expected none, for this layer has no other gradients, got {name!r}")
-        checks.choice("also", name, known)
+            raise ValueError(f"extra: expected none, for this layer has no other gradients, got {name!r}")
+        checks.choice("extra", name, known)
     return names
+
+
+def renamed(**names: str) -> Callable[[Function], Function]:
+    """Make a function accept a former argument name, with a DeprecationWarning: renamed(old="new")."""
+
+    def decorate(function: Function) -> Function:
+        @wraps(function)
+        def call(*arguments: Any, **options: Any) -> Any:
+            for old, new in names.items():
+                if old in options:
+                    warnings.warn(f"{old}: this argument is now called {new}", DeprecationWarning, stacklevel=3)
+                    options[new] = options.pop(old)
+            return function(*arguments, **options)
+
+        return call  # type: ignore[return-value]
+
+    return decorate
 
 
 @dataclass
@@ -156,7 +176,7 @@ def input_sums(x: ops.Input, params: Params, out: Array) -> Callable[[int, Array
         ops.linear(x, params["C"], params["b"], out=out)
         return lambda t, h: None
 
-    def look(t: int, h: Array) -> None:
+    def feed(t: int, h: Array) -> None:
         made = x.make(t, h)
         name = f"what make({t}, h) returned"
         array_module(**{name: made})
@@ -165,7 +185,7 @@ def input_sums(x: ops.Input, params: Params, out: Array) -> Callable[[int, Array
         x.array[t] = made
         out[..., t, :, :] = ops.linear(x.array[t], params["C"], params["b"])
 
-    return look
+    return feed
 
 
 def affine_backward(
@@ -189,42 +209,47 @@ def transition_backward(dz: Array, h_before: Array) -> Array:
 # --------------------------------------------------------------------------------------------------------- h = f(LN[z])
 
 
-class Record(NamedTuple):
-    """What h = f(LN[z]) leaves for its gradient, of one step (..., B, H) or of all (..., T, B, H)."""
+class Saved(NamedTuple):
+    """What the gradient of h = f(LN[z]) needs, for one step (..., B, H) or for all (..., T, B, H)."""
 
     state: Array = None  # h
     normalized: Array = None  # what layer norm made of z, before gain and bias; None without layer norm
     inverse_std: Array = None  # (..., 1); None without layer norm
 
     @classmethod
-    def of_all_steps(cls, state: Array, layer_norm: bool) -> Record:
-        """With room for what layer norm leaves, if there is one; state (..., T, B, H)."""
+    def of_all_steps(cls, state: Array, layer_norm: bool) -> Saved:
+        """Return it for all states (..., T, B, H), with room for what layer norm leaves, if there is one."""
         if not layer_norm:
             return cls(state)
         xp = array_module(state=state)
         return cls(state, xp.empty(state.shape, state.dtype), xp.empty((*state.shape[:-1], 1), state.dtype))
 
-    def at(self, t: int) -> Record:
-        """That of step t, from that of all steps."""
-        return Record(*(None if array is None else array[..., t, :, :] for array in self))
+    def at(self, t: int) -> Saved:
+        """Return it for step t alone."""
+        return Saved(*(None if array is None else array[..., t, :, :] for array in self))
 
 
-class Response:
-    """h = f(LN[z]), or f(z) without layer norm, and back. Made once for all z of one shape."""
+class NormActivation:
+    """h = f(LN[z]), or f(z) without layer norm, and back. An object serves all z of one shape, the shape of `like`."""
 
     def __init__(self, like: Array, f: Relu | Tanh, norm: LayerNorm | None) -> None:
         self.f, self.norm, self._xp = f, norm, array_module(like=like)
 
-    def forward(self, z: Array, record: Record) -> Array:
-        """h (B, H) from z (B, H), which it may overwrite. Fills the record."""
+    def load(self, params: Params) -> None:
+        """Take gain and bias, if there is layer norm, as they are now."""
         if self.norm is not None:
-            z, _, _ = self.norm.forward(z, record.normalized, record.inverse_std)
-        return self.f.forward(z, out=record.state)
+            self.norm.load(params["gain"], params["bias"])
 
-    def backward(self, dh: Array, record: Record, dz: Array, dparams: Array) -> Array:
-        """dz (B, H) from dh (B, H). dz comes with the slopes f'(.).
+    def forward(self, z: Array, saved: Saved) -> Array:
+        """Return h (B, H) from z (B, H), which it may overwrite. Fill saved."""
+        if self.norm is not None:
+            z, _, _ = self.norm.forward(z, saved.normalized, saved.inverse_std)
+        return self.f.forward(z, out=saved.state)
 
-        The gradients of gain and bias are added to the rows of dparams (2, 1, H).
+    def backward(self, dh: Array, saved: Saved, dz: Array, dnorm: Array) -> Array:
+        """Turn the slopes f'(.) in dz (B, H) into dz, from dh (B, H), and return it.
+
+        The gradients of gain and bias are added to the rows of dnorm (2, 1, H).
         """
         # h = f(y)                                                                                               (F1)
         if self.norm is None:
@@ -232,4 +257,4 @@ class Response:
             return dz
         self._xp.multiply(dz, dh, out=self.norm.dy)
         # y = LN[z]                                                                                              (F2)
-        return self.norm.backward(record.normalized, record.inverse_std, dparams, out=dz)
+        return self.norm.backward(saved.normalized, saved.inverse_std, dnorm, out=dz)

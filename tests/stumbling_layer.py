@@ -26,9 +26,9 @@ def forward(params, x, h0=None, **options):
     return irnn.forward(params, x, h0, **options)
 
 
-def backward(dh, cache, also=()):
+def backward(dh, cache, extra=()):
     stumble(dh)
-    return irnn.backward(dh, cache, also)
+    return irnn.backward(dh, cache, extra)
 
 
 def stumble(array):

@@ -92,7 +92,7 @@ def test_an_lstm_of_any_size_has_the_gradients_of_its_sequences(batch_size, hidd
     params = lstm.init(rng, I, hidden_size)
     x, dh = (rng.standard_normal((steps, batch_size, size)).astype("float32") for size in (I, hidden_size))
     _, cache = lstm.forward(params, x)
-    assert cache.tape.steps_in_cache == at_once
+    assert cache.buffers.steps_in_cache == at_once
     grads, dx, dh0 = lstm.backward(dh, cache)
     alone = [lstm.backward(dh[:, b : b + 1], lstm.forward(params, x[:, b : b + 1])[1]) for b in range(batch_size)]
     for name in params:
@@ -132,8 +132,8 @@ def test_bad_layer_options_are_named():
     with pytest.raises(ValueError, match=r"W: expected shape \(3 \+ 6 heads, H/2, H\), got \(4, 3, 6\)"):
         associative_lstm.forward(params | {"W": params["W"][:4]}, x)
     params, x, dh, _ = made(irnn)
-    with pytest.raises(ValueError, match="also: expected none, for this layer has no other gradients, got 'decay'"):
-        irnn.backward(dh, irnn.forward(params, x)[1], also="decay")
+    with pytest.raises(ValueError, match="extra: expected none, for this layer has no other gradients, got 'decay'"):
+        irnn.backward(dh, irnn.forward(params, x)[1], extra="decay")
     with pytest.raises(ValueError, match="activation: expected one of relu, tanh; got 'sine'"):
         irnn.forward(made(irnn)[0], x, activation="sine")
     with pytest.raises(ValueError, match="params: expected both gain and bias"):

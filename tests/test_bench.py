@@ -193,7 +193,7 @@ def test_the_profile_tells_a_layers_lines(tmp_path, monkeypatch, capsys):
     assert main(["profile", "--layer", "lstm", "--threads", "1", "--size", "2,3,4"]) == 0
     table = (tmp_path / "profile-2x3x4-lstm.md").read_text()
     assert "lstm.py, forward" in table
-    assert "lstm.py, Gates.forward" in table or "lstm.py, Tape.factors" in table
+    assert "lstm.py, Gates.forward" in table or "lstm.py, Buffers.factors" in table
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch, capsys):

@@ -72,15 +72,27 @@ def test_attention_is_what_the_query_reads():
         layer.attention(cache, 3)
 
 
-def test_gradients_that_cannot_be_had_are_refused():
+@pytest.mark.parametrize("decay", [0.0, 0.001, 0.95])
+@pytest.mark.parametrize("chunk", [1, 3, None])
+def test_the_gradients_of_decay_and_rate_keep_their_digits_in_float32(decay, chunk):
+    """A division by λ would lose all but two digits at λ = 0.001."""
+    for seed in range(3):
+        rng, found = numpy.random.default_rng(seed), {}
+        params = layer.init(rng, 5, 8, dtype="float64")
+        x, dh = rng.standard_normal((100, 2, 5)), rng.standard_normal((100, 2, 8))
+        for dtype in ("float64", "float32"):
+            cast = {name: value.astype(dtype) for name, value in params.items()}
+            _, cache = layer.forward(cast, x.astype(dtype), decay=decay, rate=0.1, chunk=chunk)
+            found[dtype] = layer.backward(dh.astype(dtype), cache, extra=("decay", "rate"))[0]
+        for name in ("decay", "rate"):
+            numpy.testing.assert_allclose(found["float32"][name], found["float64"][name], rtol=1e-4, err_msg=name)
+
+
+def test_gradients_with_nothing_written_and_unknown_ones():
     params, x, dh = made()
-    _, cache = layer.forward(params, x, decay=0.0)
-    with pytest.raises(ValueError, match="the gradient of decay needs decay > 0"):
-        layer.backward(dh, cache, also=("decay",))
-    layer.backward(dh, cache, also=("rate",))
-    _, without_rate = layer.forward(params, x, rate=0.0)
-    assert not layer.backward(dh, without_rate, also=("decay",))[0]["decay"], "nothing is written"
-    with pytest.raises(ValueError, match="the gradient of rate needs rate > 0"):
-        layer.backward(dh, without_rate, also=("rate",))
-    with pytest.raises(ValueError, match="also: expected one of A0, decay, rate; got 'λ'"):
-        layer.backward(dh, cache, also=("λ",))
+    _, cache = layer.forward(params, x, rate=0.0)
+    grads, *_ = layer.backward(dh, cache, extra=("decay", "rate"))
+    assert not grads["decay"], "nothing is written"
+    assert grads["rate"], "something could be"
+    with pytest.raises(ValueError, match="extra: expected one of A0, decay, rate; got 'λ'"):
+        layer.backward(dh, cache, extra=("λ",))

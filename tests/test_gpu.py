@@ -34,7 +34,7 @@ def test_the_device_gives_the_hosts_numbers(case, dtype):
         params, given, dh = to_device(arrays, device)
         for way in case.ways():
             h, cache = case.module.forward(params, **given, **case.options, **way)
-            grads, dx, dh0 = case.module.backward(dh, cache, also=case.also())
+            grads, dx, dh0 = case.module.backward(dh, cache, extra=case.extra())
             state = case.module.final_state(cache)._asdict()
             found.append(to_host({"h": h, "dx": dx, "dh0": dh0} | grads | {f"{n}(T)": v for n, v in state.items()}))
     host, device_ = found[: len(case.ways())], found[len(case.ways()) :]

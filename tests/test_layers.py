@@ -64,7 +64,7 @@ class Layer(NamedTuple):
         return {
             "init": {"rng": rng, "input_size": I, "hidden_size": H},
             "forward": forward,
-            "backward": {"dh": dh, "cache": cache, "also": self.extra},
+            "backward": {"dh": dh, "cache": cache, "extra": self.extra},
             "final_state": {"cache": cache},
             "attention": {"cache": cache},
             "initial_state": {"params": params, "batch_size": batch_size, **states},
@@ -241,7 +241,7 @@ def test_gradients_asked_for_one_by_one_are_those_asked_for_together(layer):
     assert layer.module.backward(arguments["dh"], arguments["cache"])[0].keys() == together.keys() - set(layer.extra)
     for name in layer.extra:
         for also in (name, [name]):
-            grads, *_ = layer.module.backward(**arguments | {"also": also})
+            grads, *_ = layer.module.backward(**arguments | {"extra": also})
             assert grads.keys() == together.keys() - set(layer.extra) | {name}
             numpy.testing.assert_array_equal(grads[name], together[name])
 
@@ -358,7 +358,7 @@ def test_a_workspace_changes_no_result(layer):
             h, cache = layer.module.forward(**call | {"workspace": workspace})
             assert_same({"h": h}, {"h": expected})
     _, again = layer.module.forward(**call | {"workspace": workspace})
-    assert again.tape is cache.tape, "the buffers are reused"
+    assert again.buffers is cache.buffers, "the buffers are reused"
 
 
 @each_layer
@@ -433,7 +433,7 @@ OPTIONS: dict[str, tuple[tuple, tuple]] = {
     "dtype": ((), ("float16", "int64", None)),
     "rng": ((None, 0, numpy.random.RandomState(0)), ()),
     "t": ((), (T, -T - 1, 1.0, "1", None)),
-    "also": ((), ("λ", ("λ",), ("h0",))),
+    "extra": ((), ("λ", ("λ",), ("h0",))),
 }
 
 
@@ -559,3 +559,13 @@ def test_a_layer_norm_that_is_no_bool_is_refused(layer, value):
 def test_what_is_no_workspace_is_refused(layer, value):
     with pytest.raises(TypeError, match=r"^workspace: expected a Workspace"):
         layer.module.forward(**layer.arguments()["forward"] | {"workspace": value})
+
+
+@each_layer
+def test_the_former_name_of_extra_still_works_and_says_so(layer):
+    _, cache = layer.module.forward(**layer.arguments()["forward"])
+    names = tuple(name for name in layer.states if name != "h0")
+    dh = layer.arguments()["backward"]["dh"]
+    with pytest.warns(DeprecationWarning, match="^also: this argument is now called extra"):
+        grads, *_ = layer.module.backward(dh, cache, also=names)
+    assert set(names) <= set(grads)

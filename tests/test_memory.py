@@ -35,12 +35,11 @@ def times(matrix, v):
 def test_reads_what_was_written_at_every_time(chunk, reads):
     memory, matrices = filled(chunk, reads, initial=numpy.random.default_rng(1).standard_normal((B, H, H)))
     for n in [*range(len(reads)), 0, T - 1, 3]:  # and back again
-        for s in range(reads[n]):
-            first = sum(reads[:n])
-            query, error = memory.queries[first + s], memory.errors[first + s]
-            numpy.testing.assert_allclose(memory.read(query, s, first), times(matrices[n], query), atol=1e-13)
+        for i in range(reads[n]):
+            query, error = memory.queries[sum(reads[:n]) + i], memory.errors[sum(reads[:n]) + i]
+            numpy.testing.assert_allclose(memory.read(n, i, query), times(matrices[n], query), atol=1e-13)
             expected = times(matrices[n].swapaxes(1, 2), error)
-            numpy.testing.assert_allclose(memory.read_transposed(error, s, first), expected, atol=1e-13)
+            numpy.testing.assert_allclose(memory.read_transposed(n, i, error), expected, atol=1e-13)
     for n in [*range(T + 1), 0]:
         numpy.testing.assert_allclose(memory.matrix(n), matrices[n], atol=1e-13)
 
@@ -51,19 +50,29 @@ def test_the_gradient_reads_the_later_errors(chunk, reads):
     memory, _ = filled(chunk, reads)
     gradient = MemoryGradient(memory)
     for _ in range(2):  # begun anew, it forgets
-        gradient.start()
+        gradient.start(["A0"])
         G = numpy.zeros((B, H, H))
         for n in range(T, -1, -1):
             if n < T:
                 G = DECAY * G  # from A(n+1)
-            for k in range(sum(reads[:n]), sum(reads[: n + 1])):  # and what is read here
-                memory.read(memory.queries[k], k)
-                memory.read_transposed(memory.errors[k], k)
+            for i in range(reads[n] if n < len(reads) else 0):  # and what is read here
+                k = sum(reads[:n]) + i
+                memory.read(n, i, memory.queries[k])
+                memory.read_transposed(n, i, memory.errors[k])
                 G += numpy.einsum("bi,bj->bij", memory.errors[k], memory.queries[k])
             if n > 0:
                 h = memory.states[n - 1]
                 numpy.testing.assert_allclose(gradient.read(n), RATE * times(G + G.swapaxes(1, 2), h), atol=1e-13)
-        numpy.testing.assert_allclose(gradient.initial(), G, atol=1e-13)
+        numpy.testing.assert_allclose(gradient.extra(["A0"])["A0"], G, atol=1e-13)
+
+
+def test_a_state_is_written_where_it_is_read():
+    memory, _ = filled(2)
+    h = numpy.ones((B, H))
+    memory.write(3, h)
+    numpy.testing.assert_array_equal(memory.states[2], h)
+    memory.write(3, memory.places[2])  # it stands there already
+    numpy.testing.assert_array_equal(memory.states[2], h)
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
@@ -77,7 +86,7 @@ def test_attention_adds_up_to_the_read(chunk):
 
 def test_an_empty_memory_reads_zero():
     memory, _ = filled(2)
-    assert not memory.read(memory.queries[0], 0).any()
+    assert not memory.read(0, 0, memory.queries[0]).any()
     assert not memory.matrix(0).any()
 
 

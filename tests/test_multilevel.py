@@ -35,8 +35,8 @@ def test_with_store_and_read_in_every_step_it_is_the_fast_weight_layer():
     expected_h, expected_cache = fast_weights.forward(plain, x, inner_steps=2)
     h, cache = multilevel.forward(params, x, inner_steps=2, controls=signals(store=YES, read=YES))
     numpy.testing.assert_allclose(h, expected_h, atol=1e-14)
-    expected, expected_dx, _ = fast_weights.backward(dh, expected_cache, also=("decay", "rate"))
-    grads, dx, _ = multilevel.backward(dh, cache, also=("decay", "rate"))
+    expected, expected_dx, _ = fast_weights.backward(dh, expected_cache, extra=("decay", "rate"))
+    grads, dx, _ = multilevel.backward(dh, cache, extra=("decay", "rate"))
     numpy.testing.assert_allclose(dx, expected_dx, atol=1e-12)
     assert not grads.pop("V").any()
     for name, value in expected.items():
@@ -106,7 +106,7 @@ def test_attention_is_what_the_last_read_weighs():
     h, cache = multilevel.forward(params, x, controls=controls, decay=0.9)
     strengths = multilevel.attention(cache, 4)
     assert strengths.shape == (B, 2)
-    query = cache.tape.moments[4].records[0].state
+    query = cache.buffers.steps[4].saved[0].state
     expected = [0.5 * 0.9 ** (1 - k) * (h[k] * query).sum(axis=1) for k in range(2)]
     numpy.testing.assert_allclose(strengths.T, expected, atol=1e-13)
     with pytest.raises(ValueError, match=r"t: expected a step that reads, one of \[4, 5\], got 0"):

@@ -25,6 +25,7 @@ ORDER = [
     {"checks", "workspace"},
     {"ops", "memory"},
     {"recurrent"},
+    {"inner_loop"},
     {"fast_weights", "irnn", "lstm", "associative_lstm"},
     {"multilevel", "convnet"},
     {"parallel"},
@@ -161,7 +162,7 @@ def test_without_memory_the_sizes_and_what_to_lower_are_told(monkeypatch):
         raise MemoryError("5 GiB wanted")
 
     params = fw.irnn.init(numpy.random.default_rng(0), 3, 4)
-    monkeypatch.setattr(fw.irnn, "Tape", no_room)
+    monkeypatch.setattr(fw.irnn, "Buffers", no_room)
     with pytest.raises(MemoryError, match=r"no room .* 7 steps of 2 sequences and 4 units: 5 GiB wanted; lower"):
         fw.irnn.forward(params, numpy.zeros((7, 2, 3), "float32"))
 

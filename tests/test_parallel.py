@@ -30,12 +30,12 @@ def made(batch_size=B, seed=0):
     return params, x, given, rng.standard_normal((T, batch_size, H))
 
 
-def compare(shared, params, x, dh, also=(), **options):
+def compare(shared, params, x, dh, extra=(), **options):
     h, cache = shared.forward(params, x, **options)
     expected_h, expected_cache = fw.fast_weights.forward(params, x, **options)
     numpy.testing.assert_allclose(h, expected_h, atol=1e-13)
-    grads, *others = shared.backward(dh, cache, also)
-    expected, *expected_others = fw.fast_weights.backward(dh, expected_cache, also)
+    grads, *others = shared.backward(dh, cache, extra)
+    expected, *expected_others = fw.fast_weights.backward(dh, expected_cache, extra)
     assert grads.keys() == expected.keys()
     for name, value in expected.items():
         numpy.testing.assert_allclose(grads[name], value, atol=1e-11, err_msg=name)
@@ -45,9 +45,9 @@ def compare(shared, params, x, dh, also=(), **options):
 
 def test_equals_the_layer_with_everything_given(shared):
     params, x, given, dh = made()
-    compare(shared, params, x, dh, also=("decay", "rate", "A0"), **given, decay=0.8, inner_steps=2, chunk=2)
-    compare(shared, params, x, dh, also="rate")
-    compare(shared, params, x, dh, also="A0")  # zero, and yet it has a gradient
+    compare(shared, params, x, dh, extra=("decay", "rate", "A0"), **given, decay=0.8, inner_steps=2, chunk=2)
+    compare(shared, params, x, dh, extra="rate")
+    compare(shared, params, x, dh, extra="A0")  # zero, and yet it has a gradient
     _, cache = shared.forward(params, x)
     assert shared.backward(dh, cache, iter(("decay", "A0")))[0].keys() == {*params, "decay", "A0"}
 
@@ -130,8 +130,8 @@ def test_what_goes_wrong_is_told_and_the_next_call_works(shared):
         shared.backward(dh[:2], cache)
     with pytest.raises(TypeError, match="layer: expected a module, got int; pass a layer's module"):
         parallel.Layer(3, 2)
-    with pytest.raises(ValueError, match="also: expected one of A0, decay, rate"):
-        shared.backward(dh, cache, also=("λ",))
+    with pytest.raises(ValueError, match="extra: expected one of A0, decay, rate"):
+        shared.backward(dh, cache, extra=("λ",))
     shared.forward(params, 2 * x)
     with pytest.raises(RuntimeError, match="overwritten by a later forward"):
         shared.backward(dh, cache)

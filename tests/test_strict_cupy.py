@@ -131,7 +131,7 @@ def test_forward_and_backward_pull_nothing(case, cupy):
     params, given, dh = to_device(case.arrays(), "cuda")
     cupy.usage.clear()
     h, cache = case.module.forward(params, **given, **case.options)
-    case.module.backward(dh, cache, also=case.also())
+    case.module.backward(dh, cache, extra=case.extra())
     case.module.final_state(cache)
     assert cupy.usage.pulls == []
     assert not numpy.isnan(h.get()).any()
@@ -186,12 +186,12 @@ def test_the_bench_computes_on_the_device_what_the_host_does(cupy):
 
 # one line of a layer at a time, broken as it is easily broken by who has no GPU
 BREACHES = {
-    "a function of NumPy's": ("tape.settling.load(params)", "tape.settling.load(params); numpy.abs(h0)"),
-    "a value on the host": ("tape.settling.load(params)", "tape.settling.load(params); float(h0.sum())"),
+    "a function of NumPy's": ("    feed = input", "    numpy.abs(h0); feed = input"),
+    "a value on the host": ("    feed = input", "    float(h0.sum()); feed = input"),
     "a keyword that CuPy lacks": (
-        "tape.settling.load(params)", 'tape.settling.load(params); xp.einsum("bh->bh", h0, out=h0.copy())',
+        "    feed = input", '    xp.einsum("bh->bh", h0, out=h0.copy()); feed = input',
     ),
-    "an array of the host": ("tape.settling.load(params)", "tape.settling.load(params); h0 * numpy.zeros(4)"),
+    "an array of the host": ("    feed = input", "    h0 * numpy.zeros(4); feed = input"),
 }  # fmt: skip
 
 
