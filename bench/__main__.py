@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> int:
             each.add_argument("--task", choices=("retrieval", "mnist"), default="retrieval")
         if command in ("speed", "long"):
             each.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: timed by CUDA events")
+            each.add_argument("--base", metavar="REF", help="compare with ours at this commit instead of the peers")
             each.add_argument("--sizes", type=_size, nargs="+", metavar="B,T,H", help="measure these sizes instead")
         if command == "profile":
             each.add_argument("--size", type=_size, metavar="B,T,H", help="the size (128,11,20)")
@@ -121,9 +122,13 @@ def _do(chosen: argparse.Namespace) -> None:
         )
         print(f"in {report.output}: {tables}, figure2.png, capacity.png, figure5.png")
     elif chosen.command in ("speed", "long"):
-        from . import speed
+        from . import base, speed
 
         threads = sorted(set(chosen.threads)) if chosen.device == "cpu" else [max(chosen.threads)]
+        if chosen.base is not None:
+            sizes = chosen.sizes or speed.sizes_of(chosen.layer, chosen.command == "long")
+            base.run(chosen.layer, threads, chosen.base, sizes)
+            return
         speed.run(chosen.layer, threads, chosen.command == "long", chosen.sizes or (), chosen.device)
     elif chosen.command == "loop":
         from . import loop

@@ -39,7 +39,7 @@ def run(
     Stores speed, or long, as .json, .md and .png; sizes that were chosen, and a GPU, are told in the name.
     """
     to_device({}, device)  # raises if there is none
-    sizes = chosen or (LONG if long else GLIMPSES if layer == "multilevel" else SIZES)
+    sizes = chosen or sizes_of(layer, long)
     rows = []
     for count in threads:
         names = [name for name in layer_contestants(layer, count, device) if not name.startswith(COMPILED)]
@@ -62,6 +62,11 @@ def run(
     name = ("long" if long else "speed") + ("" if device == "cpu" else f"-{device}") + sized(chosen)
     store(name, rows, _table(rows), layer)
     _picture(rows, named(name, layer))
+
+
+def sizes_of(layer: str, long: bool) -> Sequence[tuple[int, int, int]]:
+    """Return the sizes (B, T, H) that a layer is measured at."""
+    return LONG if long else GLIMPSES if layer == "multilevel" else SIZES
 
 
 def _row(problem: Layer, names: list[str], threads: int, memory: bool) -> dict[str, Any]:
@@ -115,6 +120,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         [f"{row['B']}, {row['T']}, {row['H']}", row["threads"], *(_cell(row["times"].get(name)) for name in names)]
         for row in rows
     ]
+    table += "\nJAX runs with jax_cpu_enable_async_dispatch=False, its fastest setting here.\n"
     table += "\nMedian ms (first run, compiling included, s):\n\n"
     return table + markdown(["B, T, H", "threads", *names], every)
 

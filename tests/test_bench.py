@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import sys
+from pathlib import Path
 
 import numpy
 import pytest
 
-from bench import actors, generalization, mcnemar, paper, report, speed
+from bench import actors, base, generalization, mcnemar, paper, report, speed
 from bench import store as stored
 from bench.__main__ import main
 from bench.peers import contest
 from bench.peers.problem import Layer, Training
 
+ROOT = Path(__file__).parents[1]
 PAPERS = {"training_size": 100_000, "validation_size": 10_000, "test_size": 20_000, "pairs": 4}
 
 
@@ -194,6 +197,15 @@ def test_the_profile_tells_a_layers_lines(tmp_path, monkeypatch, capsys):
     table = (tmp_path / "profile-2x3x4-lstm.md").read_text()
     assert "lstm.py, forward" in table
     assert "lstm.py, Gates.forward" in table or "lstm.py, Buffers.factors" in table
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the repository's history")
+def test_the_layers_of_another_commit_are_timed_in_turns(store, monkeypatch, capsys):
+    monkeypatch.setattr(base, "take_turns", functools.partial(contest.take_turns, rounds=1, turn_seconds=0.01))
+    assert main(["speed", "--base", "HEAD", "--threads", "1", "--sizes", "2,3,4"]) == 0
+    assert "geometric mean" in (store / "speed-base-2x3x4.md").read_text()
+    assert main(["speed", "--base", "nowhere"]) == 2
+    assert "base: expected a commit of this repository, got 'nowhere'" in capsys.readouterr().err
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch, capsys):

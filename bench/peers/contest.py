@@ -29,6 +29,7 @@ FORMS = {
     "lstm": ("plain", "nn"),
     "associative_lstm": ("plain",),
 }
+BASE = "base"  # ours at another commit
 TOLERANCE = 1e-4  # of each array of an answer: |ours in float64 - theirs| / |ours in float64|, Euclidean norms
 
 
@@ -61,6 +62,7 @@ ENTRIES = {
     "ours": Entry("in_numpy", "numpy", {}),
     "ours, 2 processes": Entry("in_numpy", "numpy", {"processes": 2}),  # of a recurrent layer
     "ours, batch halved": Entry("in_numpy", "numpy", {"threads": 2}),  # of the ConvNet
+    BASE: Entry("in_numpy", "numpy", {}),
     "PyTorch eager, nn": Entry("in_pytorch", "torch", {"form": "nn"}),
 } | {
     f"{peer}, {form}": Entry(module, package, {"form": form} | how)
@@ -76,7 +78,10 @@ class WrongAnswer(Exception):
 class Process:
     """A contestant at work on one problem."""
 
-    def __init__(self, name: str, problem: Layer | Training, threads: int, folder: Path) -> None:
+    def __init__(
+        self, name: str, problem: Layer | Training, threads: int, folder: Path, root: Path | None = None
+    ) -> None:
+        """folder: where it puts its answer. root: the checkout whose code it runs; None for this one."""
         entry, kind = ENTRIES[name], type(problem).__name__.lower()
         self.name = name
         self._answer = folder / f"{name}.npz"
@@ -91,7 +96,8 @@ class Process:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.peers.worker", json.dumps(specification)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
-            env=os.environ | dict.fromkeys(names, str(blas)) | caches,
+            env=os.environ | dict.fromkeys(names, str(blas)) | caches | ({"PYTHONPATH": str(root)} if root else {}),
+            cwd=root,
             preexec_fn=lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads]),
         )  # fmt: skip
 
@@ -159,7 +165,8 @@ def layer_contestants(layer: str, threads: int, device: str = "cpu") -> list[str
     return [
         name
         for name, entry in ENTRIES.items()
-        if entry.how.get("form", forms[0]) in forms and entry.parts <= threads and other not in entry.how
+        if name != BASE and entry.how.get("form", forms[0]) in forms and entry.parts <= threads
+        and other not in entry.how
         and (device == "cpu" or (entry.module != "in_autograd" and entry.parts == 1))
     ]  # fmt: skip
 
@@ -174,15 +181,18 @@ def expected_answer(problem: Layer | Training) -> Arrays:
 
 @contextmanager
 def at_work(
-    problem: Layer | Training, names: list[str], threads: int, tolerance: float = TOLERANCE
+    problem: Layer | Training, names: list[str], threads: int, tolerance: float = TOLERANCE, base: Path | None = None
 ) -> Iterator[list[Process]]:
-    """The processes of the named contestants, whose answers have been found right; says so of each that is not."""
+    """Yield the processes of the named contestants whose answers are right; report each whose answer is wrong.
+
+    base: the checkout that BASE runs.
+    """
     expected = expected_answer(problem)
     processes = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as closing:
         for name in names:
             try:
-                process = Process(name, problem, threads, Path(folder))
+                process = Process(name, problem, threads, Path(folder), base if name == BASE else None)
                 closing.callback(process.close)
                 process.wait()
                 process.check(expected, tolerance)
