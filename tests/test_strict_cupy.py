@@ -206,7 +206,7 @@ def test_a_breach_is_seen(name, cupy, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     broken = importlib.import_module(f"{copy.name}.audit")
     (case, *_) = broken.QUICK
-    params, given, _ = broken.to_device(case.arrays(), "cuda")
+    params, given, _ = importlib.import_module(copy.name).to_device(case.arrays(), "cuda")
     cupy.usage.clear()
     try:
         case.module.forward(params, **given, **case.options)

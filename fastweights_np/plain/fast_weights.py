@@ -68,9 +68,8 @@ def forward(
     for x_t in x:
         h_before = h
         a = h @ params["W"].T + x_t @ params["C"].T + params["b"]
-        h, loop = inner_loop(
-            a, A, params, inner_steps, activation, sustained_boundary, normalize_preliminary, np
-        )  # (2), (5)
+        # h(t+1) from a and A(t), by (2) and (5)
+        h, loop = inner_loop(a, A, params, inner_steps, activation, sustained_boundary, normalize_preliminary, np)
         saved.append((x_t, h_before, A, h, loop))
         A = decay * A + rate * outer(h, h)  # (1)
         hs.append(h)

@@ -38,7 +38,6 @@ ROOT = Path(__file__).parent.parent.parent
 PACKAGE, BUILD = ROOT / "fastweights_np", ROOT / "build" / "mutants"
 EQUIVALENT = Path(__file__).with_name("equivalent.json")
 COPIED = ("fastweights_np", "tasks", "tests", "bench", "README.md", "pyproject.toml")
-NOT_MUTATED = {"audit.py"}  # a test itself
 # the tests that are about the package, by file
 TESTS = (
     "actor_critic", "arguments", "audit", "baselines", "checkpoint", "checks", "convnet", "defaults", "fast_weights",
@@ -92,16 +91,24 @@ class Coverage:
         run_tests([*files, *chosen], path.with_suffix(".log"), [self])
         self.lines.stop()
         data = self.lines.get_data()
-        lines = {Path(file).name: data.contexts_by_lineno(file) for file in data.measured_files()}
+        lines = {
+            Path(file).resolve().relative_to(PACKAGE).as_posix(): data.contexts_by_lineno(file)
+            for file in data.measured_files() if PACKAGE in Path(file).resolve().parents
+        }  # fmt: skip
         ours = {Path(name).stem for name in COPIED}
         libraries = [name for name in sys.modules if name.split(".")[0] not in ours]
         found = {"seconds": self.seconds, "failed": self.failed, "lines": lines, "libraries": libraries}
         path.write_text(json.dumps(found))
 
 
+def mutated_files() -> list[Path]:
+    """Return the files of the package, fast and plain; the audit is a test itself."""
+    return sorted([*PACKAGE.glob("*.py"), *(PACKAGE / "plain").glob("*.py")])
+
+
 def coverage_of_tests() -> dict[str, Any]:
     """Return what Coverage finds for this state of the package and its tests, measured if it is not known yet."""
-    files = sorted([*PACKAGE.glob("*.py"), *(ROOT / "tests").glob("*.py")])
+    files = sorted([*mutated_files(), *(ROOT / "tests").glob("*.py")])
     path = BUILD / f"coverage-{digest(''.join(file.read_text() for file in files))}.json"
     if not path.exists():
         print("runs all tests of the package, to see which of them covers which line", flush=True)
@@ -187,7 +194,7 @@ def main() -> int:
     options = parser.parse_args()
 
     reasons = {key: reason for reason, keys in json.loads(EQUIVALENT.read_text()).items() for key in keys}
-    texts = {path.name: path.read_text() for path in sorted(PACKAGE.glob("*.py")) if path.name not in NOT_MUTATED}
+    texts = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in mutated_files()}
     every = [mutant for file, text in texts.items() for mutant in changes.mutants(file, text)]
     for key in sorted(reasons.keys() - {mutant.key for mutant in every}):
         print(f"no longer exists, remove it from equivalent.json: {key}")

@@ -1,0 +1,146 @@
+"""The links of the recurrent layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+
+from ..backend import to_host
+from ..plain import ops as plain_ops
+from ..plain.fast_weights import attend
+from ..trees import map_leaves
+from .cases import ENDS, Case
+from .links import Arrays, Link, Move
+
+
+def layer_links(cases: list[Case], quick: bool, move: Move) -> list[Link]:
+    layer = cases[0].layer
+    forms = Link(1, "matrix form = attention form", layer, 1e-12)
+    alone = Link(1, "batch = its sequences", layer, 1e-12)
+    fast = Link(2, "forward = plain forward", layer, 1e-12)
+    plain = Link(3, "plain backward = autograd", layer, 1e-12)
+    by_autograd = Link(3, "backward = autograd", layer, 1e-12)
+    by_differences = Link(4, "backward = finite differences", layer, 1e-7)
+    stepped = Link(5, "step by step = forward", layer, 1e-12)
+    in_float32 = Link(7, "float32 = float64", layer, 1e-4)
+    for case in cases:
+        params, given, dh = case.arrays()
+        h, *memory, saved = case.plain(params, given)
+        expected = {"h": h} | ({"A(T)": memory[0]} if memory else {})
+        if layer == "fast_weights":
+            forms.compare(str(case), *_reads_by_matrix_and_attention(case, given["A0"], h, memory[0], saved))
+        for b in range(case.batch_size):
+            one = {name: value[:, b : b + 1] if name == "x" else value[b : b + 1] for name, value in given.items()}
+            alone.compare(f"{case} sequence {b}", {"h": case.plain(params, one)[0]}, {"h": h[:, b : b + 1]})
+        stepped.compare(str(case), *_stepped_and_whole(case, params, given, move))
+        from_autograd = _autograd_gradients(case, params, given, dh)
+        plain.compare(str(case), case.plain_gradients(params, saved, dh), from_autograd)
+        for way in case.ways():
+            name = " ".join([str(case), *(f"{option}={value}" for option, value in way.items())])
+            h, cache = case.module.forward(move(params), **move(given), **case.options, **way)
+            state = case.module.final_state(cache)
+            fast.compare(name, {"h": h} | ({"A(T)": state.A} if memory else {}), expected)
+            by_autograd.compare(name, hand_gradients(case, cache, move(dh)), from_autograd)
+        # the last step alone: as a whole dh whose other steps are zero
+        only_last = numpy.zeros_like(dh)
+        only_last[-1] = dh[-1]
+        gradients = _autograd_gradients(case, params, given, only_last)
+        by_autograd.compare(f"{case} dh of the last step", hand_gradients(case, cache, move(dh[-1])), gradients)
+        if not quick:
+            from_hand = hand_gradients(case, cache, move(dh))
+            by_differences.compare(str(case), from_hand, _difference_gradients(case, params, given, dh))
+            cast = map_leaves(lambda leaf: leaf.astype("float32"), (params, given, dh))
+            h32, cache = case.module.forward(move(cast[0]), **move(cast[1]), **case.options)
+            in_float32.compare(str(case), {"h": h32} | hand_gradients(case, cache, move(cast[2])), {"h": h} | from_hand)
+    first, last = [forms] if layer == "fast_weights" else [], [] if quick else [by_differences, in_float32]
+    return [*first, alone, fast, plain, by_autograd, stepped, *last]
+
+
+def _reads_by_matrix_and_attention(case: Case, A0: Any, h: Any, A_last: Any, saved: Any) -> tuple[Arrays, Arrays]:
+    """Return A(t) v of all reads of the plain forward, and of A(T) h(T), by equations (1) and (4)."""
+    reads = [(t, A, v) for t, (_, _, A, _, (_, queries, _)) in enumerate(saved) for v in queries]
+    reads.append((case.steps, A_last, h[-1]))
+    by_matrix = {f"read {n}": plain_ops.times(A, v) for n, (_, A, v) in enumerate(reads)}
+    return by_matrix, {f"read {n}": attend(v, h[:t], A0, **case.scalars()) for n, (t, _, v) in enumerate(reads)}
+
+
+def hand_gradients(case: Case, cache: Any, dh: Any) -> Arrays:
+    grads, dx, dh0 = case.module.backward(dh, cache, extra=case.extra())
+    return grads | {"x": dx, "h0": dh0}
+
+
+def _autograd_gradients(case: Case, params: Arrays, given: Arrays, dh: numpy.ndarray) -> Arrays:
+    import autograd
+    import autograd.numpy
+
+    def loss(everything: Arrays) -> Any:
+        h, *_ = case.plain(*_divided(everything, params), np=autograd.numpy)
+        return autograd.numpy.sum(h * dh)
+
+    return autograd.grad(loss)({**params, **given, **case.scalars()})
+
+
+def _difference_gradients(case: Case, params: Arrays, given: Arrays, dh: numpy.ndarray) -> Arrays:
+    at = {**params, **given} | {name: numpy.array(value) for name, value in case.scalars().items()}
+
+    def loss(everything: Arrays) -> float:
+        weights, others = _divided(everything, params)
+        options = case.options | {name: float(others.pop(name)) for name in case.scalars()}
+        return float((case.module.forward(weights, **others, **options)[0] * dh).sum())
+
+    return {name: differentiate(loss, at, name) for name in at if (name, float(at[name].flat[0])) not in ENDS}
+
+
+def _divided(everything: Arrays, params: Arrays) -> tuple[Arrays, Arrays]:
+    """The parameters, and all the rest."""
+    names = set(everything) - set(params)
+    return {name: everything[name] for name in params}, {name: everything[name] for name in names}
+
+
+def differentiate(loss: Callable[[Arrays], float], at: Arrays, name: str) -> numpy.ndarray:
+    """The derivative of loss with respect to each entry of at[name], by SciPy's central differences of order 4."""
+    from scipy.differentiate import derivative
+
+    shape = at[name].shape
+
+    def moved(distance: float, entry: float) -> float:
+        array = at[name].copy().reshape(-1)
+        array[int(entry)] += distance
+        return loss({**at, name: array.reshape(shape)})
+
+    entries = numpy.arange(at[name].size, dtype=float)
+    found = derivative(
+        numpy.vectorize(moved, otypes=[float]), numpy.zeros_like(entries), args=(entries,),
+        initial_step=1e-4, order=4, maxiter=1,
+    )  # fmt: skip
+    return found.df.reshape(shape)
+
+
+def _stepped_and_whole(case: Case, params: Arrays, given: Arrays, move: Move) -> tuple[Arrays, Arrays]:
+    params, given = move(params), move(given)
+    h, cache = case.module.forward(params, **given, **case.options)
+    states = {name: given[name] for name in case.state_shapes()}
+    of_state = {name: value for name, value in case.options.items() if name == "copies"}
+    of_step = {name: value for name, value in case.options.items() if name not in ("copies", "controls")}
+    state = case.module.initial_state(params, case.batch_size, **states, **of_state)
+    signals = vars(case.options["controls"]) if "controls" in case.options else {}
+    steps = []
+    for t, x_t in enumerate(given["x"]):
+        at_t = {name: signal[t] for name, signal in signals.items()}
+        h_t, state = case.module.step(params, x_t, state, **of_step, **at_t)
+        steps.append(to_host(h_t))
+    last, whole = to_host(state)._asdict(), to_host(case.module.final_state(cache))._asdict()
+    return {"all h": numpy.stack(steps)} | last, {"all h": to_host(h)} | whole
+
+
+def device_link(cases: tuple[Case, ...], move: Move) -> Link:
+    link = Link(6, "GPU = host", "all layers", 1e-11)
+    for case in cases:
+        params, given, dh = case.arrays()
+        h, cache = case.module.forward(params, **given, **case.options)
+        h_device, cache_device = case.module.forward(move(params), **move(given), **case.options)
+        host = {"h": h} | hand_gradients(case, cache, dh)
+        link.compare(f"{case.layer} {case}", {"h": h_device} | hand_gradients(case, cache_device, move(dh)), host)
+    return link

@@ -1,0 +1,198 @@
+"""Lines of the backward passes, each broken as one breaks it by hand, and the audit of a package with such a line."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..network import LAYERS
+from .links import Link
+
+PACKAGE = Path(__file__).parents[1]
+
+
+class Mutant(NamedTuple):
+    """A line of a file of the package, and what it is turned into."""
+
+    file: str
+    line: str
+    mutation: str
+
+
+_MUTANTS: dict[str, tuple[str, str, str]] = {
+    "linear: weight transposed": ("ops.py", "dy_rows.swapaxes(-2, -1) @ x_rows", "(x_rows.T @ dy_rows).reshape(weight.shape)"),
+    "linear: bias averaged instead of summed": ("ops.py", "sum_rows(dy_rows)\n", "dy_rows.mean(axis=-2)\n"),
+    "embedding: duplicates lost": ("backend.py", "target += one_hot @ values", "target[..., index, :] += values"),
+    "relu: slope 1 everywhere": ("ops.py", "greater(y, 0,", "greater_equal(y, 0,"),
+    "tanh: slope 1 - y": ("ops.py", "subtract(1, y * y,", "subtract(1, y,"),
+    "layer norm: gain dropped": ("ops.py", "dz = xp.multiply(dy, self._gain, out=out)", "dz = xp.multiply(dy, 1.0, out=out)"),
+    "layer norm: gain dropped from the means": ("ops.py", "self._xp.multiply(self._mean, gain[..., None], out=self._mean_by_gain)", "self._mean_by_gain[...] = self._mean"),
+    "layer norm: mean of dn dropped": ("ops.py", "        dz -= mean_dn\n", ""),
+    "layer norm: term of the variance dropped": ("ops.py", "        dz -= xp.multiply(n, mean_dn_n, out=dy_n)\n", ""),
+    "layer norm: 1 / std dropped": ("ops.py", "        dz *= inverse_std\n", ""),
+    "layer norm: gain's gradient without n": ("ops.py", "xp.multiply(dy, n, out=dy_n)", "dy_n[...] = dy"),
+    "layer norm: gradients of the last step alone": ("ops.py", "dnorm += xp.matmul", "dnorm[...] = xp.matmul"),
+    "cross-entropy: label not subtracted": ("ops.py", "dlogits[xp.arange(len(labels)), labels] -= 1", "pass"),
+    "memory: matrix not transposed": ("memory.py", "read_matrix(matrix.swapaxes(1, 2) if transposed else matrix, v)", "read_matrix(matrix, v)"),
+    "memory: scores of errors not weighted": ("memory.py", "            scores *= self._recent_weights[recent]\n", "            scores *= 1.0 if transposed else self._recent_weights[recent]\n"),
+    "memory: partners not swapped": ("memory.py", "self._of_errors, self._of_queries = (", "self._of_queries, self._of_errors = ("),
+    "memory: half of the symmetric read": ("memory.py", "self._symmetric = self._matrix + self._matrix.swapaxes(1, 2)", "self._symmetric = self._matrix"),
+    "memory: errors and queries exchanged": ("memory.py", "for side in (memory.errors, memory.queries))", "for side in (memory.queries, memory.errors))"),
+    "memory: matrix not decayed when folded": ("memory.py", "folded += decay * matrix", "folded += matrix"),
+    "memory: matrix not decayed when read": ("memory.py", "from_matrix *= self.decay**recent", "from_matrix *= 1"),
+    "memory: G not decayed when read": ("memory.py", "from_matrix *= memory.rate * memory.decay ** (end - n)", "from_matrix *= memory.rate"),
+    "memory: η of G's matrix dropped": ("memory.py", "from_matrix *= memory.rate * memory.decay", "from_matrix *= memory.decay"),
+    "memory: another state's scores": ("memory.py", "(n - 1) % memory.chunk]", "0]"),
+    "memory: G's terms not decayed when folded": ("memory.py", "memory.powers(range(end - start))", "memory.powers(range(end - start)) ** 0"),
+    "inner loop: error at the sustained boundary dropped": ("inner_loop.py", "                da += r\n", "                pass\n"),
+    "inner loop: identity of method 2 dropped": ("inner_loop.py", "                dh += r\n", "                pass\n"),
+    "inner loop: preliminary state dropped": ("inner_loop.py", "        self.activations[0].backward(dh, saved[0], da, dnorm)\n", "        da[...] = 0\n"),
+    "inner loop: read not transposed": ("inner_loop.py", "A.read_transposed(n, first + s, r)", "A.read(n, first + s, r)"),
+    "inner loop: another read's scores": ("inner_loop.py", "A.read_transposed(n, first + s, r)", "A.read_transposed(n, first, r)"),
+    "inner loop: slope of the preliminary state lost": ("fast_weights.py", "swapaxes(0, 1), da_all)", "swapaxes(0, 1), da_all + 0)"),
+    "inner loop: slopes of another inner step": ("inner_loop.py", "f.slope(saved[s + 1].state, out=errors[s])", "f.slope(saved[s].state, out=errors[s])"),
+    "inner loop: f' dropped": ("recurrent.py", "self._xp.multiply(dz, dh, out=self.norm.dy)", "self.norm.dy[...] = dh"),
+    "time: memory's gradient one step late": ("fast_weights.py", "dh_t = G.read(t + 1)", "dh_t = G.read(min(t + 2, len(states)))"),
+    "time: recurrence through W dropped": ("fast_weights.py", "        dh_t += dh_next\n", ""),
+    "time: W not transposed": ("fast_weights.py", 'xp.matmul(da, params["W"], out=dh_next)', 'xp.matmul(da, params["W"].T, out=dh_next)'),
+    "time: W's gradient from the states after": ("fast_weights.py", "params, x, buffers.h[:-1])", "params, x, buffers.h[1:])"),
+    "rate: η kept": ("memory.py", "asarray(past * memory.decay", "asarray(memory.rate * past * memory.decay"),
+    "rate: products of queries alone": ("memory.py", "(h_q * h_r).sum(axis=0)", "(h_q * h_q).sum(axis=0)"),
+    "rate: reads after the chunk dropped": ("memory.py", "(states * G_h).sum(axis=(1, 2))", "0 * (states * G_h).sum(axis=(1, 2))"),
+    "decay: slope of λ^age without its age": ("memory.py", "past * ages * memory.decay", "past * memory.decay"),
+    "decay: slope of λ^age with λ^age": ("memory.py", "memory.decay ** (ages - 1).clip(0)", "memory.decay ** ages.clip(0)"),
+    "decay: η dropped": ("memory.py", "(memory.rate if written else 1) * slopes", "slopes"),
+    "decay: reads of the matrix dropped": ("memory.py", "(errors * A_q).sum(axis=(1, 2))", "0 * (errors * A_q).sum(axis=(1, 2))"),
+    "decay: decay of the matrix dropped": ("memory.py", "(G * A).sum()", "0 * (G * A).sum()"),
+    "decay: ages from the newest state": ("memory.py", "self._add(n[:, None] - numpy.arange(m + 1,", "self._add(n[:, None] + 1 - numpy.arange(m + 1,"),
+    "irnn: slope dropped": ("irnn.py", "buffers.activation.f.slope(buffers.h[1:], out=buffers.z)", "buffers.z[...] = 1"),
+    "irnn: slope of the state before": ("irnn.py", "slope(buffers.h[1:], out=buffers.z)", "slope(buffers.h[:-1], out=buffers.z)"),
+    "irnn: gradient of h dropped before the last step": ("irnn.py", "            dh_next += dhs[t]\n", "            pass\n"),
+    "irnn: W not transposed": ("irnn.py", "xp.matmul(dz, W, out=dh_next)", "xp.matmul(dz, W.T, out=dh_next)"),
+    "irnn: W's gradient from the states after": ("irnn.py", "cache.x, buffers.h[:-1])", "cache.x, buffers.h[1:])"),
+    "irnn: gradient of the gain dropped": ("irnn.py", '        grads["gain"], grads["bias"] = dnorm[:, 0]\n', '        grads["gain"], grads["bias"] = 0 * dnorm[:, 0]\n'),
+    "lstm: slope of σ y": ("lstm.py", "xp.subtract(gates[: F + 1], square[: F + 1], out=out[: F + 1])", "out[: F + 1] = gates[: F + 1]"),
+    "lstm: slope of tanh that of σ": ("lstm.py", "xp.subtract(1, square[G], out=out[G])", "xp.subtract(gates[G], square[G], out=out[G])"),
+    "lstm: output gate without tanh(c)": ("lstm.py", "        dz[O] *= tanh_c\n", ""),
+    "lstm: slope of tanh(c) dropped": ("lstm.py", "xp.subtract(1, xp.multiply(tanh_c, tanh_c, out=dh_dc), out=dh_dc)", "dh_dc[...] = 1"),
+    "lstm: cells' gradient without the output gate": ("lstm.py", "        dh_dc *= gates[O]\n", ""),
+    "lstm: input gate and g exchanged": ("lstm.py", "        dz[I] *= gates[G]\n", "        dz[I] *= gates[I]\n"),
+    "lstm: forget gate with the cells after": ("lstm.py", "dz[F] *= self.c[steps]\n", "dz[F] *= self.c[steps.start + 1 : steps.stop + 1]\n"),
+    "lstm: cells do not forget backwards": ("lstm.py", "            dc *= at.gates[F]\n", ""),
+    "lstm: cells' gradient not carried on": ("lstm.py", "            dc += xp.multiply(at.dh_dc, dh_next, out=scratch)", "            dc = xp.multiply(at.dh_dc, dh_next)"),
+    "lstm: one gate's way back through W": ("lstm.py", "xp.matmul(at.dz, W, out=from_gates).sum(axis=0, out=dh_next)", "dh_next[...] = xp.matmul(at.dz, W, out=from_gates)[0]"),
+    "lstm: layer norm's backward pass skipped": ("lstm.py", "            self.norm.backward(saved.normalized, saved.inverse_std, dnorm, out=dz)\n", ""),
+    "associative: bound's slope 1 outside": ("associative_lstm.py", "    dz *= inverse\n", ""),
+    "associative: radial part kept": ("associative_lstm.py", "    xp.subtract(dy, dz, out=dz)\n", "    dz[...] = dy\n"),
+    "associative: radial part dropped inside too": ("associative_lstm.py", "    along *= xp.less(inverse, 1, out=xp.empty_like(inverse))\n", ""),
+    "associative: output gate from the real parts alone": ("associative_lstm.py", "(dh * at.total).sum(axis=0, out=dgates[O])", "dgates[O] = dh[0] * at.total[0]"),
+    "associative: output gate dropped": ("associative_lstm.py", "bound_backward((dh * at.gates[O])[:, None],", "bound_backward(dh[:, None],"),
+    "associative: mean over copies forgotten": ("associative_lstm.py", "        dm_parts *= 1 / self._copies\n", ""),
+    "associative: imaginary part's sign": ("associative_lstm.py", "dm = dm_re - 1j * dm_im", "dm = dm_re + 1j * dm_im"),
+    "associative: output keys' gradient from the memory before": ("associative_lstm.py", "xp.multiply(at.c, dm, out=self._product)", "xp.multiply(at.c_before, dm, out=self._product)"),
+    "associative: what is read not added to the memory's gradient": ("associative_lstm.py", "            dc += xp.multiply(self._in_copies(q), dm, out=self._product)\n", ""),
+    "associative: forget gate with the memory after": ("associative_lstm.py", "_of_real(at.c_before, dc, self._product)", "_of_real(at.c, dc, self._product)"),
+    "associative: values without the input gate": ("associative_lstm.py", "        xp.multiply(dvalues, i, out=dpairs[U])\n", "        dpairs[U] = dvalues\n"),
+    "associative: memory does not forget backwards": ("associative_lstm.py", "        dc *= f\n", ""),
+    "associative: permutations not undone": ("associative_lstm.py", "self._back = xp.asarray(numpy.argsort(order, axis=1) +", "self._back = xp.asarray(order +"),
+    "associative: slope of σ dropped": ("associative_lstm.py", "        dz[:3] *= at.gates\n", ""),
+    "multilevel: memory's gradient of the state stored before": ("multilevel.py", "dh_next += G.read(n + 1)", "dh_next += G.read(max(n, 1))"),
+    "multilevel: memory's gradient dropped": ("multilevel.py", "            dh_next += G.read(n + 1)\n", "            G.read(n + 1)\n"),
+    "multilevel: gradient goes back through a wipe": ("multilevel.py", "            dh_next.fill(0)\n", "            pass\n"),
+    "multilevel: W for V on the way back": ("multilevel.py", "xp.matmul(da, params[U], out=dh_next)", 'xp.matmul(da, params["W"], out=dh_next)'),
+    "multilevel: gradients of W and V from all steps": ("multilevel.py", "if step.transition == name]", "if step.transition]"),
+    "multilevel: W's gradient from wiped states too": ("multilevel.py", "if step.transition == name]", "if step.transition in (name, None)]"),
+    "multilevel: slope of an unread step that of the state before": ("multilevel.py", "slope(states, out=da_all)", "slope(buffers.h[:-1], out=da_all)"),
+    "multilevel: slope of the preliminary state lost": ("multilevel.py", "loop.slopes(saved, errors, da)", "loop.slopes(saved, errors, da + 0)"),
+    "convnet: kernels' gradient of the last rows alone": ("convnet.py", "dkernels += dz_rows @ patches.T", "dkernels[...] = dz_rows @ patches.T"),
+    "convnet: overlapping patches overwrite one another": ("convnet.py", "seen += dpatches[:, k, l]", "seen[...] = dpatches[:, k, l]"),
+    "convnet: rows and columns of a kernel exchanged": ("convnet.py", "seen += dpatches[:, k, l]", "seen += dpatches[:, l, k]"),
+    "convnet: stride forgotten": ("convnet.py", "dx[:, stride * rows.start + k :: stride, l::stride]", "dx[:, rows.start + k :, l:]"),
+    "convnet: the whole window gets the gradient": ("convnet.py", "dy * (winners == n)", "dy"),
+    "convnet: slope of relu dropped": ("convnet.py", "dy * ops.Relu(y).slope(y)", "dy * 1.0"),
+    "convnet: bias's gradient of one place": ("convnet.py", "dy.reshape(len(dy), -1).sum(axis=1)", "dy[:, 0, 0].sum(axis=1)"),
+    "entropy: its sign": ("ops.py", "return -dH[:, None] *", "return dH[:, None] *"),
+    "entropy: H dropped": ("ops.py", "log_pi + H[:, None])", "log_pi + 1)"),
+    "squared error: target dropped": ("ops.py", "return dloss * (values - targets)", "return dloss * values"),
+    "actor-critic: advantages have the wrong sign": ("actor_critic.py", "advantages / games, pi", "-advantages / games, pi"),
+    "actor-critic: advantages dropped": ("actor_critic.py", "advantages / games, pi", "xp.full_like(H, 1 / games), pi"),
+    "actor-critic: mean over steps, too": ("actor_critic.py", "xp.full_like(values, value_weight / games)", "xp.full_like(values, value_weight / values.size)"),
+    "actor-critic: entropy's gradient dropped": ("actor_critic.py", "    dlogits += ops.entropy_backward(", "    _ = ops.entropy_backward("),
+    "actor-critic: entropy pushed down": ("actor_critic.py", "-entropy_weight / games", "entropy_weight / games"),
+    "actor-critic: value's way into the state dropped": ("actor_critic.py", "        dh += dh_by_value\n", ""),
+    "actor-critic: encoder's slope that of the layer's input": ("actor_critic.py", "ops.Relu(x), x)", "ops.Relu(x), x + 1)"),
+    "network: readout's relu ignored": ("network.py", "dz = dhidden * relu.slope(hidden)", "dz = dhidden"),
+    "plain fast weights: λ's gradient from the A after": ('plain/fast_weights.py', '(G * A).sum()', '(G * (decay * A + rate * outer(h, h))).sum()'),
+    "plain fast weights: η's gradient halved": ('plain/fast_weights.py', '(h * times(G, h)).sum()', '(h * times(G, h)).sum() / 2'),
+    'plain fast weights: G not decayed': ('plain/fast_weights.py', 'G = decay * G + dA', 'G = G + dA'),
+    'plain fast weights: reads dropped from G': ('plain/fast_weights.py', 'G = decay * G + dA', 'G = decay * G'),
+    'plain fast weights: half of the symmetric read': ('plain/fast_weights.py', 'rate * times(G + G.swapaxes(1, 2), h)', 'rate * times(G, h)'),
+    'plain fast weights: recurrence through W dropped': ('plain/fast_weights.py', 'dh = dh + dh_next + rate', 'dh = dh + rate'),
+    'plain fast weights: W not transposed': ('plain/fast_weights.py', 'dh_next = da @ params["W"]', 'dh_next = da @ params["W"].T'),
+    "plain fast weights: W's gradient from the state after": ('plain/fast_weights.py', 'da.T @ h_before', 'da.T @ h'),
+    'plain fast weights: read not transposed': ('plain/fast_weights.py', 'dh = times(A.swapaxes(1, 2), r)', 'dh = times(A, r)'),
+    'plain fast weights: errors and queries exchanged': ('plain/fast_weights.py', 'outer(r, queries[s])', 'outer(queries[s], r)'),
+    'plain fast weights: error at the sustained boundary dropped': ('plain/fast_weights.py', '            da = da + r\n', '            pass\n'),
+    'plain fast weights: identity of method 2 dropped': ('plain/fast_weights.py', '            dh = dh + r\n', '            pass\n'),
+    'plain fast weights: preliminary state dropped': ('plain/fast_weights.py', 'return da + respond_backward(dh, responses[0], params, activation, grads), dA', 'return da, dA'),
+    'plain multilevel: gradient goes back through a wipe': ('plain/multilevel.py', '(0 if controls.wipe[t] else dh_next)', 'dh_next'),
+    'plain multilevel: G decays where nothing is stored': ('plain/multilevel.py', '        if controls.read[t]:\n            # h from a', '        G = decay * G\n        if controls.read[t]:\n            # h from a'),
+    'plain multilevel: W for V on the way back': ('plain/multilevel.py', 'dh_next = da @ params[U]', 'dh_next = da @ params["W"]'),
+    'plain ops: slope of relu 1 everywhere': ('plain/ops.py', '1 * (y > 0)', '1 + 0 * y'),
+    "plain ops: layer norm's mean dropped": ('plain/ops.py', '(dn - dn.mean(-1, keepdims=True) - n', '(dn - n'),
+    "plain ops: layer norm's variance dropped": ('plain/ops.py', ' - n * (dn * n).mean(-1, keepdims=True))', ')'),
+    "plain ops: layer norm's gain dropped": ('plain/ops.py', 'dn = gain * dy', 'dn = dy'),
+    'plain irnn: recurrence dropped': ('plain/irnn.py', 'dh + dh_next, response', 'dh, response'),
+    'plain lstm: cells do not forget backwards': ('plain/lstm.py', '        dc = dc * f\n', ''),
+    'plain lstm: forget gate with the cells after': ('plain/lstm.py', 'dc * c_before, dc * i', 'dc * (f * c_before + i * g), dc * i'),
+    'plain lstm: slope of tanh(c) dropped': ('plain/lstm.py', 'dh * o * (1 - tanh_c * tanh_c)', 'dh * o'),
+    "plain lstm: layer norm's backward pass skipped": ('plain/lstm.py', 'dz[n], dgain, dbias = layer_norm_backward', '_, dgain, dbias = layer_norm_backward'),
+    "plain losses: label not subtracted": ("plain/losses.py", "(softmax(logits) - numpy.eye(logits.shape[-1])[labels])", "softmax(logits)"),
+    "plain losses: H dropped": ("plain/losses.py", "(numpy.log(pi) + entropy(logits)[..., None])", "(numpy.log(pi) + 1)"),
+    "plain losses: entropy pushed down": ("plain/losses.py", "entropy_backward(-entropy_weight * one", "entropy_backward(entropy_weight * one"),
+    'plain associative: radial part kept': ('plain/associative_lstm.py', '(dy - (m > 1) * y * (y * dy).sum(0)) / m', 'dy / m'),
+    'plain associative: conjugate forgotten': ('plain/associative_lstm.py', 'product(conjugate(q[n][:, :, p]), dm)', 'product(q[n][:, :, p], dm)'),
+    'plain associative: permutation not undone': ('plain/associative_lstm.py', 'product(conjugate(c[s]), dm)[:, :, numpy.argsort(p)]', 'product(conjugate(c[s]), dm)[:, :, p]'),
+    'plain associative: memory does not forget backwards': ('plain/associative_lstm.py', 'dc = [f * dc[s] for s in range(S)]', 'dc = [dc[s] for s in range(S)]'),
+    'plain convnet: the whole window gets the gradient': ('plain/convnet.py', 'dm * (winner == index)', 'dm'),
+    'plain convnet: overlapping patches overwrite one another': ('plain/convnet.py', '[...] += numpy.einsum', '[...] = numpy.einsum'),
+    'plain convnet: slope of relu dropped': ('plain/convnet.py', 'dy * (y > 0)', 'dy * 1'),
+}  # fmt: skip
+MUTANTS = {name: Mutant(*mutant) for name, mutant in _MUTANTS.items()}
+
+
+@contextmanager
+def mutated(mutant: Mutant, folder: Path) -> Iterator[Any]:
+    """Yield the audit of a copy of the package in this folder, under another name, with one line changed.
+
+    Raises ValueError unless the file holds the line once.
+    """
+    copy = folder / f"mutant_{abs(hash((mutant, str(folder))))}"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    source = (copy / mutant.file).read_text()
+    if mutant.line:
+        if source.count(mutant.line) != 1:
+            found = source.count(mutant.line)
+            raise ValueError(f"mutant: expected {mutant.line!r} once in {mutant.file}, got it {found} times")
+        (copy / mutant.file).write_text(source.replace(mutant.line, mutant.mutation))
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield importlib.import_module(f"{copy.name}.audit")
+    finally:
+        sys.path.remove(str(folder))
+        for name in [name for name in sys.modules if name.partition(".")[0] == copy.name]:
+            del sys.modules[name]
+
+
+def caught_by(mutant: Mutant, folder: Path) -> list[Link]:
+    """Return the rows of the gradient checks, link 3, that fail for this mutant."""
+    layer = Path(mutant.file).stem
+    with mutated(mutant, folder) as audit:
+        links = audit.run(quick=True, layers=[layer if layer in LAYERS else "fast_weights"])
+    return [link for link in links if link.number == 3 and not link.passed]

@@ -1,0 +1,142 @@
+"""The links of whole networks and agents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy
+
+from .. import actor_critic, network
+from ..backend import to_host
+from ..plain import convnet as plain_convnet
+from ..plain import losses
+from ..trees import flatten, map_leaves, unflatten
+from .cases import QUADRANTS, Case
+from .layers import differentiate
+from .links import Arrays, Link, Move
+from .operations import CONVNETS
+
+
+def network_link(layers: Sequence[str], move: Move) -> Link:
+    import autograd
+    import autograd.numpy
+
+    link = Link(3, "backward = autograd", "network", 1e-12)
+    for layer in layers:
+        options: dict[str, Any] = {"controls": QUADRANTS} if layer == "multilevel" else {}
+        steps = len(QUADRANTS)
+        case = Case(layer, steps, batch_size=3, hidden_size=4, options=options, initial=False)
+        rng = numpy.random.default_rng(21)
+        net = network.Network(network.TokenEncoder(6, 4, 5), network.Classifier(3, 5), 4, layer, options=options)
+        params = net.init(rng, "float64")
+        tokens, labels = rng.integers(0, 6, (steps, 3)), rng.integers(0, 3, 3)
+        loss, grads = net.loss_and_gradients(move(params), move(tokens), move(labels))
+
+        recurrent = partial(_states_of, case, autograd.numpy)
+
+        def mean_loss(tree: Arrays, of: Any = recurrent, tokens: Any = tokens, labels: Any = labels) -> Any:
+            return losses.loss_of_network(tree, tokens, labels, of, autograd.numpy)
+
+        expected_loss, expected = autograd.value_and_grad(mean_loss)(params)
+        link.compare(layer, flatten(grads) | {"loss": loss}, flatten(expected) | {"loss": expected_loss})
+    _compare_networks_of_images(link, move)
+    return link
+
+
+def _states_of(case: Case, np: Any, params: Arrays, x: Any) -> Any:
+    """Return h (T, B, H) of the plain layer, from initial states of zero."""
+    return case.plain(params, {"x": x} | {n: numpy.zeros(shape) for n, shape in case.state_shapes().items()}, np)[0]
+
+
+def _compare_networks_of_images(link: Link, move: Move) -> None:
+    """Patches to a recurrent layer, and images to a ConvNet."""
+    import autograd
+    import autograd.numpy
+
+    rng = numpy.random.default_rng(23)
+    case = Case("irnn", 3, 2, 5, 4, initial=False)
+    layers = CONVNETS[0][1]
+    patches, images, labels = rng.random((3, 2, 6)), rng.random((2, 9, 9)), rng.integers(0, 3, 2)
+
+    def recurrent(tree: Arrays) -> Any:
+        x = losses.relu_layer(tree["encoder"], patches, "weight", "bias", autograd.numpy)
+        h = _states_of(case, autograd.numpy, tree["layer"], x)
+        return losses.loss_of_classifier(tree["readout"], h[-1], labels, autograd.numpy)
+
+    def convolutional(tree: Arrays) -> Any:
+        features, _ = plain_convnet.forward(tree["layer"], images[:, None], layers, autograd.numpy)
+        return losses.loss_of_classifier(tree["readout"], features, labels, autograd.numpy)
+
+    readout = network.Classifier(3, 5)
+    models: tuple[tuple[str, network.Model, Any, Any], ...] = (
+        ("patches", network.Network(network.PatchEncoder(6, 5), readout, 4, "irnn"), patches, recurrent),
+        ("convnet", network.ConvolutionalNetwork(layers, readout, 9), images, convolutional),
+    )
+    for name, model, inputs, mean_loss in models:
+        params = model.init(rng, "float64")
+        loss, grads = model.loss_and_gradients(move(params), move(inputs), move(labels))
+        expected_loss, expected = autograd.value_and_grad(mean_loss)(params)
+        link.compare(name, flatten(grads) | {"loss": loss}, flatten(expected) | {"loss": expected_loss})
+
+
+def actor_critic_links(layers: Sequence[str], quick: bool, move: Move) -> Iterator[Link]:
+    """Whole episodes of an agent in a closed loop, whose next look depends on its last policy."""
+    import autograd
+    import autograd.numpy
+
+    by_autograd = Link(3, "backward = autograd", "actor_critic", 1e-12)
+    by_differences = Link(4, "backward = finite differences", "actor_critic", 1e-7)
+    closed = Link(5, "closed loop = what was seen again", "actor_critic", 1e-12)
+    steps, games, inputs, encoded_size, hidden_size = 4, 2, 3, 3, 3
+    inits: dict[str, Arrays] = {"fast_weights": {}, "irnn": {"layer_norm": True}, "lstm": {}}
+    for seed, (layer, init) in enumerate(inits.items(), 70):
+        if layer not in layers:
+            continue
+        rng = numpy.random.default_rng(seed)
+        agent = actor_critic.ActorCritic(inputs, 3, hidden_size, layer, init, encoded_size=encoded_size)
+        params = map_leaves(lambda leaf: leaf + 0.4 * rng.standard_normal(leaf.shape), agent.init(rng, "float64"))  # noqa: B023
+        noise, mixing = rng.standard_normal((steps, games, inputs)), rng.standard_normal((3, inputs))
+        actions, rewards = rng.integers(0, 3, (steps, games)), rng.standard_normal((steps, games))
+        seen = noise.copy()
+
+        def see(t: int, logits: Any, seen: Any = seen, mixing: Any = mixing) -> Any:
+            if t:
+                seen[t] += to_host(logits) @ mixing
+            return move(seen[t])
+
+        logits, values, cache = agent.forward(move(params), see, steps, games)
+        targets = actor_critic.returns(move(rewards), 0.9, values[-1])
+        weights = {"value_weight": 0.7, "entropy_weight": 0.3}
+        _, dlogits, dvalues = actor_critic.loss_and_gradients(logits, values, move(actions), targets, **weights)
+        grads = flatten(agent.backward(dlogits, dvalues, cache))
+        given = to_host({"actions": actions, "targets": targets, "advantages": targets - values}) | weights
+        case = Case(layer, steps, games, encoded_size, hidden_size, initial=False, init=init)
+
+        def loss(tree: Arrays, np: Any, case: Case = case, seen: Any = seen, given: Arrays = given) -> Any:
+            recurrent = partial(_states_of, case, np)
+            return losses.loss_of_agent(tree, seen, **given, layer=recurrent, np=np)
+
+        by_autograd.compare(layer, grads, flatten(autograd.grad(loss)(params, autograd.numpy)))
+        if not quick:
+            flat = flatten(params)
+            differences = {name: differentiate(lambda at: loss(unflatten(at), numpy), flat, name) for name in flat}
+            by_differences.compare(layer, grads, differences)
+
+        def look(t: int, _: Any, seen: Any = seen) -> Any:
+            return move(seen[t])
+
+        expected = to_host({"logits": logits, "values": values})
+        again_logits, again_values, _ = agent.forward(move(params), look, steps, games)
+        closed.compare(layer, {"logits": again_logits, "values": again_values}, expected)
+        # in two parts, and the value of what comes between them
+        _, _, first = agent.forward(move(params), look, 2, games)
+        state = agent.final_state(first)
+        rest, _, _ = agent.forward(move(params), partial(look, seen=seen[2:]), steps - 2, games, state)
+        following = agent.next_values(move(params), look(2, None), state)
+        closed.compare(
+            f"{layer}, in two parts", {"logits": rest, "values": following},
+            {"logits": expected["logits"][2:], "values": expected["values"][2]},
+        )  # fmt: skip
+    yield from (link for link in (by_autograd, by_differences, closed) if link.cases)

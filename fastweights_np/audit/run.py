@@ -1,0 +1,37 @@
+"""The whole chain: every link for every subject."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..backend import to_device
+from ..network import LAYERS
+from .cases import FULL, QUICK
+from .layers import device_link, layer_links
+from .links import Link, Move
+from .networks import actor_critic_links, network_link
+from .operations import convnet_links, operation_links
+from .others import optimizer_link, parallel_link
+
+
+def run(device: str = "cpu", quick: bool = False, layers: Sequence[str] = tuple(LAYERS)) -> list[Link]:
+    """Run the chain and return its rows. Raise ImportError if autograd or SciPy is absent.
+
+    quick: a quarter of the cases, without link 4, whose finite differences take most of the time, and without helper
+    processes.
+    """
+    move: Move = (lambda tree: tree) if device == "cpu" else (lambda tree: to_device(tree, device))
+    cases = tuple(case for case in (QUICK if quick else FULL) if case.layer in layers)
+    links = [
+        *(link for layer in layers for link in layer_links([c for c in cases if c.layer == layer], quick, move)),
+        *convnet_links(quick, move),
+        *operation_links(move),
+        optimizer_link(move),
+        network_link(layers, move),
+        *actor_critic_links(layers, quick, move),
+    ]
+    if device != "cpu":
+        links.append(device_link(cases, move))
+    elif not quick:
+        links.append(parallel_link(layers))
+    return sorted(links, key=lambda link: link.number)
