@@ -20,10 +20,7 @@ Array = Any  # a numpy.ndarray or a cupy.ndarray; everything that a function is 
 FEW_ROWS = 64  # of a target of scatter_add: below, its one-hot form is faster (37 rows: 0.10 ms to 0.13 ms)
 
 OLDEST_CUPY = (13, 4)
-INSTALL = (
-    "install the extra that fits your driver: "
-    'pip install "fastweights-np[gpu]" (CUDA 12) or "fastweights-np[gpu-cuda13]" (CUDA 13)'
-)
+INSTALL = "install the CuPy that fits your driver: pip install cupy-cuda12x (CUDA 12) or cupy-cuda13x (CUDA 13)"
 MIXED = (
     "{first} is on the {first_place} and {other} on the {other_place}; all arrays of a call must be in one place: "
     'move them with to_device(tree, "cuda") or to_host(tree)'

@@ -127,7 +127,7 @@ def test_unknown_device_is_refused():
 
 def test_cuda_without_cupy_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)  # as if it were not installed
-    with pytest.raises(RuntimeError, match=r"needs CuPy.*fastweights-np\[gpu\]"):
+    with pytest.raises(RuntimeError, match=r"needs CuPy.*pip install cupy-cuda12x"):
         fw.to_device({"W": numpy.ones(1)}, "cuda")
 
 
@@ -137,7 +137,7 @@ def test_cuda_without_cupy_says_what_to_install(monkeypatch):
         ("14.0.0", 0, 0, r"finds no NVIDIA driver; install one, or use device \"cpu\""),
         ("14.0.0", 11080, "cudaErrorInsufficientDriver", r"driver is for CUDA 11.8, .*update the driver, or"),
         ("14.0.0", 13000, 0, r"finds no GPU on this machine"),
-        ("12.3.0", 13000, 1, r"needs CuPy 13.4 or newer, got 12.3.0; install the extra"),
+        ("12.3.0", 13000, 1, r"needs CuPy 13.4 or newer, got 12.3.0; install the CuPy"),
     ],
 )
 def test_cuda_that_cannot_be_used_says_which_and_what_to_do(version, driver, devices, message, monkeypatch, capsys):
