@@ -187,13 +187,13 @@ class Cell:
         (dh * at.total).sum(axis=0, out=dgates[O])
         dm_parts = xp.empty_like(at.read)
         bound_backward((dh * at.gates[O])[:, None], at.read, at.read_inverse, dm_parts)
-        # m_n = 1/S Σ_s P_s q_n ⊙ c_s(t+1)                                                                       (A3)
+        # m_n = 1/S Σ_s (P_s q_n) ⊙ c_s(t+1)                                                                     (A3)
         dm_parts *= 1 / self._copies
         for q, dm_re, dm_im, dq in zip(at.pairs[Q], *dm_parts, dpairs[Q], strict=True):
-            dm = dm_re - 1j * dm_im
+            dm = dm_re - 1j * dm_im  # ∂L/∂Re - i ∂L/∂Im, as all complex gradients here
             self._gather(xp.multiply(at.c, dm, out=self._product), out=dq)
             dc += xp.multiply(self._in_copies(q), dm, out=self._product)
-        # c_s(t+1) = f ⊙ c_s(t) + Σ_n P_s k_n ⊙ (i ⊙ u_n)                                                        (A4)
+        # c_s(t+1) = f ⊙ c_s(t) + Σ_n (P_s k_n) ⊙ (i ⊙ u_n)                                                      (A4)
         _of_real(at.c_before, dc, self._product).sum(axis=0, out=dgates[F])
         dvalues = xp.empty_like(dpairs[U])
         for k, value, dvalue, dk in zip(at.pairs[K], i * at.pairs[U], dvalues, dpairs[K], strict=True):

@@ -230,8 +230,8 @@ def convolve_backward(
             # patches[c, k, l, i, j] = x[c, s i + k, s j + l]                                                     (N2)
             for k in range(size):
                 for l in range(size):  # noqa: E741
-                    seen = dx[:, stride * rows.start + k :: stride, l::stride][:, : rows.stop - rows.start, :columns]
-                    seen += dpatches[:, k, l]
+                    dx_window = dx[:, stride * rows.start + k :: stride, l::stride]
+                    dx_window[:, : rows.stop - rows.start, :columns] += dpatches[:, k, l]  # the rows of this block
     return dx, dkernels.reshape(weight.shape)
 
 

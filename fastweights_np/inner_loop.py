@@ -74,6 +74,7 @@ class InnerLoop:
 
     def slopes(self, saved: Sequence[Saved], errors: Array, da: Array) -> None:
         """Put the slopes f'(.) of h_1 .. h_S into errors (S, ..., B, H), of h_0 into da; for one step or for all."""
+        # f'(.), known from h_s alone                                                                      (F1), (F4)
         f = self.activations[0].f
         for s in range(self.inner_steps):
             f.slope(saved[s + 1].state, out=errors[s])
@@ -85,8 +86,8 @@ class InnerLoop:
     ) -> None:  # fmt: skip
         """Turn the slopes in da (B, H) into da, and those in errors (S, B, H) into the errors r_s, from dh (B, H).
 
-        The outer products of r_s and h_s are the gradient of A(n). The gradients of gain and bias are added to dnorm
-        (2, 1, H).
+        The gradient of A(n) is Σ_s r_s h_sᵀ: errors are views of A.errors, which MemoryGradient adds up. The gradients
+        of gain and bias are added to dnorm (2, 1, H).
         """
         for s in reversed(range(self.inner_steps)):
             # h_s+1 = f(LN[z])                                                                             (F1), (F2)
@@ -98,5 +99,6 @@ class InnerLoop:
         # h_0 = f(a), or f(LN[a])                                                                                (F4)
         self.activations[0].backward(dh, saved[0], da, dnorm)
         if self.sustained_boundary:
+            # z = A h_s + a for all s                                                                            (F3)
             for r in errors:
                 da += r

@@ -1,7 +1,7 @@
 """The memory of the paper, a decaying sum of outer products of states, and its gradient.
 
     A(n)   = λ A(n-1) + η h(n) h(n)ᵀ                                                                      equation (1)
-           = λⁿ A(0) + η Σ_{k=1..n} λ^(n-k) h(k) h(k)ᵀ                                                    equation (3)
+    A(n)   = λⁿ A(0) + η Σ_{k=1..n} λ^(n-k) h(k) h(k)ᵀ                                                    equation (3)
     A(n) v = λⁿ A(0) v + Σ_{k=1..n} [η λ^(n-k) h(k)ᵀ v] h(k)                                              equation (4)
 
 The brackets are the scores of v, (4) is attention to past states. The gradient G(n) = dL/dA(n) is such a sum, too, of
@@ -53,6 +53,7 @@ def fold(matrix: Array | None, decay: float, left: Array, right: Array, weights:
 
     matrix (B, H, H) or None for zero; left and right (K, B, H); weights (K, 1). Returns a new (B, H, H).
     """
+    # A(n) = λ A(n-1) + η h(n) h(n)ᵀ                                                                               (1)
     folded = (left * weights[:, :, None]).transpose(1, 2, 0) @ right.swapaxes(0, 1)
     if matrix is not None:
         folded += decay * matrix
@@ -103,7 +104,7 @@ class Memory:
         self.places = list(states)  # views are cached: creating one costs as much as multiplying some thousand numbers
         self.first = [0, *accumulate(self.reads)]  # the number of the first read of A(n)
         self.chunk = min(chunk or choose_chunk(len(reads), hidden_size), max(len(reads), 1))
-        # Second axis: 0 for the query and 1 for the error of a read; in scores the other way round, because in (F6)
+        # Second axis: 0 for the query and 1 for the error of a read; in scores the other way round, because in F6
         # each of the two is weighted by its partner's scores, which are those of the chunk's states.
         self.terms = xp.empty((self.first[-1], 2, batch_size, hidden_size), states.dtype)
         self.scores = xp.empty((self.first[-1], 2, self.chunk, batch_size), states.dtype)
@@ -167,6 +168,7 @@ class Memory:
     def matrix(self, n: int) -> Array:
         """A(n) itself, (B, H, H), a new array, by equation (3) for the running chunk."""
         recent = n % self.chunk
+        # λ^(n-m) A(m) + η Σ_k λ^(n-k) h(k) h(k)ᵀ                                                                    (3)
         states, weights = self.states[n - recent : n], self._weights[self.chunk - recent :, :1]
         return fold(self.chunk_matrix(n), self.decay**recent, states, states, weights)
 
@@ -227,11 +229,13 @@ class MemoryGradient:
         while end < self._end:
             self._fold()
         if n < end:
-            # Σ [η λ^(n'-n) h(n)ᵀ query] r + [η λ^(n'-n) h(n)ᵀ r] query over the reads n': they found the brackets
+            # Σ [η λ^(n'-n) h(n)ᵀ query] r + [η λ^(n'-n) h(n)ᵀ r] query over the reads n'                    (F5), (F6)
+            # the brackets are scores that the reads have left
             self._xp.matmul(later.row, later.vectors, out=self._result_row)
         else:
             self._result.fill(0)
         if self._symmetric is not None:
+            # η λ^(M-n) (G(M) + G(M)ᵀ) h(n), M = end                                                               (F6)
             from_matrix = read_matrix(self._symmetric, memory.states[n - 1])
             from_matrix *= memory.rate * memory.decay ** (end - n)
             self._result += from_matrix
@@ -268,31 +272,36 @@ class MemoryGradient:
 
     def _add_scalars(self) -> None:
         """Add the part of the chunk before `end` to dλ and dη, as long as the matrix is G(end)."""
-        # A(n) = λ^(n-m) A(m) + η Σ_k λ^(n-k) h(k) h(k)ᵀ,   k = m+1 .. n                                     (F9), (F10)
+        # A(n) = λ^(n-m) A(m) + η Σ_k λ^(n-k) h(k) h(k)ᵀ,   k = m+1 .. n
         memory, m, end = self._memory, self._memory.chunk_start(self._end - 1), self._end
         reads, states = slice(memory.first[m], memory.first[end]), memory.states[m:end]
         queries, errors, G = memory.queries[reads], memory.errors[reads], self._matrix
         n = numpy.array(memory.when[reads])
-        # rᵀ ∂A(n) query for each read of A(n), m <= n < end
+        # rᵀ ∂A(n) query for each read of A(n), m <= n < end                                                (F9), (F10)
         h_q, h_r = (side.swapaxes(0, 1) @ states.transpose(1, 2, 0) for side in (queries, errors))  # (B, reads, k)
-        self._add(n[:, None] - numpy.arange(m + 1, m + 1 + len(states)), (h_q * h_r).sum(axis=0), written=True)
+        self._add(n[:, None] - numpy.arange(m + 1, m + 1 + len(states)), (h_q * h_r).sum(axis=0), has_rate=True)
         if (A := memory.chunk_matrix(m)) is not None:
             A_q = (A @ queries.transpose(1, 2, 0)).transpose(2, 0, 1)
-            self._add(n - m, (errors * A_q).sum(axis=(1, 2)), written=False)
-        # ⟨G(end), ∂A(end)⟩
+            self._add(n - m, (errors * A_q).sum(axis=(1, 2)), has_rate=False)
+        # ⟨G(end), ∂A(end)⟩                                                                                 (F9), (F10)
         if G is not None:
             G_h = (G @ states.transpose(1, 2, 0)).transpose(2, 0, 1)
-            self._add(end - numpy.arange(m + 1, m + 1 + len(states)), (states * G_h).sum(axis=(1, 2)), written=True)
+            self._add(end - numpy.arange(m + 1, m + 1 + len(states)), (states * G_h).sum(axis=(1, 2)), has_rate=True)
             if A is not None:
-                self._add(numpy.array(end - m), (G * A).sum(), written=False)
+                self._add(numpy.array(end - m), (G * A).sum(), has_rate=False)
 
-    def _add(self, ages: numpy.ndarray, products: Array, written: bool) -> None:
-        """Add the slopes of Σ η λ^age product in λ and η, over ages >= 0; without η unless the product was written."""
+    def _add(self, ages: numpy.ndarray, products: Array, has_rate: bool) -> None:
+        """Add Σ p ∂weight/∂λ to dλ and Σ p ∂weight/∂η to dη, over the products p of ages >= 0, shaped as ages.
+
+        has_rate: the weight is η λ^age, of a written state; else it is λ^age, of A(m).
+        """
         memory, past = self._memory, ages >= 0
         if "decay" in self._scalars:
+            # Σ p ∂weight/∂λ                                                                                       (F10)
             slopes = past * ages * memory.decay ** (ages - 1).clip(0)  # age 0 has slope 0, and no λ^-1 is formed
-            weights = self._xp.asarray((memory.rate if written else 1) * slopes, products.dtype)
-            self._scalars["decay"] += (weights * products).sum()  #                                              (F10)
-        if "rate" in self._scalars and written:
+            weights = self._xp.asarray((memory.rate if has_rate else 1) * slopes, products.dtype)
+            self._scalars["decay"] += (weights * products).sum()
+        if "rate" in self._scalars and has_rate:
+            # Σ p ∂weight/∂η                                                                                        (F9)
             weights = self._xp.asarray(past * memory.decay ** ages.clip(0), products.dtype)
-            self._scalars["rate"] += (weights * products).sum()  #                                                (F9)
+            self._scalars["rate"] += (weights * products).sum()

@@ -8,7 +8,7 @@ Four control signals for each step, given and not learned, say what becomes of i
     integrate  whether the state before comes in through V, the integration transition weights, in the place of W
 
     a(t+1) = U h'(t) + C x(t) + b,   U = V where integrate(t), else W
-    h(t+1) settles from a(t+1) with A(t), by (2) and (5) in fast_weights.py, where read(t); elsewhere
+    h(t+1) by the inner loop (2), (5) from a(t+1) and A(t) where read(t); elsewhere
              f(LN[a(t+1)]), which is the same with A = 0
     A(t+1) = λ A(t) + η h(t+1) h(t+1)ᵀ where store(t); A(t) elsewhere
     h'(t+1) = 0 where wipe(t); h(t+1) elsewhere
@@ -222,22 +222,23 @@ def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params
     buffers.unread.f.slope(states, out=da_all)
     dnorm = xp.zeros((2, 1, states.shape[-1]), dh.dtype)  # of gain and bias
     dh_next = xp.zeros(states.shape[1:], dh.dtype)  # of h(t+1), through U, from the steps after
-    G.start(extra)  # G(t) = dL/dA(t)                                       (V1)
+    G.start(extra)  # G(t) = dL/dA(t)                                                                             (V1)
 
     for t in reversed(range(len(states))):
         da, U, saved, errors, n, first, read, store = buffers.steps[t]
+        dh_t = dh_next
         if dhs[t] is not None:
-            dh_next += dhs[t]
+            dh_t += dhs[t]
         if store:
             # A(t+1) = λ A(t) + η h(t+1) h(t+1)ᵀ                                                            (V1), (F6)
-            dh_next += G.read(n + 1)
+            dh_t += G.read(n + 1)
         if read:
             # h(t+1) from a and A(t), by (2) and (5)                                            (F1) to (F4), and (F5)
             loop.slopes(saved, errors, da)
-            loop.backward(dh_next, A, n, saved, errors, da, dnorm, first)
+            loop.backward(dh_t, A, n, saved, errors, da, dnorm, first)
         else:
             # h(t+1) = f(LN[a])                                                                                   (V2)
-            buffers.unread.backward(dh_next, saved[0], da, dnorm)
+            buffers.unread.backward(dh_t, saved[0], da, dnorm)
         # a = U h'(t) + C x(t) + b, where h'(t) is h(t) or 0                                                      (V3)
         if U is not None:
             xp.matmul(da, params[U], out=dh_next)

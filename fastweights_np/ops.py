@@ -248,11 +248,11 @@ class LayerNorm:
         y is good until the next call of forward or backward.
         """
         xp = self._xp
-        n = xp.subtract(z, xp.matmul(z, self._mean, out=self._column), out=normalized)
+        n = xp.subtract(z, xp.matmul(z, self._mean, out=self._column), out=normalized)  # u = z - mean(z), so far
         inverse_std = xp.matmul(xp.multiply(n, n, out=self._scratch), self._mean, out=inverse_std)
         inverse_std += self._epsilon
         xp.sqrt(inverse_std, out=inverse_std)
-        xp.reciprocal(inverse_std, out=inverse_std)
+        xp.reciprocal(inverse_std, out=inverse_std)  # ρ
         n *= inverse_std
         y = xp.multiply(n, self._gain, out=self._scratch)
         y += self._bias

@@ -251,7 +251,7 @@ class NormActivation:
 
         The gradients of gain and bias are added to the rows of dnorm (2, 1, H).
         """
-        # h = f(y)                                                                                               (F1)
+        # h = f(y), and dz has f'(y)                                                                             (F1)
         if self.norm is None:
             dz *= dh
             return dz

@@ -49,7 +49,7 @@ def test_every_number_is_listed_and_some_are_explained(capsys):
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert listed[:5] == [f"equation-{n}" for n in range(1, 6)]
     assert {"L1", "F6", "V3", "N2", "I1", "M4", "A5"} <= set(listed)
-    assert audit.main(["I2"]) == 0
+    assert audit.main(["i2"]) == 0
     printed = capsys.readouterr().out
     assert "**(I2)** `dh(t) = Wᵀ dz(t+1)`" in printed
     assert "plain/irnn.py:" in printed
@@ -57,6 +57,14 @@ def test_every_number_is_listed_and_some_are_explained(capsys):
     assert "xp.matmul(dz, W, out=dh_next)" in printed
     assert "4 backward = finite differences  irnn" in printed
     assert "irnn: W not transposed: caught by backward = autograd, irnn" in printed
+    assert "3 backward = autograd, irnn, worst by array: W " in printed
+
+
+def test_every_mutant_has_its_numbers_and_every_number_a_mutant():
+    derived = set(explain._derived())
+    broken = [set(mutant.numbers.split()) for mutant in mutants.MUTANTS.values()]
+    assert all(numbers and numbers <= derived for numbers in broken)
+    assert set().union(*broken) == derived
 
 
 @pytest.mark.parametrize(
@@ -66,15 +74,32 @@ def test_every_number_has_its_paragraph_and_its_lines_in_plain_and_fast_files(nu
     key = number.removeprefix("equation-")
     paragraph = explain._equation(key) if number != key else explain._paragraph(number)
     assert f"({key}" in paragraph
-    for paths in (mutants.PACKAGE.glob("*.py"), (mutants.PACKAGE / "plain").glob("*.py")):
+    plain = list((mutants.PACKAGE / "plain").glob("*.py"))
+    for paths in (list(mutants.PACKAGE.glob("*.py")), plain):
         cited = [str(each) for each in explain._citations(key, sorted(paths))]
-        assert cited or key == "3", "equation (3) is used by the fast memory alone"
+        assert cited or (key == "3" and paths is plain), "equation (3) is used by the fast memory alone"
 
 
 def test_an_unknown_number_is_named(capsys):
-    for number in ("F99", "equation-6", "f6"):
+    for number in ("F99", "equation-6", "6"):
         assert audit.main([number]) == 2
         assert (
             f"number: expected one that --list names, such as F6 or equation-2, got {number!r}"
             in capsys.readouterr().err
         )
+
+
+@pytest.mark.parametrize("number", explain._derived())
+def test_the_plain_files_have_the_forward_and_the_backward_line_of_every_number(number):
+    cited = list(explain._citations(number, sorted((mutants.PACKAGE / "plain").glob("*.py"))))
+    assert {each.backward for each in cited} == {False, True}
+
+
+def test_lines_go_with_a_number(capsys):
+    assert audit.main(["F3", "--lines"]) == 0
+    printed = capsys.readouterr().out
+    for line in ("dh = times(A.swapaxes(1, 2), r)", "da = da + r", "dA = dA + outer(r, queries[s])", "da += r"):
+        assert line in printed
+    for wrong in (["--lines"], ["F3", "--list"]):
+        with pytest.raises(SystemExit):
+            audit.main(wrong)

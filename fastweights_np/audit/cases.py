@@ -31,7 +31,8 @@ class Case:
 
     def __str__(self) -> str:
         sizes = f"T{self.steps} B{self.batch_size} I{self.input_size} H{self.hidden_size}"
-        return " ".join([sizes, *(f"{name}={value}" for name, value in (self.init | self.options).items())])
+        options = (f"{name}={value}" for name, value in (self.init | self.options).items())
+        return " ".join([sizes, f"seed={self.seed}", *options])
 
     @property
     def module(self) -> Any:
@@ -145,6 +146,7 @@ FULL = (
         options={"inner_steps": 1, "activation": "tanh", "sustained_boundary": False},
     ),
     Case(seed=15, steps=3, batch_size=3, input_size=1, hidden_size=3, options={"inner_steps": 4, "decay": 0.6}),
+    Case(seed=19, steps=40, batch_size=1, hidden_size=3, options={"decay": 0.9, "rate": 0.3}),  # in several chunks
     Case(seed=17, options={"decay": 0.0, "inner_steps": 2}),
     Case(seed=18, options={"rate": 0.0, "inner_steps": 2}),
     Case("multilevel", 9, seed=63, options={"decay": 0.0, "controls": ALL_SIGNALS}),

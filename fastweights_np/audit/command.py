@@ -15,6 +15,13 @@ from . import explain
 from .links import table
 from .run import run
 
+LEGEND = """\
+Checked, not proven: each row compares two implementations at random data, for the cases that it counts. error = max
+|got - expected| / (the largest magnitude in both arrays, at least 1e-3), the worst over all arrays and cases; small
+entries of a large array weigh little in it. Where a case is named: T, B, I, H, seed, options; controls by letters, such
+as sw for store and wipe. Tolerances: 1e-12 for rounding in float64 over a few steps, 1e-7 for differences of order 4,
+1e-4 for float32, some 800 times its epsilon. The plain files must be compared with the paper by eye.
+"""
 USED = ("numpy", "scipy", "autograd", "cupy")
 
 
@@ -25,15 +32,18 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("number", nargs="?", help="a number of DERIVATION.md, such as F6, or equation-2")
     parser.add_argument("--list", action="store_true", help="list all numbers")
+    parser.add_argument("--lines", action="store_true", help="with a number: its paragraph and lines, without checks")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the fast code runs")
     parser.add_argument("--quick", action="store_true", help="a quarter of the cases, without link 4")
     chosen = parser.parse_args(arguments)
+    if (chosen.number is None and chosen.lines) or (chosen.list and chosen.number is not None):
+        parser.error("expected a number with --lines, and none with --list")
     try:
         if chosen.list:
             print(explain.numbers())
             return 0
         if chosen.number is not None:
-            return explain.explain(chosen.number, chosen.device)
+            return explain.explain(chosen.number, chosen.device, chosen.quick, chosen.lines)
         return _check(chosen.device, chosen.quick)
     except ImportError as error:
         print(f"audit: {error}; it needs autograd and scipy: pip install autograd scipy", file=sys.stderr)
@@ -51,12 +61,8 @@ def _check(device: str, quick: bool) -> int:
     print(f"{_about()}\n\n{table(links)}\n")
     failed = sum(not link.passed for link in links)
     verdict = "every link holds" if not failed else f"{failed} of {len(links)} rows FAIL"
-    print(
-        "checked, not proven: the rows compare implementations at random data. error = max |got - expected| / max of "
-        "the\nlargest magnitudes of both arrays and 1e-3, the worst over all arrays and cases of a row. The plain "
-        "files must be\ncompared with the paper by eye."
-    )
-    print(f"\n{verdict} ({device}, float64, {time.perf_counter() - started:.1f} s)")
+    print(LEGEND + ("" if device == "cuda" else "Not run: 6, GPU = host, for there is no --device cuda.\n"))
+    print(f"{verdict} ({device}, float64 and, in link 7, float32; {time.perf_counter() - started:.1f} s)")
     return 1 if failed else 0
 
 
@@ -72,8 +78,7 @@ def _about() -> str:
     return "\n".join(
         (
             f"fastweights_np {version('fastweights-np')}, commit {_commit()}; {', '.join(versions)}",
-            f"{platform.system()} {platform.machine()}, {cores} cores; random data from numpy.random.default_rng with "
-            "the seed of each case",
+            f"{platform.system()} {platform.machine()}, {cores} cores; random data from numpy.random.default_rng(seed)",
         )
     )
 

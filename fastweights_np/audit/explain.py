@@ -6,20 +6,22 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import shorten
 from typing import NamedTuple
 
 from ..network import LAYERS
 from .links import table
-from .mutants import MUTANTS, PACKAGE, Mutant, caught_by
+from .mutants import MUTANTS, PACKAGE, caught_by
 from .run import run
 
 EQUATIONS = range(1, 6)  # of the paper
+PARENTHESIS = re.compile(r"\(([A-Z]\d+)\)")
 PARAGRAPH = re.compile(r"\*\*\(([A-Z]\d+)\)")
 # the subjects in the table of files that are not a layer's own
 SUBJECTS = {
     "memory": ("fast_weights", "multilevel"), "inner_loop": ("fast_weights", "multilevel"),
-    "recurrent": tuple(LAYERS), "losses": ("ops", "what has no time"), "ops": ("ops", "what has no time"),
-    "backend": ("ops",),
+    "recurrent": ("fast_weights", "multilevel", "irnn"), "losses": ("ops", "what has no time"),
+    "ops": ("ops", "what has no time"), "backend": ("ops",),
 }  # fmt: skip
 
 
@@ -29,69 +31,77 @@ class Citation(NamedTuple):
     path: Path
     first: int
     last: int
+    backward: bool  # whether they stand in a backward function
 
     def __str__(self) -> str:
         lines = self.path.read_text().splitlines()[self.first - 1 : self.last]
         return "\n".join([f"{self.path.relative_to(PACKAGE)}:{self.first}", *lines])
 
-    def holds(self, mutant: Mutant) -> bool:
-        """Whether the mutant changes one of these lines."""
-        text = self.path.read_text()
-        if mutant.file != self.path.relative_to(PACKAGE).as_posix() or mutant.line not in text:
-            return False
-        line = text[: text.index(mutant.line) + len(mutant.line) - len(mutant.line.lstrip())].count("\n") + 1
-        return self.first <= line <= self.last
-
 
 def numbers() -> str:
-    """Return all numbers, a line each: the number, and the first line of its paragraph."""
-    derived = [f"{number:12}{_paragraph(number).splitlines()[0]}" for number in _derived()]
-    equations = [f"equation-{n:<3}{_equation(str(n)).splitlines()[0].strip()}" for n in EQUATIONS]
-    return "\n".join([*equations, *derived])
+    """Return all numbers, a line each: the number, and the beginning of its paragraph."""
+    starts = {f"equation-{n}": " ".join(_equation(str(n)).split()) for n in EQUATIONS}
+    starts |= {number: re.sub(r"[*`]", "", _paragraph(number)).split(")", 1)[1] for number in _derived()}
+    return "\n".join(f"{number:12}{shorten(text, 100, placeholder=' ...')}" for number, text in starts.items())
 
 
-def explain(number: str, device: str) -> int:
+def explain(number: str, device: str, quick: bool = False, lines_only: bool = False) -> int:
     """Print what belongs to a number; return 0 if every row holds and every mutant is caught, else 1.
 
-    Raises ValueError for a number that is not known.
+    quick: as in run(). lines_only: without rows and mutants. Raises ValueError for a number that is not known.
     """
-    key = number.removeprefix("equation-")
-    if number in [f"equation-{n}" for n in EQUATIONS]:
+    key = number.strip("()").removeprefix("equation-").upper()
+    if number == f"equation-{key}" and key in map(str, EQUATIONS):
         paragraph = _equation(key)
-    elif number in _derived():
-        paragraph = _paragraph(number)
+    elif key in _derived():
+        paragraph = _paragraph(key)
     else:
         raise ValueError(f"number: expected one that --list names, such as F6 or equation-2, got {number!r}")
     plain = list(_citations(key, sorted((PACKAGE / "plain").glob("*.py"))))
     fast = list(_citations(key, sorted(PACKAGE.glob("*.py"))))
     print(paragraph)
-    for title, cited in (("plain", plain), ("fast", fast)):
+    for title, cited in (
+        ("plain, forward", [each for each in plain if not each.backward]),
+        ("plain, backward", [each for each in plain if each.backward]), ("fast", fast),
+    ):  # fmt: skip
         print(f"\n--- {title}\n")
-        print("\n\n".join(map(str, cited)))
+        print("\n\n".join(map(str, cited)) or "no line cites it")
+    related = sorted({other for each in [*plain, *fast] for other in PARENTHESIS.findall(str(each))} & set(_derived()))
+    if key not in related:
+        print(f"\nits gradients: {', '.join(related)}")
+    if lines_only:
+        return 0
 
     subjects = {subject for each in fast for subject in SUBJECTS.get(each.path.stem, (each.path.stem,))}
-    links = [link for link in run(device, layers=_layers(subjects)) if link.subject in subjects]
-    print(f"\n--- errors of what depends on it ({device})\n\n{table(links)}")
-    print("\n--- mutants of these lines\n")
-    escaped = _print_mutants([*plain, *fast])
-    return 1 if escaped or not all(link.passed for link in links) else 0
+    print(f"\n--- errors of all that uses these lines: {', '.join(sorted(subjects))} ({device})\n", flush=True)
+    links = [link for link in run(device, quick, _layers(subjects)) if link.subject in subjects]
+    print(table(links))
+    for link in (link for link in links if link.number in (3, 4)):
+        errors = ", ".join(f"{name} {error:.0e}" for name, error in link.by_array.items())
+        print(f"\n{link.number} {link.title}, {link.subject}, worst by array: {errors}")
+    print("\n--- mutants: these lines broken on purpose, which a gradient check must notice\n", flush=True)
+    escaped = _print_mutants([key] if key in related else related)
+    return 1 if escaped or not links or not all(link.passed for link in links) else 0
 
 
 def _layers(subjects: set[str]) -> tuple[str, ...]:
     return tuple(layer for layer in LAYERS if layer in subjects) or ("fast_weights",)
 
 
-def _print_mutants(cited: list[Citation]) -> int:
-    """Print each mutant of these lines with the row that catches it; return how many escape."""
-    escaped, chosen = 0, [name for name, mutant in MUTANTS.items() if any(each.holds(mutant) for each in cited)]
-    for name in chosen:
+def _print_mutants(numbers: list[str]) -> int:
+    """Print each mutant of these numbers with the row that catches it; return how many escape."""
+    escaped = 0
+    for name, mutant in MUTANTS.items():
+        if not set(numbers) & set(mutant.numbers.split()):
+            continue
         with tempfile.TemporaryDirectory() as folder:
-            caught = caught_by(MUTANTS[name], Path(folder))
+            caught = caught_by(mutant, Path(folder))
         escaped += not caught
-        how = f"caught by {caught[0].title}, {caught[0].subject}: {caught[0].worst:.1e}" if caught else "NOT CAUGHT"
+        how = "NOT CAUGHT"
+        if caught:
+            link = caught[0]
+            how = f"caught by {link.title}, {link.subject}: error {link.worst:.1e} > {link.tolerance:.0e}"
         print(f"{name}: {how}", flush=True)
-    if not chosen:
-        print("none of the mutants changes one of these lines; the audit's tests have mutants of the lines around them")
     return escaped
 
 
@@ -116,19 +126,18 @@ def _paragraph(number: str) -> str:
 
 
 def _equation(number: str) -> str:
-    """Return the lines of the plain layer's docstring that have this equation's number."""
+    """Return the lines of the plain layer's and the memory's docstrings that end in this equation's number."""
     sources = [(PACKAGE / "plain" / "fast_weights.py").read_text(), (PACKAGE / "memory.py").read_text()]
-    patterns = rf"\({number}[ab]?\)"
-    docstrings = [line for source in sources for line in source.split('"""')[1].splitlines()[1:]]
-    lines = [line for line in docstrings if re.search(patterns, line)]
+    ends = re.compile(rf"\s{{3,}}(\(\d\w?\), )*(equation )?\({number}[ab]?\)(, \(\d\w?\))*$")
+    lines = [line for source in sources for line in source.split('"""')[1].splitlines() if ends.search(line)]
     return "\n".join(lines)
 
 
 def _citations(key: str, paths: list[Path]) -> Iterator[Citation]:
     """Yield the lines that cite a number in a comment.
 
-    A comment on a line of its own belongs to the lines under it, up to the next comment of its own, an empty line or
-    the end of its block. A comment beside code belongs to its line, and to the comment above that has the forward line.
+    A comment belongs to its line, or if it stands alone to the next one, and to the lines that follow, up to the next
+    comment, an empty line or the end of the block. A comment above, with the forward line, is shown too.
     """
     cites = re.compile(rf"\({key}[ab]?\)")
     for path in paths:
@@ -137,20 +146,25 @@ def _citations(key: str, paths: list[Path]) -> Iterator[Citation]:
             code, _, comment = line.partition("#")
             if not cites.search(comment):
                 continue
-            if code.strip():
-                above = lines[n - 1].lstrip().startswith("#")
-                yield Citation(path, n + 1 - above, n + 1)
-            else:
-                yield Citation(path, n + 1, _end_of_block(lines, n))
+            above = bool(code.strip()) and lines[n - 1].lstrip().startswith("#")
+            yield Citation(path, n + 1 - above, _end_of_block(lines, n), _in_backward(lines, n))
+
+
+def _in_backward(lines: list[str], n: int) -> bool:
+    """Whether line n, from 0, stands in a function whose name ends in backward."""
+    names = [match.group(1) for line in lines[:n] if (match := re.match(r"\s*def (\w+)", line))]
+    return bool(names) and names[-1].endswith("backward")
 
 
 def _end_of_block(lines: list[str], start: int) -> int:
     """Return the number, from 1, of the last line that belongs to the comment in line `start`, from 0."""
     indent = len(lines[start]) - len(lines[start].lstrip())
-    while lines[start + 1].lstrip().startswith("#"):  # the comment goes on
-        start += 1
+    if lines[start].lstrip().startswith("#"):
+        while lines[start + 1].lstrip().startswith("#"):  # the comment continues
+            start += 1
+        start += 1  # the first line of code
     for n in range(start + 1, len(lines)):
         line = lines[n]
-        if not line.strip() or line.lstrip().startswith("#") or len(line) - len(line.lstrip()) < indent:
+        if not line.strip() or "#" in line or len(line) - len(line.lstrip()) < indent:
             return n
     return len(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
@@ -25,7 +25,8 @@ class Link:
     tolerance: float
     cases: int = 0
     worst: float = 0.0
-    where: str = ""
+    where: str = "identical"
+    by_array: dict[str, float] = field(default_factory=dict)  # the worst error of each array, by name
 
     @property
     def passed(self) -> bool:
@@ -36,6 +37,7 @@ class Link:
         self.cases += 1
         for name, wanted in expected.items():
             error, index = relative_error(numpy.asarray(to_host(got[name])), numpy.asarray(wanted))
+            self.by_array[name] = max(error, self.by_array.get(name, 0.0))
             if not error <= self.worst:  # also true for NaN
                 self.worst, self.where = error, f"{name}{list(index)} [{case}]"
 

@@ -79,16 +79,16 @@ def operation_links(move: Move) -> Iterator[Link]:
     z_, dy_, gain_, bias_, weight_ = (move(array) for array in (z, dy, gain, bias, weight))
 
     oracle = Link(2, "forward = SciPy", "ops", 1e-12)
-    nll, probabilities = ops.softmax_cross_entropy(move(z * 50), move(labels))
-    H, log_pi = ops.entropy(move(z * 50))
-    wanted = {"H": scipy.stats.entropy(scipy.special.softmax(z * 50, axis=1), axis=1),
-              "log pi": scipy.special.log_softmax(z * 50, axis=1)}  # fmt: skip
-    oracle.compare("entropy", {"H": H, "log pi": log_pi}, wanted)
-    oracle.compare(
-        "softmax_cross_entropy", {"nll": nll, "probabilities": probabilities},
-        {"nll": -scipy.special.log_softmax(z * 50, axis=1)[numpy.arange(6), labels],
-         "probabilities": scipy.special.softmax(z * 50, axis=1)},
-    )  # fmt: skip
+    for scale in (1, 50):
+        logits = z * scale
+        nll, probabilities = ops.softmax_cross_entropy(move(logits), move(labels))
+        H, log_pi = ops.entropy(move(logits))
+        log_softmax = scipy.special.log_softmax(logits, axis=1)
+        softmax = scipy.special.softmax(logits, axis=1)
+        wanted = {"H": scipy.stats.entropy(softmax, axis=1), "log pi": log_softmax}
+        oracle.compare(f"entropy of logits times {scale}", {"H": H, "log pi": log_pi}, wanted)
+        wanted = {"nll": -log_softmax[numpy.arange(6), labels], "probabilities": softmax}
+        oracle.compare(f"cross-entropy, times {scale}", {"nll": nll, "probabilities": probabilities}, wanted)
     yield oracle
 
     link = Link(3, "backward = autograd", "ops", 1e-12)
@@ -115,7 +115,11 @@ def operation_links(move: Move) -> Iterator[Link]:
     got = {"z": norm.backward(normalized, inverse_std, dnorm, out=z_.copy())}
     got |= {"gain": dnorm[0, 0], "bias": dnorm[1, 0]}
     rows = lambda z, gain, bias: plain_ops.layer_norm(z, gain, bias, np)[0]  # noqa: E731
-    link.compare("layer_norm", got, gradients(rows, dy, z=z, gain=gain, bias=bias))
+    rows_saved = plain_ops.layer_norm(z, gain, bias)[1]
+    expected = gradients(rows, dy, z=z, gain=gain, bias=bias)
+    link.compare("layer_norm", got, expected)
+    got = dict(zip(("z", "gain", "bias"), plain_ops.layer_norm_backward(dy, rows_saved, gain), strict=True))
+    plain.compare("layer_norm", got, expected)
 
     for name, f in ops.ACTIVATIONS.items():
         expected = gradients(lambda z, n=name: plain_ops.activate(z, n, np), dy, z=z)

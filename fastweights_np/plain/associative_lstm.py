@@ -31,7 +31,7 @@ def conjugate(u: Any) -> Any:
 def bound(z: Any, np: Any = numpy) -> tuple[Any, Any]:
     """Return y = z / max(1, |z|), and what backward needs."""
     m = np.maximum(1, (z[0] ** 2 + z[1] ** 2) ** 0.5)
-    return z / m, (z / m, m)
+    return z / m, (z / m, m)  # (A1)
 
 
 def bound_backward(dy: Any, saved: Any) -> Any:
@@ -52,15 +52,17 @@ def forward(
     h, hs, saved = h0, [], []
     for x_t in x:
         h_before, c_before = h, c
-        z = [h @ W[j].T + x_t @ C[j].T + b[j] for j in range(M)]
+        z = [h @ W[j].T + x_t @ C[j].T + b[j] for j in range(M)]  # (F7), (L1)
         f, i, o = (sigmoid(z[j], np) for j in range(3))
         bounds = [bound(np.stack([z[3 + j], z[3 + 3 * N + j]]), np) for j in range(3 * N)]
         pairs = [y for y, _ in bounds]
         k, q, u = pairs[:N], pairs[N : 2 * N], pairs[2 * N :]
+        # (A4), (A5)
         c = [f * c[s] + sum(product(k[n][:, :, p], i * u[n], np) for n in range(N)) for s, p in enumerate(permutations)]
+        # (A3), (A5)
         m = [sum(product(q[n][:, :, p], c[s], np) for s, p in enumerate(permutations)) / S for n in range(N)]
         reads = [bound(m[n], np) for n in range(N)]
-        total = sum(y for y, _ in reads)
+        total = sum(y for y, _ in reads)  # (A2)
         h = np.concatenate([o * total[0], o * total[1]], -1)
         saved.append((x_t, h_before, c_before, c, (f, i, o), (k, q, u), bounds, reads, total))
         hs.append(h)
@@ -85,16 +87,16 @@ def backward(
         do = (dh * total).sum(0)  # (A2)
         for n, (_, read) in enumerate(reads):
             dm = bound_backward(o * dh, read) / S  # (A1)
-            # m_n = 1/S Σ_s P_s q_n ⊙ c_s
+            # m_n = 1/S Σ_s (P_s q_n) ⊙ c_s                                                                 (A3), (A5)
             for s, p in enumerate(permutations):
-                dq[n] = dq[n] + product(conjugate(c[s]), dm)[:, :, numpy.argsort(p)]  # (A3), (A5)
+                dq[n] = dq[n] + product(conjugate(c[s]), dm)[:, :, numpy.argsort(p)]
                 dc[s] = dc[s] + product(conjugate(q[n][:, :, p]), dm)
-        # c_s(t+1) = f ⊙ c_s(t) + Σ_n P_s k_n ⊙ (i ⊙ u_n)
-        df, di = sum((c_before[s] * dc[s]).sum(0) for s in range(S)), 0 * i  # (A4)
+        # c_s(t+1) = f ⊙ c_s(t) + Σ_n (P_s k_n) ⊙ (i ⊙ u_n)                                                 (A4), (A5)
+        df, di = sum((c_before[s] * dc[s]).sum(0) for s in range(S)), 0 * i
         for n in range(len(k)):
             diu = 0 * u[n]
             for s, p in enumerate(permutations):
-                dk[n] = dk[n] + product(conjugate(i * u[n]), dc[s])[:, :, numpy.argsort(p)]  # (A5)
+                dk[n] = dk[n] + product(conjugate(i * u[n]), dc[s])[:, :, numpy.argsort(p)]
                 diu = diu + product(conjugate(k[n][:, :, p]), dc[s])
             di = di + (u[n] * diu).sum(0)
             du[n] = i * diu

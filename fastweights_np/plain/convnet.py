@@ -1,7 +1,7 @@
 """The ConvNet and its gradients, as plainly as they can be written: convolution, max over windows, bias, ReLU.
 
     z[f, i, j] = Σ_c,k,l w[f, c, k, l] x[c, s i + k, s j + l]
-    y          = relu(max over windows of p x p places of z, + b)
+    y          = relu(b + max over each window of p x p places of z)
 
 images (B, channels, Y, X); a layer has size K, stride s and pool p. (N1) and on are in DERIVATION.md.
 """
@@ -29,11 +29,11 @@ def forward(params: dict[str, Any], images: Any, layers: Any, np: Any = numpy) -
     for n, layer in enumerate(layers):
         w, b, K, s, p = params[f"weight{n}"], params[f"bias{n}"], layer.size, layer.stride, layer.pool
         rows, columns = ((size - K) // s + 1 for size in x.shape[2:])
-        z = sum(
+        z = sum(  # (N1), (N2)
             np.einsum("fc,bcij->bfij", w[:, :, k, l], window(x, k, l, rows, columns, s)) for k, l in numpy.ndindex(K, K)
         )
         seen = np.stack([window(z, k, l, rows // p, columns // p, p) for k, l in numpy.ndindex(p, p)])
-        y = np.maximum(np.max(seen, 0) + b[:, None, None], 0)
+        y = np.maximum(np.max(seen, 0) + b[:, None, None], 0)  # (N3), (L3)
         saved.append((x, z, seen, y))
         x = y
     return np.reshape(x, (len(images), -1)), saved

@@ -29,12 +29,12 @@ def inner_loop(
     normalize_preliminary: bool = False, np: Any = numpy,
 ) -> tuple[Any, Any]:  # fmt: skip
     """Return h(t+1) from a = W h(t) + C x(t) + b and A(t), and what backward needs."""
-    h, saved = respond(a, params, activation, normalize_preliminary, np)  # (2a)
+    h, saved = respond(a, params, activation, normalize_preliminary, np)  # (2a), (F4)
     queries, responses = [], [saved]
     for _ in range(inner_steps):
-        z = times(A, h) + (a if sustained_boundary else h)  # (2); appendix B's method 1, or 2
+        z = times(A, h) + (a if sustained_boundary else h)  # (2), (F3); appendix B's method 1, or 2
         queries.append(h)
-        h, saved = respond(z, params, activation, True, np)  # (5)
+        h, saved = respond(z, params, activation, True, np)  # (5), (F1), (F2)
         responses.append(saved)
     return h, (A, queries, responses)
 
@@ -48,14 +48,14 @@ def inner_loop_backward(
     for s in reversed(range(len(queries))):
         # h_s+1 = f(LN[z])
         r = respond_backward(dh, responses[s + 1], params, activation, grads)  # (F1), (F2)
-        # z = A h_s + a, or with method 2 z = A h_s + h_s
-        dA = dA + outer(r, queries[s])  # (F3)
+        # z = A h_s + a, or with method 2 z = A h_s + h_s                                                    (F3)
+        dA = dA + outer(r, queries[s])
         dh = times(A.swapaxes(1, 2), r)
         if sustained_boundary:
             da = da + r
         else:
             dh = dh + r
-    # h_0 = f(a)
+    # h_0 = f(a), or f(LN[a])
     return da + respond_backward(dh, responses[0], params, activation, grads), dA  # (F4)
 
 
@@ -67,11 +67,11 @@ def forward(
     h, A, hs, saved = h0, A0, [], []
     for x_t in x:
         h_before = h
-        a = h @ params["W"].T + x_t @ params["C"].T + params["b"]
+        a = h @ params["W"].T + x_t @ params["C"].T + params["b"]  # (F7), (F8), (L1)
         # h(t+1) from a and A(t), by (2) and (5)
         h, loop = inner_loop(a, A, params, inner_steps, activation, sustained_boundary, normalize_preliminary, np)
         saved.append((x_t, h_before, A, h, loop))
-        A = decay * A + rate * outer(h, h)  # (1)
+        A = decay * A + rate * outer(h, h)  # (1), (F5), (F6), (F9), (F10)
         hs.append(h)
     return np.stack(hs), A, saved
 
@@ -83,7 +83,7 @@ def backward(
     """Return (grads, dx, dh0) from dhs (T, B, H); grads also has the gradients of λ, η and A0."""
     grads = {name: 0 * value for name, value in params.items()} | {"decay": 0.0, "rate": 0.0}
     _, h0, A0, _, _ = saved[0]
-    dh_next, G, dx = 0 * h0, 0 * A0, []  # of h(t), through W; G(t) = dL/dA(t)
+    dh_next, G, dx = 0 * h0, 0 * A0, []  # of h(t+1), through W; G(t+1) = dL/dA(t+1)
     for dh, (x_t, h_before, A, h, loop) in zip(reversed(dhs), reversed(saved), strict=True):
         # A(t+1) = λ A(t) + η h hᵀ,   h = h(t+1)
         dh = dh + dh_next + rate * times(G + G.swapaxes(1, 2), h)  # (F6)

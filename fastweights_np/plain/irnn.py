@@ -21,8 +21,8 @@ def forward(
     h, hs, saved = h0, [], []
     for x_t in x:
         h_before = h
-        z = h @ params["W"].T + x_t @ params["C"].T + params["b"]
-        h, response = respond(z, params, activation, True, np)
+        z = h @ params["W"].T + x_t @ params["C"].T + params["b"]  # (I2), (F7), (L1)
+        h, response = respond(z, params, activation, True, np)  # (I1)
         saved.append((x_t, h_before, response))
         hs.append(h)
     return np.stack(hs), saved

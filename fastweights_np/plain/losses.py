@@ -14,7 +14,7 @@ def softmax(logits: Any, np: Any = numpy) -> Any:
 
 def cross_entropy(logits: Any, labels: Any, np: Any = numpy) -> Any:
     """Return nll[n] = log Σ_k exp(logits[n, k]) - logits[n, labels[n]]: logits (N, classes), labels (N,)."""
-    return np.log(np.sum(np.exp(logits), -1)) - logits[numpy.arange(len(labels)), labels]
+    return np.log(np.sum(np.exp(logits), -1)) - logits[numpy.arange(len(labels)), labels]  # (L8)
 
 
 def cross_entropy_backward(dnll: Any, logits: Any, labels: Any) -> Any:
@@ -26,7 +26,7 @@ def cross_entropy_backward(dnll: Any, logits: Any, labels: Any) -> Any:
 def entropy(logits: Any, np: Any = numpy) -> Any:
     """Return H = -Σ_k π_k log π_k over the last axis, π = softmax(logits)."""
     pi = softmax(logits, np)
-    return -np.sum(pi * np.log(pi), -1)
+    return -np.sum(pi * np.log(pi), -1)  # (L9)
 
 
 def entropy_backward(dH: Any, logits: Any) -> Any:
@@ -38,7 +38,7 @@ def entropy_backward(dH: Any, logits: Any) -> Any:
 
 def squared_error(values: Any, targets: Any) -> Any:
     """Return ½ (value - target)² for each value."""
-    return 0.5 * (values - targets) ** 2
+    return 0.5 * (values - targets) ** 2  # (L10)
 
 
 def squared_error_backward(dloss: Any, values: Any, targets: Any) -> Any:

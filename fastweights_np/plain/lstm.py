@@ -24,14 +24,14 @@ def forward(params: dict[str, Any], x: Any, h0: Any, c0: Any, *, np: Any = numpy
     h, c, hs, saved = h0, c0, [], []
     for x_t in x:
         h_before, c_before = h, c
-        z = [h @ W[n].T + x_t @ C[n].T + b[n] for n in GATES]
+        z = [h @ W[n].T + x_t @ C[n].T + b[n] for n in GATES]  # (M4), (F7), (L1)
         norms = None
         if "gain" in params:
             normed = [layer_norm(z[n], params["gain"][n], params["bias"][n], np) for n in GATES]
             z, norms = [y for y, _ in normed], [norm for _, norm in normed]
-        i, f, g, o = sigmoid(z[0], np), sigmoid(z[1], np), np.tanh(z[2]), sigmoid(z[3], np)
-        c = f * c + i * g
-        tanh_c = np.tanh(c)
+        i, f, g, o = sigmoid(z[0], np), sigmoid(z[1], np), np.tanh(z[2]), sigmoid(z[3], np)  # (M3)
+        c = f * c + i * g  # (M2)
+        tanh_c = np.tanh(c)  # (M1)
         h = o * tanh_c
         saved.append((x_t, h_before, c_before, norms, (i, f, g, o), tanh_c))
         hs.append(h)

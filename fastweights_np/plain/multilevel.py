@@ -26,17 +26,17 @@ def forward(
     h, A, hs, saved = h0, A0, [], []
     for t, x_t in enumerate(x):
         h_before, U = h, "V" if controls.integrate[t] else "W"
-        a = h @ params[U].T + x_t @ params["C"].T + params["b"]
+        a = h @ params[U].T + x_t @ params["C"].T + params["b"]  # (V3), (L1)
         if controls.read[t]:
             h, step = inner_loop(a, A, params, inner_steps, activation, True, normalize_preliminary, np)  # (2), (5)
         else:
-            h, step = respond(a, params, activation, True, np)
+            h, step = respond(a, params, activation, True, np)  # (V2)
         saved.append((x_t, U, h_before, A, h, step))
         hs.append(h)
         if controls.store[t]:
-            A = decay * A + rate * outer(h, h)  # (1)
+            A = decay * A + rate * outer(h, h)  # (1), (V1)
         if controls.wipe[t]:
-            h = 0 * h
+            h = 0 * h  # (V3)
     return np.stack(hs), A, saved
 
 
@@ -47,7 +47,7 @@ def backward(
     """Return (grads, dx, dh0) from dhs (T, B, H); grads also has the gradients of λ, η and A0."""
     grads = {name: 0 * value for name, value in params.items()} | {"decay": 0.0, "rate": 0.0}
     _, _, h0, A0, _, _ = saved[0]
-    dh_next, G, dx = 0 * h0, 0 * A0, []
+    dh_next, G, dx = 0 * h0, 0 * A0, []  # of h'(t+1), through U; G(t+1) = dL/dA(t+1)
     for t in reversed(range(len(saved))):
         x_t, U, h_before, A, h, step = saved[t]
         # h'(t+1) = 0 where the step wipes

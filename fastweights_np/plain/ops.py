@@ -21,7 +21,7 @@ def outer(u: Any, v: Any) -> Any:
 
 def embedding(table: Any, tokens: Any) -> Any:
     """Return the rows table[tokens] (..., E) of a table (V, E)."""
-    return table[tokens]
+    return table[tokens]  # (L2)
 
 
 def embedding_backward(dy: Any, tokens: Any, vocabulary: int) -> Any:
@@ -32,7 +32,7 @@ def embedding_backward(dy: Any, tokens: Any, vocabulary: int) -> Any:
 
 def activate(z: Any, name: str, np: Any = numpy) -> Any:
     """Return f(z), "tanh" or "relu"."""
-    return np.tanh(z) if name == "tanh" else np.maximum(z, 0)
+    return np.tanh(z) if name == "tanh" else np.maximum(z, 0)  # (L4), (L3)
 
 
 def slope(y: Any, name: str) -> Any:
@@ -50,7 +50,7 @@ def layer_norm(z: Any, gain: Any, bias: Any, np: Any = numpy) -> tuple[Any, Any]
     u = z - np.mean(z, -1, keepdims=True)
     rho = (np.mean(u * u, -1, keepdims=True) + EPSILON) ** -0.5
     n = u * rho
-    return gain * n + bias, (n, rho)
+    return gain * n + bias, (n, rho)  # (L5), (L6), (L7)
 
 
 def layer_norm_backward(dy: Any, saved: Any, gain: Any) -> tuple[Any, Any, Any]:
