@@ -153,7 +153,7 @@ def _citations(key: str, paths: list[Path]) -> Iterator[Citation]:
 def _in_backward(lines: list[str], n: int) -> bool:
     """Whether line n, from 0, stands in a function whose name ends in backward."""
     names = [match.group(1) for line in lines[:n] if (match := re.match(r"\s*def (\w+)", line))]
-    return bool(names) and names[-1].endswith("backward")
+    return bool(names) and names[-1].endswith(("backward", "slope"))
 
 
 def _end_of_block(lines: list[str], start: int) -> int:

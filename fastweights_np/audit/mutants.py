@@ -67,7 +67,7 @@ _MUTANTS: dict[str, tuple[str, str, str, str]] = {
     "rate: reads after the chunk dropped": ("memory.py", "(states * G_h).sum(axis=(1, 2))", "0 * (states * G_h).sum(axis=(1, 2))", "F9 F10"),
     "decay: slope of λ^age without its age": ("memory.py", "past * ages * memory.decay", "past * memory.decay", "F10"),
     "decay: slope of λ^age with λ^age": ("memory.py", "memory.decay ** (ages - 1).clip(0)", "memory.decay ** ages.clip(0)", "F10"),
-    "decay: η dropped": ("memory.py", "(memory.rate if written else 1) * slopes", "slopes", "F10"),
+    "decay: η dropped": ("memory.py", "(memory.rate if has_rate else 1) * slopes", "slopes", "F10"),
     "decay: reads of the matrix dropped": ("memory.py", "(errors * A_q).sum(axis=(1, 2))", "0 * (errors * A_q).sum(axis=(1, 2))", "F10"),
     "decay: decay of the matrix dropped": ("memory.py", "(G * A).sum()", "0 * (G * A).sum()", "F10"),
     "decay: ages from the newest state": ("memory.py", "self._add(n[:, None] - numpy.arange(m + 1,", "self._add(n[:, None] + 1 - numpy.arange(m + 1,", "F9 F10"),
