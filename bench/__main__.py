@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from fastweights_np.network import LAYERS
-from tasks import machine
+from tasks.running import machine
 
 from . import report, store
 
@@ -127,7 +127,7 @@ def _do(chosen: argparse.Namespace) -> None:
         threads = sorted(set(chosen.threads)) if chosen.device == "cpu" else [max(chosen.threads)]
         if chosen.base is not None:
             sizes = chosen.sizes or speed.sizes_of(chosen.layer, chosen.command == "long")
-            base.run(chosen.layer, threads, chosen.base, sizes)
+            base.run(chosen.layer, threads, chosen.base, sizes, "speed-base" + report.sized(chosen.sizes or ()))
             return
         speed.run(chosen.layer, threads, chosen.command == "long", chosen.sizes or (), chosen.device)
     elif chosen.command == "loop":

@@ -11,13 +11,15 @@ from typing import Any
 
 from .peers.contest import BASE, at_work, take_turns
 from .peers.problem import Layer
-from .report import geometric_mean, markdown, sized, store
+from .report import geometric_mean, markdown, store
 
 ROOT = Path(__file__).parents[1]
 
 
-def run(layer: str, threads: list[int], base: str, sizes: Sequence[tuple[int, int, int]]) -> None:
-    """Measure every size (B, T, H) with each number of threads; store speed-base as .json and .md.
+def run(
+    layer: str, threads: list[int], base: str, sizes: Sequence[tuple[int, int, int]], name: str = "speed-base"
+) -> None:
+    """Measure every size (B, T, H) with each number of threads; store them under this name as .json and .md.
 
     Raises ValueError if base names no commit of this repository.
     """
@@ -36,7 +38,7 @@ def run(layer: str, threads: list[int], base: str, sizes: Sequence[tuple[int, in
                 print("B, T, H {}, threads {}: {} ms, base {} ms, ratio {}".format(*lines[-1]), flush=True)
     lines.append(["geometric mean", "", "", "", f"**{geometric_mean(ratios):.3f}**"])
     table = markdown(["B, T, H", "threads", "ours, ms", f"at {commit}, ms", "ratio"], lines)
-    store("speed-base" + sized(sizes), rows, table, layer)
+    store(name, rows, table, layer)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from fastweights_np import checkpoint
 from fastweights_np.files import UNFINISHED, write_text
 from fastweights_np.trees import flatten
 from tasks.__main__ import TASKS, main
-from tasks.provenance import provenance
+from tasks.running.provenance import provenance
 
 from .report import markdown
 
@@ -297,7 +297,7 @@ def fuzz_settings(tally: Tally, count: int, rng: random.Random) -> None:
     """One case: a damaged settings file must give settings that make a run, or be refused by its path."""
     import importlib
 
-    from tasks.runs import settings_from
+    from tasks.running.runs import settings_from
 
     kinds = {name: importlib.import_module(f"tasks.{name}").Settings for name in TASKS}
     with tempfile.TemporaryDirectory() as place:

@@ -22,9 +22,9 @@ import numpy
 from numpy.random import Generator
 from PIL import Image
 
-from tasks import digits, expressions, tables
-from tasks.idx_files import TYPES, read_idx
-from tasks.image_files import read_grey
+from tasks.vision import digits, expressions, tables
+from tasks.vision.idx_files import TYPES, read_idx
+from tasks.vision.image_files import read_grey
 
 SECONDS = 20  # after which a reader counts as hanging; the slowest input takes less than one
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy
 
-from fastweights_np import Workspace, audit, network, optim, to_device
+from bench import strict_cupy
+from fastweights_np import Workspace, multilevel, network, optim, to_device
 from fastweights_np.network import Classifier, Network, TokenEncoder, train_step
-from tests import strict_cupy
 
 from .report import markdown, store
 
@@ -22,7 +22,7 @@ VARIANTS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("fast_weights", {}, {}),
     ("fast_weights", {}, {"inner_steps": 2}),
     ("fast_weights", {"layer_norm": False}, {}),
-    ("multilevel", {}, {"controls": audit.controls(*(["sw", "", "", "", "", "ri"] * 4))}),
+    ("multilevel", {}, {"controls": multilevel.quadrants(4)}),
     ("irnn", {}, {}),
     ("irnn", {"layer_norm": True}, {}),
     ("lstm", {}, {}),

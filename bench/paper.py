@@ -11,8 +11,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from tasks.catch_game import Rules
 from tasks.figures import error_axis, reward_axis
+from tasks.games.catch_game import Rules
 from tasks.retrieval import key_blind_floor
 
 from . import generalization, report

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from math import exp, log
 from typing import Any
 
-from tasks.provenance import provenance
-from tasks.runs import write_json
+from tasks.running.provenance import provenance
+from tasks.running.runs import write_json
 
 from .store import SCRATCH
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from tasks.runs import settings_asked_for
-from tasks.trial import end, start
+from tasks.running.runs import settings_asked_for
+from tasks.searching.trial import end, start
 
 from . import store
 from .plans import PLANS, Cell

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fastweights_np.files import write_text
-from tasks.runs import read_json
+from tasks.running.runs import read_json
 
 STORE = Path(__file__).parent / "results"
 SCRATCH = Path("runs") / "bench"  # where measurements, tables and figures go unless --store is given

@@ -87,6 +87,16 @@ class Controls:
         )
 
 
+def quadrants(count: int, fine: int = 4) -> Controls:
+    """Return the signals of figure 3 for `count` quadrants of an image, each seen in fine + 2 steps.
+
+    A coarse glimpse, after which the step stores and wipes; `fine` glimpses; the coarse one again, whose step reads and
+    integrates.
+    """
+    first, last = [True, *[False] * fine, False] * count, [False, *[False] * fine, True] * count
+    return Controls(store=first, wipe=first, read=last, integrate=last)
+
+
 class StepViews(NamedTuple):
     """What one time step does, and its places in the buffers. Views are cached: creating one costs a microsecond."""
 

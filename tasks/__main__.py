@@ -38,7 +38,7 @@ After 1, 3, 4, 5, 6 and 130 the last checkpoint is kept where the folder is, and
 
 def main(arguments: list[str]) -> int:
     """Run a command line and return its exit code, one of those in USAGE."""
-    from . import console
+    from .running import console
 
     with console.outputs() as (out, _):
         code = _run(arguments)
@@ -66,7 +66,7 @@ def _run(arguments: list[str]) -> int:
 
         from fastweights_np import to_device
 
-        from . import failures, folders, machine, runs
+        from .running import failures, folders, machine, runs
 
         task = importlib.import_module(f"tasks.{name}")
     except ModuleNotFoundError as error:
@@ -95,7 +95,7 @@ def _run(arguments: list[str]) -> int:
 
 def _search(options: list[str]) -> int:
     try:
-        from . import search
+        from .searching import search
 
         kinds = {name: importlib.import_module(f"tasks.{name}").Settings for name in TASKS}
     except ModuleNotFoundError as error:

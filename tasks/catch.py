@@ -19,12 +19,13 @@ from fastweights_np.actor_critic import ActorCritic
 from fastweights_np.backend import array_module
 from fastweights_np.trees import flatten
 
-from . import checkpoints, figures, runs
-from .agents import MEASURED, ActorError, Actors, Board, Learner, Plan
-from .catch_game import ACTIONS, Catch, Rules
-from .layers import LayerSettings
-from .machine import cores
-from .runs import NOT_FINITE, Interruption, RunSettings, interrupts_noted
+from . import figures
+from .games.agents import MEASURED, ActorError, Actors, Board, Learner, Plan
+from .games.catch_game import ACTIONS, Catch, Rules
+from .running import checkpoints, runs
+from .running.layers import LayerSettings
+from .running.machine import cores
+from .running.runs import NOT_FINITE, Interruption, RunSettings, interrupts_noted
 
 PARTS = 100  # of a run, in each of which rewards are averaged
 REPORT_EVERY = 10  # batches of games that A2C plays between two looks at how they went, each of which makes a GPU wait

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from fastweights_np.convnet import Convolution
 
-from . import expressions, images
-from .images import Data, ImageSettings
+from .vision import expressions, images
+from .vision.images import Data, ImageSettings
 
 
 @dataclass(frozen=True)

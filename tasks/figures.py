@@ -16,10 +16,10 @@ from PIL import Image
 
 from fastweights_np import files
 
-from .glimpses import glimpses as as_glimpses
-from .glimpses import layout
-from .glimpses import places as places_of
-from .runs import Measure
+from .running.runs import Measure
+from .vision.glimpses import glimpses as as_glimpses
+from .vision.glimpses import layout
+from .vision.glimpses import places as places_of
 
 
 def error_axis(axes: Any, floor: float | None = None) -> None:

@@ -10,8 +10,8 @@ import numpy
 from fastweights_np import checks
 from fastweights_np.convnet import Convolution
 
-from . import digits, images
-from .images import Data, ImageSettings
+from .vision import digits, images
+from .vision.images import Data, ImageSettings
 
 
 @dataclass(frozen=True)

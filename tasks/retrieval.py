@@ -19,9 +19,10 @@ from numpy.polynomial.polynomial import polypow
 from fastweights_np import checks, fast_weights, to_device, to_host
 from fastweights_np.network import Classifier, Network, TokenEncoder
 
-from . import figures, runs, training
-from .layers import LayerSettings
-from .training import Split, TrainingSettings
+from . import figures
+from .running import runs, training
+from .running.layers import LayerSettings
+from .running.training import Split, TrainingSettings
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TOKENS = LETTERS + "0123456789?"

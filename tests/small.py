@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy
 
-from tasks import digits
+from tasks.vision import digits
 from tests.test_digits import idx
 from tests.test_expressions import fer_folders
 

@@ -18,12 +18,14 @@ import numpy
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-import tasks.catch_environment
+import tasks.games.catch_environment
 from fastweights_np import checkpoint
 from fastweights_np.trees import flatten
-from tasks import agents, catch, machine, runs
+from tasks import catch
 from tasks.__main__ import main
-from tasks.catch_game import Catch, Rules
+from tasks.games import agents
+from tasks.games.catch_game import Catch, Rules
+from tasks.running import machine, runs
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--size", "6", "--visible", "2", "--hidden-size", "12", "--games", "16"]
@@ -131,7 +133,7 @@ def test_the_environment_draws_what_there_is():
     env.step(1)
     assert env.render().split("\n")[3] == ".oo."
     with pytest.raises(ValueError, match="render_mode: expected None or one of rgb_array, ansi; got 'human'"):
-        tasks.catch_environment.CatchEnvironment(render_mode="human")
+        tasks.games.catch_environment.CatchEnvironment(render_mode="human")
     with pytest.raises(ValueError, match="action: expected 0, 1 or 2"):
         env.unwrapped.step(3)
 

@@ -65,6 +65,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "associative_lstm.final_state": {},
     "associative_lstm.initial_state": H0 | C0 | {"copies": 4},
     "associative_lstm.step": {},
+    "multilevel.quadrants": {"fine": 4},
     "inner_loop.InnerLoop.forward": {"first": 0},
     "inner_loop.InnerLoop.backward": {"first": 0},
     "inner_loop.Options": MEMORY | {"sustained_boundary": True},

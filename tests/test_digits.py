@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy
 import pytest
 
-from tasks import digits, fetching, mnist
-from tasks.idx_files import MOST_BYTES, TYPES, read_idx
+from tasks import mnist
+from tasks.vision import digits, fetching
+from tasks.vision.idx_files import MOST_BYTES, TYPES, read_idx
 
 NOWHERE = "http://127.0.0.1:9/"  # nobody listens at the discard port
 

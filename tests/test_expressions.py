@@ -9,8 +9,9 @@ import numpy
 import pytest
 from PIL import Image
 
-from tasks import expressions, faces
-from tasks.expressions import ALIGNED, FER_CLASSES, LANDMARKS, hold_out, load
+from tasks import faces
+from tasks.vision import expressions
+from tasks.vision.expressions import ALIGNED, FER_CLASSES, LANDMARKS, hold_out, load
 
 
 def save(path, pixels):

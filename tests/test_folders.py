@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from fastweights_np.files import UNFINISHED
-from tasks import catch, folders, locks, retrieval
+from tasks import catch, retrieval
 from tasks.__main__ import TASKS, main
+from tasks.running import folders, locks
 from tests.small import options
 
-HOLD = "import sys; from pathlib import Path; from tasks import locks\nwith locks.locked(Path(sys.argv[1])):\n"
+HOLD = "import sys; from pathlib import Path; from tasks.running import locks\nwith locks.locked(Path(sys.argv[1])):\n"
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 flock = pytest.mark.skipif(locks.fcntl is None, reason="needs flock")
 

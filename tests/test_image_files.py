@@ -12,7 +12,7 @@ import numpy
 import pytest
 from PIL import Image
 
-from tasks.image_files import MOST_PIXELS, read_grey
+from tasks.vision.image_files import MOST_PIXELS, read_grey
 
 GREY = numpy.arange(16 * 12, dtype="uint8").reshape(12, 16)
 COLOUR = numpy.stack([GREY, GREY, GREY], axis=-1)

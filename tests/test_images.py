@@ -11,9 +11,10 @@ import numpy
 import pytest
 
 from fastweights_np import network
-from tasks import digits, faces, glimpses, images, mnist
+from tasks import faces, mnist
 from tasks.__main__ import main
-from tasks.layers import TAKES
+from tasks.running.layers import TAKES
+from tasks.vision import digits, glimpses, images
 from tests.small import mnist_files
 from tests.test_expressions import fer_folders
 

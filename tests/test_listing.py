@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.listing import files_under, listing
+from tasks.vision.listing import files_under, listing
 
 
 def test_links_are_followed_and_every_folder_is_visited_once(tmp_path):

@@ -13,8 +13,9 @@ import pytest
 
 from fastweights_np import checkpoint, files
 from fastweights_np.network import Network
-from tasks import agents, console, runs
 from tasks.__main__ import TASKS, USAGE, main
+from tasks.games import agents
+from tasks.running import console, runs
 from tests.small import options
 
 ROOT = Path(__file__).parent.parent

@@ -10,8 +10,9 @@ import numpy
 import pytest
 
 import fastweights_np as fw
+from bench import strict_cupy
 from fastweights_np import ops, parallel
-from tests import strict_cupy, stumbling_layer
+from tests import stumbling_layer
 
 T, B, INPUTS, H = 4, 5, 3, 6
 

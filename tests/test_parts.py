@@ -14,6 +14,7 @@ from typing import Any
 import numpy
 import pytest
 
+from bench import strict_cupy
 from fastweights_np import (
     actor_critic,
     associative_lstm,
@@ -31,7 +32,6 @@ from fastweights_np.network import Classifier, ConvolutionalNetwork, Network, Pa
 from fastweights_np.plain import convnet as plain_convnet
 from fastweights_np.plain import losses
 from fastweights_np.trees import flatten, map_leaves, unflatten
-from tests import strict_cupy
 from tests.test_layers import arrays, assert_same
 
 T, B, I, H, CLASSES = 4, 3, 5, 6, 4  # noqa: E741

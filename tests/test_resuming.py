@@ -14,8 +14,9 @@ import pytest
 from fastweights_np import checkpoint
 from fastweights_np.network import Network
 from fastweights_np.trees import flatten
-from tasks import agents, checkpoints, folders, runs
 from tasks.__main__ import TASKS, main
+from tasks.games import agents
+from tasks.running import checkpoints, folders, runs
 from tests.small import LENGTH, options
 
 

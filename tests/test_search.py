@@ -15,10 +15,12 @@ from typing import get_args, get_type_hints
 import optuna
 import pytest
 
-from tasks import retrieval, runs, search, space
+from tasks import retrieval
 from tasks.__main__ import main
-from tasks.locks import locked
-from tasks.study import Search
+from tasks.running import runs
+from tasks.running.locks import locked
+from tasks.searching import search, space
+from tasks.searching.study import Search
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--training-size", "640", "--validation-size", "50", "--test-size", "50", "--hidden-size", "8"]

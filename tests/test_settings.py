@@ -13,8 +13,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from bench import store
-from tasks import catch, retrieval, runs
+from tasks import catch, retrieval
 from tasks.__main__ import TASKS, main
+from tasks.running import runs
 
 KINDS: dict[str, Any] = {name: importlib.import_module(f"tasks.{name}").Settings for name in TASKS}
 WRONG = {

@@ -13,10 +13,10 @@ import numpy
 import pytest
 
 import fastweights_np as fw
+from bench import strict_cupy
 from fastweights_np import audit, optim, to_device
 from fastweights_np.network import Classifier, Network, TokenEncoder
 from tasks.__main__ import main
-from tests import strict_cupy
 from tests.small import mnist_files
 from tests.test_expressions import fer_folders
 
@@ -154,9 +154,9 @@ def test_an_update_pulls_nothing(layer, cupy):
 
 
 def test_an_agents_episode_pulls_nothing(cupy):
-    from tasks.agents import Board, Learner
     from tasks.catch import Settings
-    from tasks.catch_game import Catch
+    from tasks.games.agents import Board, Learner
+    from tasks.games.catch_game import Catch
 
     plan = Settings(size=6, hidden_size=8, games=4, method="a2c", device="cuda", frames=1000, steps=2).plan()
     board = Board(plan, 1, device="cuda")

@@ -13,13 +13,15 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tasks import mnist, retrieval, runs, space, study
+from tasks import mnist, retrieval
 from tasks.__main__ import main
-from tasks.locks import locked
-from tasks.runs import settings_asked_for
-from tasks.space import Range
-from tasks.study import Search, Study
-from tasks.workers import Workers
+from tasks.running import runs
+from tasks.running.locks import locked
+from tasks.running.runs import settings_asked_for
+from tasks.searching import space, study
+from tasks.searching.space import Range
+from tasks.searching.study import Search, Study
+from tasks.searching.workers import Workers
 
 TWO = {"inner_steps": Range(1, 2, False)}
 GRID = {"layer": ["irnn", "lstm"], "seed": [1, 2, 3]}

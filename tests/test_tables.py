@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from tasks.tables import rows
+from tasks.vision.tables import rows
 
 
 def read(path, content):

@@ -18,8 +18,9 @@ import pytest
 from fastweights_np import checkpoint
 from fastweights_np.network import LAYERS, Network
 from fastweights_np.trees import flatten
-from tasks import folders, retrieval, runs, training
+from tasks import retrieval
 from tasks.__main__ import TASKS, main
+from tasks.running import folders, runs, training
 
 ROOT = Path(__file__).parent.parent
 SMALL = [

@@ -187,7 +187,7 @@ def test_an_agents_cache_can_be_copied(way):
 @pytest.mark.parametrize("way", ["deepcopy", "pickle"])
 def test_a_game_can_be_copied_in_the_middle_as_a_tree_search_does(way):
     gymnasium = pytest.importorskip("gymnasium")
-    import tasks.catch_environment  # noqa: F401
+    import tasks.games.catch_environment  # noqa: F401
 
     env = gymnasium.make("fastweights_np/Catch-v0", paddle_start="random").unwrapped
     env.reset(seed=3)

@@ -10,7 +10,8 @@ import numpy
 from fastweights_np import Workspace, optim, parallel, to_device, to_host
 from fastweights_np.network import LAYERS, train_step
 from fastweights_np.trees import flatten
-from tasks import images, mnist, retrieval
+from tasks import mnist, retrieval
+from tasks.vision import images
 
 from .problem import Arrays, Contestant, Layer, Training
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from fastweights_np.multilevel import Controls
+from fastweights_np.multilevel import quadrants
 from fastweights_np.network import LAYERS
 
 QUADRANT = 6  # glimpses: coarse, four fine, coarse
@@ -60,8 +60,7 @@ class Layer:
             return self.options
         if self.steps % QUADRANT:
             raise ValueError(f"sizes: expected T to be a multiple of {QUADRANT} for the multi-level layer")
-        first, last = ([t % QUADRANT == at for t in range(self.steps)] for at in (0, QUADRANT - 1))
-        return self.options | {"controls": Controls(store=first, wipe=first, read=last, integrate=last)}
+        return self.options | {"controls": quadrants(self.steps // QUADRANT)}
 
 
 @dataclass(frozen=True)

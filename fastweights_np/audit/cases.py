@@ -118,7 +118,7 @@ def controls(*steps: str) -> multilevel.Controls:
 
 
 ALL_SIGNALS = controls("s", "sw", "r", "", "sri", "rw", "i", "sr", "r")
-QUADRANTS = controls(*(["sw", "", "", "", "", "ri"] * 2))  # as the paper uses them
+QUADRANTS = multilevel.quadrants(2)  # as the paper uses them
 QUICK = (
     Case(seed=1, options={"inner_steps": 2, "normalize_preliminary": True, "decay": 0.8, "rate": 0.6}),
     Case(seed=2, options={"inner_steps": 1, "sustained_boundary": False, "activation": "tanh"}),
@@ -146,7 +146,7 @@ FULL = (
         options={"inner_steps": 1, "activation": "tanh", "sustained_boundary": False},
     ),
     Case(seed=15, steps=3, batch_size=3, input_size=1, hidden_size=3, options={"inner_steps": 4, "decay": 0.6}),
-    Case(seed=19, steps=40, batch_size=1, hidden_size=3, options={"decay": 0.9, "rate": 0.3}),  # in several chunks
+    Case(seed=19, steps=40, batch_size=1, hidden_size=3, options={"activation": "tanh", "rate": 0.3}),  # several chunks
     Case(seed=17, options={"decay": 0.0, "inner_steps": 2}),
     Case(seed=18, options={"rate": 0.0, "inner_steps": 2}),
     Case("multilevel", 9, seed=63, options={"decay": 0.0, "controls": ALL_SIGNALS}),

@@ -30,8 +30,8 @@ from fastweights_np.actor_critic import ActorCritic
 from fastweights_np.backend import Array, array_module
 from fastweights_np.trees import flatten, map_leaves, unflatten
 
-from . import checkpoints
-from .runs import DIVERGED, NOT_FINITE, RunFailed
+from ..running import checkpoints
+from ..running.runs import DIVERGED, NOT_FINITE, RunFailed
 
 OPTIMIZERS: dict[str, Any] = {"rmsprop": optim.RMSProp, "adam": optim.Adam}
 MEASURED = ("reward", "policy loss", "value loss", "entropy", "batches")  # what is added up in each part of the run

@@ -29,11 +29,12 @@ from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
-from . import figures, space
-from .failures import DISK_FULL, FOLDER_LOST, NO_ROOM, REFUSED
-from .locks import FolderInUse, locked
-from .provenance import provenance
-from .runs import FAILED, INTERRUPTED, RunFailed, RunSettings, settings_asked_for, write_json
+from .. import figures
+from ..running.failures import DISK_FULL, FOLDER_LOST, NO_ROOM, REFUSED
+from ..running.locks import FolderInUse, locked
+from ..running.provenance import provenance
+from ..running.runs import FAILED, INTERRUPTED, RunFailed, RunSettings, settings_asked_for, write_json
+from . import space
 from .study import Search, Study
 from .workers import Workers
 

@@ -27,8 +27,8 @@ from sqlalchemy import event
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import QueuePool
 
-from .locks import FolderInUse, locked
-from .runs import RunSettings
+from ..running.locks import FolderInUse, locked
+from ..running.runs import RunSettings
 from .space import Range, Space, combinations
 
 DRAWS = 10_000  # in a row without new settings: then the space counts as exhausted

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from .runs import PLACES, RunSettings
+from ..running.runs import PLACES, RunSettings
 
 EXPECTED = {bool: "True or False", int: "a whole number", float: "a finite number", NoneType: "None", str: "text"}
 SPELLED = {"True": True, "False": False, "None": None}

@@ -1,4 +1,4 @@
-"""A trial's process, from both ends: `start` in the search, and what `python -m tasks.trial` adds to `python -m tasks`.
+"""A trial's process, from both ends: `start` in the search, and what `python -m tasks.searching.trial` adds to a run.
 
 The search holds the other end of the trial's standard input and writes nothing to it. When that end is closed, because
 the search stops the trial or because the search was killed, the trial ends like an interrupted run: with a checkpoint.
@@ -19,7 +19,7 @@ def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
     """Start `python -m tasks ARGUMENTS`, which ends when its standard input is closed. Its output goes to the log."""
     with open(log, "a") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "tasks.trial", *arguments], stdin=subprocess.PIPE, stdout=file,
+            [sys.executable, "-m", "tasks.searching.trial", *arguments], stdin=subprocess.PIPE, stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C reaches the search alone: a run that is told twice leaves no checkpoint
         )  # fmt: skip

@@ -14,8 +14,8 @@ from threading import Event, Lock
 
 import optuna
 
-from .locks import FolderInUse, locked
-from .runs import DIVERGED, INTERRUPTED, RunFailed, read_json
+from ..running.locks import FolderInUse, locked
+from ..running.runs import DIVERGED, INTERRUPTED, RunFailed, read_json
 from .space import words
 from .study import Study
 from .trial import end, start

@@ -15,9 +15,11 @@ from fastweights_np.backend import Array
 from fastweights_np.convnet import Convolution
 from fastweights_np.network import Classifier, ConvolutionalNetwork, Model, Network, PatchEncoder
 
-from . import figures, glimpses, runs, training
-from .layers import LayerSettings
-from .training import TrainingSettings
+from .. import figures
+from ..running import runs, training
+from ..running.layers import LayerSettings
+from ..running.training import TrainingSettings
+from . import glimpses
 
 
 @dataclass(frozen=True)

@@ -293,7 +293,7 @@ def _run(compute: Callable[[], Any], out: Any, name: str) -> ndarray:
     result = numpy.asarray(compute())
     if result.shape != out.shape:
         raise ValueError(f"{name}: out has shape {out.shape}, the result {result.shape}")
-    if not numpy.can_cast(result.dtype, out.dtype, CASTING):
+    if not numpy.can_cast(result.dtype, out.dtype, CASTING):  # type: ignore[arg-type]
         raise TypeError(f"{name}: cannot cast {result.dtype} to {out.dtype} of out")
     _kernel(lambda: result, into=out._host)
     return out
@@ -395,7 +395,7 @@ def asarray(value: Any, dtype: Any = None) -> ndarray:
     """On the device: the one way there for an array of the host."""
     usage.note("asarray", () if dtype is None else ("dtype",))
     if isinstance(value, ndarray):
-        return value if dtype is None else value.astype(dtype)
+        return value if dtype is None else value.astype(dtype)  # type: ignore[attr-defined]
     return ndarray(numpy.array(value, dtype))
 
 

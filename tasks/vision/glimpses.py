@@ -13,7 +13,7 @@ import numpy
 
 from fastweights_np import checks
 from fastweights_np.backend import Array, array_module
-from fastweights_np.multilevel import Controls
+from fastweights_np.multilevel import Controls, quadrants
 
 
 class Layout(NamedTuple):
@@ -63,10 +63,8 @@ def glimpses(images: Array, patch: int) -> Array:
 
 
 def controls(glimpsed: Layout) -> Controls:
-    """Return the signals of figure 3: store and wipe after the coarse glimpse, read and integrate at the second."""
-    fine = [False] * glimpsed.across**2
-    first, last = [True, *fine, False] * 4, [False, *fine, True] * 4
-    return Controls(store=first, wipe=first, read=last, integrate=last)
+    """Return the signals of figure 3 for these glimpses."""
+    return quadrants(4, glimpsed.across**2)
 
 
 def places(glimpsed: Layout) -> list[tuple[int, int, int]]:

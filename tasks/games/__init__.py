@@ -1,0 +1,1 @@
+"""Catch, as a game, as an environment, and agents that play it."""

@@ -1,0 +1,1 @@
+"""Searches over settings: trials, their study, and the processes that run them."""

@@ -1,0 +1,1 @@
+"""Images and what is read from them: digits, faces, glimpses."""
