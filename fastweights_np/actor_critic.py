@@ -1,11 +1,10 @@
 """Actor-critics (section 4.4 of Ba et al. 2016, after Mnih et al. 2016, arXiv 1602.01783): returns, loss, agent.
 
-    R(t) = r(t) + γ R(t+1), which after the last step is the value of what is seen then, 0 at an episode's end
-    loss = Â nll(a) + c ½ (v - R)² - β H(π),   Â = R - v taken as given,   nll(a) = -log π(a)
+    R(t) = r(t) + γ R(t+1);   R after the last step is the value of the next observation, or 0 at an episode's end
+    loss = Â nll(a) + c ½ (v - R)² - β H(π),   Â = R - v, a constant,   nll(a) = -log π(a)
 
-for each step: π the policy, v the value, a the action that was taken, r(t) the reward that it brought. The gradients
-stand in ops.py and in the layers; here they are put together. T steps, B games at the same time. Numbers such as (L9)
-point into DERIVATION.md.
+At each step, π is the policy, v the value, a the action taken, and r(t) its reward. ops.py and the layers have the
+gradients; this file combines them. T steps, B games in parallel. Numbers such as (L9) are in DERIVATION.md.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from .network import LAYERS, PatchEncoder, Tree
 from .recurrent import check_init, uniform
 from .workspace import Workspace
 
-CLOSED_LOOP_LAYERS = ("fast_weights", "irnn", "lstm")  # those that an agent can be made of
-OF_FORWARD_ALONE = ("chunk",)  # the options of a layer's forward that its step does not have
+CLOSED_LOOP_LAYERS = ("fast_weights", "irnn", "lstm")  # the layers that an agent can use
+OF_FORWARD_ALONE = ("chunk",)  # options of a layer's forward that its step lacks
 
 
 def returns(rewards: Array, discount: float, bootstrap: Array) -> Array:
-    """R (T, B) from the rewards (T, B) of each step, and the value (B,) of what comes after the last."""
+    """Return R (T, B) from the rewards (T, B) and bootstrap (B,), the value of the observation after the last step."""
     checks.fraction("discount", discount)
     xp = array_module(rewards=rewards, bootstrap=bootstrap)
     checks.floating(rewards=rewards, bootstrap=bootstrap)
@@ -51,10 +50,10 @@ def loss_and_gradients(
     logits: Array, values: Array, actions: Array, targets: Array, value_weight: float = 0.5,
     entropy_weight: float = 0.01,
 ) -> tuple[Loss, Array, Array]:  # fmt: skip
-    """The loss of steps (T, B), and the gradients of logits (T, B, actions) and values (T, B).
+    """Return the loss of steps (T, B), and the gradients of logits (T, B, actions) and values (T, B).
 
-    actions (T, B) were taken, targets (T, B) are their returns R. The loss is the sum over the steps of a game, and the
-    mean over the games, as if each game were an actor-learner of its own that adds up its steps' gradients.
+    actions (T, B) were taken; targets (T, B) are their returns R. The gradients belong to the loss that is summed over
+    a game's steps and averaged over games: each game is an actor-learner that adds up its steps' gradients.
     Raises ValueError or TypeError that names the argument at fault.
     """
     xp = array_module(logits=logits, values=values, actions=actions, targets=targets)
@@ -81,11 +80,11 @@ def loss_and_gradients(
 
 @dataclass(frozen=True)
 class ActorCritic:
-    """What is seen to a layer of ReLU units, to a recurrent layer, to the logits of the policy and to the value.
+    """An agent: from observation to ReLU units, to a recurrent layer, to the logits of the policy and to the value.
 
         x(t) = relu(E seen(t) + e),   h(t+1) = layer(h(t), x(t)),   logits(t) = P h(t+1) + p,   v(t) = w h(t+1) + u
 
-    `layer` is one of CLOSED_LOOP_LAYERS; `init_options` and `options` go to its init and forward as they are. Raises
+    `layer` is one of CLOSED_LOOP_LAYERS; `init_options` and `options` are passed to its init and forward. Raises
     ValueError for another layer.
     """
 
@@ -107,7 +106,7 @@ class ActorCritic:
         return PatchEncoder(self.inputs, self.encoded_size)
 
     def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
-        """New parameters, on the host; those of policy and value uniform in ±1/√H, so that it begins near chance."""
+        """Return new parameters, on the host. Policy and value are uniform in ±1/√H: the agent starts near chance."""
         check_init(rng, self.inputs, self.hidden_size, dtype)
         hidden_size = self.hidden_size
         heads = {
@@ -124,11 +123,11 @@ class ActorCritic:
         self, params: Tree, see: Callable[[int, Array | None], Array], steps: int, games: int,
         state: Any = None, workspace: Workspace | None = None,
     ) -> tuple[Array, Array, Any]:  # fmt: skip
-        """Plays: (logits (T, B, actions), values (T, B), cache), of `steps` steps of some games.
+        """Play `steps` steps of all games; return (logits (T, B, actions), values (T, B), cache).
 
-        see(t, logits) gives what is seen at step t, (B, inputs), when the logits (B, actions) of step t-1 are known;
-        at t = 0 they are None. What has to be done after the last step is left to the caller. state is the recurrent
-        layer's before the first step, as `final_state` gives it, or None for its initial one.
+        see(t, logits) returns the observation (B, inputs) at step t. logits (B, actions) belong to step t-1; at t = 0
+        they are None. The caller carries out the action of the last step. state is the recurrent layer's state before
+        the first step, as `final_state` returns it; None selects its initial state.
         """
         checks.keys("params", params, ("encoder", "layer", "heads"))
         if not callable(see):
@@ -161,11 +160,11 @@ class ActorCritic:
         return logits, self.values(params, h), (params, seen, x.array, h, layer_cache)
 
     def values(self, params: Tree, h: Array) -> Array:
-        """v (...) of states h (..., H)."""
+        """Return v (...) for states h (..., H)."""
         return ops.linear(h, params["heads"]["value"], params["heads"]["value_bias"])[..., 0]
 
     def backward(self, dlogits: Array, dvalues: Array, cache: Any) -> Tree:
-        """The gradients of the parameters, through all steps, from those of logits (T, B, actions), values (T, B)."""
+        """Return the gradients of the parameters through all steps, from dlogits (T, B, actions), dvalues (T, B)."""
         params, seen, x, h, layer_cache = cache
         array_module(dlogits=dlogits, dvalues=dvalues, h=h)
         checks.shape("dlogits", dlogits, (*h.shape[:2], self.actions), "one row for each step of each game")
@@ -180,11 +179,11 @@ class ActorCritic:
         return {"encoder": encoder, "layer": layer, "heads": heads}
 
     def final_state(self, cache: Any) -> Any:
-        """The recurrent layer's state after the last step, for the next `forward`, or for `next_values`."""
+        """Return the recurrent layer's state after the last step, for the next `forward` or for `next_values`."""
         return LAYERS[self.layer].final_state(cache[-1])
 
     def next_values(self, params: Tree, seen: Array, state: Any) -> Array:
-        """The values (B,) of what is seen after the last step of a forward that ended in `state`; without gradient."""
+        """Return the values (B,) of `seen`, the observation after a forward that ended in `state`; no gradient."""
         checks.keys("params", params, ("encoder", "layer", "heads"))
         x, _ = self._encoder.forward(params["encoder"], seen)
         options = {name: value for name, value in self.options.items() if name not in OF_FORWARD_ALONE}

@@ -2,25 +2,25 @@
 
 Danihelka, Wayne, Uria, Kalchbrenner, Graves 2016, arXiv 1602.03032, "Associative Long Short-Term Memory".
 
-H units are D = H/2 complex numbers, the real parts first: h = [Re; Im]. N heads, S copies, n = 1 .. N, s = 1 .. S:
+The H units are D = H/2 complex numbers, real parts first: h = [Re; Im]. N heads, S copies, n = 1 .. N, s = 1 .. S:
 
     z(t+1)   = W h(t) + C x(t) + b         3 + 6 N blocks of D rows: z_f, z_i, z_o, then the real parts of all z_k,n,
                                            all z_q,n and all z_u,n, and then their imaginary parts
     f, i, o  = σ(z_f), σ(z_i), σ(z_o)      gates, D real numbers each
-    k_n, q_n, u_n = bound(z_k,n), bound(z_q,n), bound(z_u,n)    input key, output key, value: D complex ones each
+    k_n, q_n, u_n = bound(z_k,n), bound(z_q,n), bound(z_u,n)    input key, output key, value: D complex numbers each
     c_s(t+1) = f ⊙ c_s(t) + Σ_n P_s k_n ⊙ (i ⊙ u_n)    write: the copies differ by their permutations
-    m_n      = 1/S Σ_s P_s q_n ⊙ c_s(t+1)              read: what other pairs have left averages out
+    m_n      = 1/S Σ_s P_s q_n ⊙ c_s(t+1)              read: the noise from other pairs averages out
     h(t+1)   = o ⊙ Σ_n bound(m_n)
 
     bound(z) = z / max(1, |z|),   ⊙ is the product of complex numbers, entry by entry
 
-How several heads are joined is a choice made here: they share the gates and the memory, each writes a pair and reads
-with a key of its own, and what they read is added up, so that h has H units however many heads there are. (To add up
-the m_n instead would make one read of them all.) The permutations P_s of the D numbers are random, and fixed.
+This file chooses how several heads are joined. They share the gates and the memory. Each writes a pair and reads with
+its own key, and the bounded results are added: h has H units for any number of heads. (Adding the m_n before bound
+would amount to a single read.) The permutations P_s of the D numbers are random, and fixed.
 
-Inside, the batch is the last axis, so that a permutation moves whole rows. In code, which counts from 0, x[t] is x(t)
-and the returned h[t] is h(t+1). T steps, B sequences, I inputs. The gradient of a complex number is ∂L/∂Re - i ∂L/∂Im.
-Numbers such as (A1) point into DERIVATION.md.
+Internally, the batch is the last axis: a permutation then moves whole rows. Code counts from 0: x[t] is x(t), and the
+returned h[t] is h(t+1). T steps, B sequences, I inputs. The gradient of a complex number is ∂L/∂Re - i ∂L/∂Im.
+Numbers such as (A1) are in DERIVATION.md.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ from .recurrent import (
 from .workspace import Workspace, exclusive
 
 F, I, O = range(3)  # the gates  # noqa: E741
-K, Q, U = range(3)  # what each head has: input key, output key, value
+K, Q, U = range(3)  # of each head: input key, output key, value
 
 
 class State(NamedTuple):
-    """Between two steps: h (B, H), the hidden state, and c (B, S, H), the copies of the memory, real parts first."""
+    """The state between steps: h (B, H), the hidden state, and c (B, S, H), copies of the memory; real parts first."""
 
     h: Array
     c: Array
@@ -65,8 +65,8 @@ class State(NamedTuple):
 
 @cached
 def permutations(copies: int, size: int) -> numpy.ndarray:
-    """P_s for each copy: (copies, size) indices. Always the same ones, for parameters are learned for them."""
-    rng = numpy.random.RandomState(0)  # whose numbers NumPy promises never to change
+    """Return P_s for each copy, (copies, size) indices. They never change: learned parameters depend on them."""
+    rng = numpy.random.RandomState(0)  # NumPy guarantees that its numbers never change
     order = numpy.stack([rng.permutation(size) for _ in range(copies)])
     order.flags.writeable = False  # all callers share it
     return order
@@ -76,7 +76,7 @@ def permutations(copies: int, size: int) -> numpy.ndarray:
 
 
 def bound(z: Array, y: Array, inverse: Array) -> None:
-    """y = z / max(1, |z|), of real parts z[0] and imaginary ones z[1]; fills y and inverse = 1 / max(1, |z|)."""
+    """Compute y = z / max(1, |z|) of real parts z[0] and imaginary parts z[1]; fill y and inverse = 1 / max(1, |z|)."""
     xp = array_module(z=z)
     xp.multiply(z[0], z[0], out=inverse)
     inverse += z[1] * z[1]
@@ -86,7 +86,7 @@ def bound(z: Array, y: Array, inverse: Array) -> None:
 
 
 def bound_backward(dy: Array, y: Array, inverse: Array, dz: Array) -> None:
-    """Fills dz, of real and imaginary parts as all are. Outside the unit circle only what is across y remains."""
+    """Fill dz from dy, both as real and imaginary parts. Outside the unit circle, the part of dy along y is removed."""
     xp = array_module(dy=dy)
     # y = z / |z| where |z| > 1, else z                                                                          (A1)
     along = y[0] * dy[0]
@@ -101,7 +101,7 @@ def bound_backward(dy: Array, y: Array, inverse: Array, dz: Array) -> None:
 
 
 class StepViews(NamedTuple):
-    """What one step leaves for its gradient; parts are real and imaginary ones."""
+    """The arrays of one time step that backward needs; `parts` are real and imaginary parts."""
 
     gates: Array  # (3, D, B): f, i, o
     pairs: Array  # (3, N, D, B) complex: keys and values after bound
@@ -111,25 +111,25 @@ class StepViews(NamedTuple):
     c: Array
     read: Array  # (2, N, D, B): bound(m_n)
     read_inverse: Array  # (N, D, B)
-    total: Array  # (2, D, B): their sum
+    total: Array  # (2, D, B): read, summed over heads
 
 
 class Cell:
-    """One step, from z (3 + 6 N, D, B), and back. Made once for all steps of one shape."""
+    """One time step from z (3 + 6 N, D, B), forward and backward. An object serves all steps of one shape."""
 
     def __init__(self, xp: ModuleType, heads: int, copies: int, size: int, batch_size: int, dtype: Any) -> None:
         self._xp, self._heads, self._copies, self._size, self._batch_size = xp, heads, copies, size, batch_size
         self._real, self._complex = numpy.dtype(dtype), numpy.result_type(dtype, numpy.complex64)
         self._gates = xp.empty((3, size, batch_size), self._complex)
-        # one head's at a time: so they stay in a core's cache
+        # for one head at a time, so that they stay in a core's cache
         self._key, self._product, self._moved = (xp.empty((copies, size, batch_size), self._complex) for _ in range(3))
         order = permutations(copies, size)
         self._order = xp.asarray(order)
-        # where among all copies' rows (S D) each row of each copy went
+        # _back[s, i]: the row, among the S D rows of all copies, to which copy s moves row i of a key
         self._back = xp.asarray(numpy.argsort(order, axis=1) + size * numpy.arange(copies)[:, None])
 
     def views(self, steps: int) -> list[StepViews]:
-        """Room for what `steps` steps leave."""
+        """Return the views of `steps` steps, in new buffers."""
 
         def empty(*shape: int, dtype: Any = self._real) -> Array:
             return self._xp.empty((*shape, self._size, self._batch_size), dtype)
@@ -142,15 +142,15 @@ class Cell:
         return [StepViews(*of_step) for of_step in zip(*arrays, strict=True)]
 
     def _in_copies(self, key: Array) -> Array:
-        """P_s key (S, D, B) for all s, from key (D, B)."""
+        """Return P_s key (S, D, B) for all s, from key (D, B); valid until the next call."""
         return take(key, self._order, axis=0, out=self._key)
 
     def _complex_gates(self, at: StepViews) -> Array:
-        self._gates[...] = at.gates  # NumPy multiplies complex numbers by complex ones several times faster
+        self._gates[...] = at.gates  # complex times complex is several times faster than complex times real
         return self._gates
 
     def forward(self, z: Array, at: StepViews, h: Array) -> None:
-        """h (H, B), filled, from z (3 + 6 N, D, B), which is overwritten, and at.c_before. Fills the rest of `at`."""
+        """Fill h (H, B) and the rest of `at` from at.c_before and z (3 + 6 N, D, B), which is overwritten."""
         xp, shape = self._xp, z.shape[1:]
         gates = z[:3]  # σ(z) = (1 + tanh(z/2)) / 2
         gates *= 0.5
@@ -174,9 +174,9 @@ class Cell:
         xp.multiply(at.gates[O], at.total, out=h.reshape(2, *shape))
 
     def backward(self, dh: Array, dc: Array, at: StepViews, dz: Array) -> None:
-        """dz (3 + 6 N, D, B), filled, from dh (H, B) and dc (S, D, B), which becomes the gradient of at.c_before.
+        """Fill dz (3 + 6 N, D, B) from dh (H, B) and dc (S, D, B); replace dc by the gradient of at.c_before.
 
-        dc is complex, ∂L/∂Re - i ∂L/∂Im, as all complex gradients here.
+        dc is complex, ∂L/∂Re - i ∂L/∂Im, like all complex gradients here.
         """
         xp, shape = self._xp, dz.shape[1:]
         f, i, _ = self._complex_gates(at)
@@ -212,14 +212,14 @@ class Cell:
         dz[:3] *= dgates
 
     def _gather(self, dkey: Array, out: Array) -> None:
-        """The gradient of a key (D, B), filled, from those of its copies (S, D, B)."""
+        """Fill `out` with the gradient of a key (D, B), from the gradients dkey (S, D, B) of its copies."""
         # P_s key, for all s                                                                                     (A5)
         moved = take(dkey.reshape(-1, dkey.shape[-1]), self._back, axis=0, out=self._moved)
         moved.sum(axis=0, out=out)
 
 
 def _of_real(a: Array, dy: Array, scratch: Array) -> Array:
-    """The gradient of a real factor of a complex a: Re(a dy)."""
+    """Return the gradient Re(a dy) of a real factor r, where y = r a and a is complex."""
     return array_module(a=a).multiply(a, dy, out=scratch).real
 
 
@@ -236,14 +236,14 @@ class Buffers:
         blocks = (3 + 6 * heads, hidden_size // 2)
         self.h = xp.empty((steps + 1, hidden_size, batch_size), dtype)  # h[0] is h0
         self.z = xp.empty((*blocks, steps, batch_size), dtype)  # C x + b; backward puts its gradient here
-        self.z_now = xp.empty((*blocks, batch_size), dtype)  # of one step
+        self.z_now = xp.empty((*blocks, batch_size), dtype)  # z of one step
         self.cell = Cell(xp, heads, copies, hidden_size // 2, batch_size, dtype)
         self.steps = self.cell.views(steps)
 
 
 @dataclass
 class Cache(BaseCache):
-    """What `backward` depends on, and nothing else. Good until the next forward with the same workspace."""
+    """All that `backward` depends on, and nothing else. Valid until the next forward with the same workspace."""
 
     buffers: Buffers
 
@@ -252,9 +252,9 @@ def init(
     rng: numpy.random.Generator, input_size: int, hidden_size: int, *, heads: int = 3, forget_bias: float = 1.0,
     dtype: str = "float32",
 ) -> Params:  # fmt: skip
-    """New parameters: W (M, H/2, H) uniform in ±1/√H, C (M, H/2, I) uniform in ±1/√I, b (M, H/2), M = 3 + 6 heads.
+    """Return W (M, H/2, H) uniform in ±1/√H, C (M, H/2, I) uniform in ±1/√I, and b (M, H/2), with M = 3 + 6 heads.
 
-    b is zero but for the forget gate's. Raises ValueError for an odd hidden_size.
+    b is forget_bias for the forget gate, and zero elsewhere. Raises ValueError for an odd hidden_size.
     """
     check_init(rng, input_size, hidden_size, dtype)
     checks.count("heads", heads, least=1)
@@ -273,12 +273,12 @@ def forward(
     params: Params, x: Array | ops.Embedded, h0: Array | None = None, *, c0: Array | None = None, copies: int = 4,
     workspace: Workspace | None = None,
 ) -> tuple[Array, Cache]:  # fmt: skip
-    """Runs the layer over whole sequences: x (T, B, I) to h (T, B, H), and the cache that `backward` needs.
+    """Return h (T, B, H) for whole sequences x (T, B, I), and the cache that `backward` needs.
 
-    x may also be ops.embedding(table, tokens), a table (V, I) and tokens (T, B): dx is then the table's gradient.
-    h0 (B, H) and c0 (B, copies, H) are the state and the memory before the first step, real parts first, zero if None;
-    a workspace reuses buffers from one forward to the next. All arrays share one dtype and one device, and must not be
-    changed before backward has been called. Raises ValueError or TypeError that names the argument at fault.
+    x may also be ops.embedding(table, tokens), with a table (V, I) and tokens (T, B); dx is then the table's gradient.
+    h0 (B, H) and c0 (B, copies, H) are the hidden state and the memory before the first step, real parts first. None is
+    zero. A workspace reuses buffers from one forward to the next. All arrays share one dtype and one device, and must
+    not be changed before backward has been called. Raises ValueError or TypeError that names the argument at fault.
     """
     xp, heads = _check(params, copies, x=ops.input_array(x), **checks.given(h0=h0, c0=c0))
     ops.refuse_closed_loop(x, "the associative LSTM; take another layer")
@@ -306,10 +306,10 @@ def forward(
 @exclusive
 @renamed(also="extra")
 def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params, Array, Array]:
-    """The gradients of `forward`: (grads, dx, dh0) from dh, the gradient of the loss with respect to h.
+    """Return the gradients of `forward`, (grads, dx, dh0), from dh, the gradient of the loss with respect to h.
 
     dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H). `extra`
-    asks for one more key in grads: "c0" (B, copies, H).
+    may name one more key of grads: "c0" (B, copies, H).
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
     check_cache(cache, Cache)
@@ -337,7 +337,7 @@ def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params
 
 @exclusive
 def final_state(cache: Cache) -> State:
-    """The state after the last step of `forward`: give its h and c to the next forward as h0 and c0 to go on."""
+    """Return the state after the last step. Pass its h and c to the next forward as h0 and c0 to continue."""
     check_cache(cache, Cache)
     return State(cache.buffers.h[-1].T.copy(), _to_real(cache.buffers.steps[-1].c))
 
@@ -348,7 +348,7 @@ def final_state(cache: Cache) -> State:
 def initial_state(
     params: Params, batch_size: int, h0: Array | None = None, c0: Array | None = None, *, copies: int = 4
 ) -> State:
-    """The state before the first step, zero unless h0 (B, H) and c0 (B, copies, H) are given."""
+    """Return the state before the first step, zero unless h0 (B, H) and c0 (B, copies, H) are given."""
     _check(params, copies, **checks.given(h0=h0, c0=c0))
     checks.count("batch_size", batch_size, least=1)
     W = params["W"]
@@ -357,9 +357,9 @@ def initial_state(
 
 
 def step(params: Params, x: Array, state: State) -> tuple[Array, State]:
-    """One step: x (B, I) and the state before it to h (B, H) and the state after it. Equals `forward`, to rounding.
+    """Return h (B, H) and the next state, from x (B, I) and a state. Equals `forward` up to rounding error.
 
-    The state given is not changed. Raises ValueError or TypeError that names the argument at fault.
+    The given state is not changed. Raises ValueError or TypeError that names the argument at fault.
     """
     checks.instance("state", state, State, "make it with initial_state")
     array_module(**{"state.h": state.h, "state.c": state.c})
@@ -381,7 +381,7 @@ def step(params: Params, x: Array, state: State) -> tuple[Array, State]:
 
 
 def _from_input(x: Array | ops.Embedded, params: Params, out: Array) -> None:
-    """C x + b, laid out as (3 + 6 N, D, T, B), for x (T, B, I)."""
+    """Fill `out` (3 + 6 N, D, T, B) with C x + b, for x (T, B, I)."""
     xp, C = array_module(C=params["C"]), params["C"].reshape(-1, params["C"].shape[-1])
     inputs, b = x.table if isinstance(x, ops.Embedded) else x.reshape(-1, x.shape[-1]), params["b"].reshape(-1, 1)
     if isinstance(x, ops.Embedded):
@@ -392,18 +392,18 @@ def _from_input(x: Array | ops.Embedded, params: Params, out: Array) -> None:
 
 
 def _to_complex(c: Array) -> Array:
-    """(B, S, H), real parts first, to (S, D, B)."""
+    """Return c (B, S, H), real parts first, as complex numbers (S, D, B)."""
     re, im = c.transpose(1, 2, 0).reshape(c.shape[1], 2, -1, c.shape[0]).swapaxes(0, 1)
     return re + 1j * im
 
 
 def _to_real(c: Array) -> Array:
-    """(S, D, B) complex to (B, S, H), real parts first."""
+    """Return complex c (S, D, B) as (B, S, H), real parts first."""
     return array_module(c=c).concatenate([c.real, c.imag], axis=1).transpose(2, 0, 1).copy()
 
 
 def _check(params: Params, copies: int, **arrays: Array) -> tuple[ModuleType, int]:
-    """Checks the parameters and the number of copies; returns the module and the number of heads."""
+    """Check the parameters and the number of copies; return the module and the number of heads."""
     checks.count("copies", copies, least=1)
     checks.instance("params", params, dict, "make it with init()")
     checks.keys("params", params, ("W", "C", "b"))

@@ -1,7 +1,7 @@
-"""Which module owns an array, and how arrays move between the host and a GPU.
+"""The module that owns an array (NumPy or CuPy), and transfers between the host and a GPU.
 
-The rest of the package asks `array_module` once per call and then writes plain array code, so the same lines run
-under NumPy and under CuPy. This is the only file that names CuPy, and CuPy is imported only when a GPU is asked for.
+The rest of the package calls `array_module` once per call and then uses plain array code: the same lines run under
+NumPy and under CuPy. This is the only file that names CuPy. CuPy is imported only when a GPU is requested.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy
 
 from .trees import map_leaves
 
-Array = Any  # a numpy.ndarray or a cupy.ndarray; everything that a function is given or returns is of one kind
+Array = Any  # a numpy.ndarray or a cupy.ndarray; all arguments and results of a function are of one kind
 
-FEW_ROWS = 64  # of a target of scatter_add: below, its one-hot form is faster (37 rows: 0.10 ms to 0.13 ms)
+FEW_ROWS = 64  # rows of scatter_add's target up to which its one-hot form is faster (37 rows: 0.10 ms, not 0.13 ms)
 
 OLDEST_CUPY = (13, 4)
 INSTALL = "install the CuPy that fits your driver: pip install cupy-cuda12x (CUDA 12) or cupy-cuda13x (CUDA 13)"
@@ -28,7 +28,7 @@ MIXED = (
 
 
 def is_device_array(value: object) -> bool:
-    """Whether `value` is a CuPy array. CuPy is looked at only if something else has already imported it."""
+    """Return whether `value` is a CuPy array. CuPy is used only if something else has already imported it."""
     cupy = sys.modules.get("cupy")
     return cupy is not None and isinstance(value, cupy.ndarray)
 
@@ -57,7 +57,7 @@ def array_module(**arrays: Array) -> ModuleType:
 
 
 def _refuse_special(name: str, value: numpy.ndarray) -> None:
-    """Raise TypeError for a kind of array whose operators mean something else."""
+    """Raise TypeError for a masked array or numpy.matrix, whose operators have other meanings."""
     if isinstance(value, numpy.ma.MaskedArray):
         raise TypeError(f"{name}: expected a plain array, got a masked one; its mask would be lost: use .filled(value)")
     if isinstance(value, numpy.matrix):
@@ -79,23 +79,23 @@ def to_device(tree: Any, device: str) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-    """Copies every CuPy array in `tree` to the host; NumPy arrays are returned as they are. Waits for the GPU."""
+    """Copy every CuPy array in `tree` to the host; return NumPy arrays as they are. Waits for the GPU."""
     return map_leaves(lambda leaf: leaf.get() if is_device_array(leaf) else leaf, tree)
 
 
 def take(array: Array, index: Array, axis: int, out: Array) -> Array:
-    """array.take(index, axis) into out. The index has been checked: on the host, one out of range would wrap."""
+    """Return array.take(index, axis) in out. The caller checks the index: on the host, one out of range would wrap."""
     if is_device_array(array):
         return sys.modules["cupy"].take(array, index, axis, out)
-    return numpy.take(array, index, axis, out, mode="wrap")  # "raise" would fill a buffer first, and then copy it
+    return numpy.take(array, index, axis, out, mode="wrap")  # mode="raise" would fill a buffer and copy it
 
 
 def scatter_add(target: Array, index: Array, values: Array) -> None:
-    """target[..., index[n], :] += values[..., n, :] for every n, duplicates added up.
+    """Add values[..., n, :] to target[..., index[n], :] in place for every n; duplicates add up.
 
-    target (..., V, E), index (N,), values (..., N, E). `target[index] += values` would keep one of the duplicates only.
-    On the host, a product with one-hot columns is the fastest for few rows of target; for many, sorting by index and
-    adding runs is, some eight times faster than numpy.add.at.
+    target (..., V, E), index (N,), values (..., N, E). `target[index] += values` would keep only one of the duplicates.
+    On the host, a product with one-hot columns is fastest for few rows of target. For many rows, sorting by index and
+    adding runs is fastest: some eight times faster than numpy.add.at.
     """
     if is_device_array(target):
         sys.modules["cupy"].add.at(target, (..., index, slice(None)), values)
@@ -111,7 +111,7 @@ def scatter_add(target: Array, index: Array, values: Array) -> None:
 
 
 class HoldsModule:
-    """An object that keeps its arrays' module as `_xp`, and can be copied and pickled: modules themselves cannot."""
+    """The base of objects that keep their arrays' module as `_xp`. They can be copied and pickled; modules cannot."""
 
     _xp: ModuleType
 

@@ -1,7 +1,7 @@
-"""Checkpoints: one .npz file of plain arrays (no pickle) that is either whole or not there.
+"""Checkpoints: one .npz file of plain arrays (no pickle), written completely or not at all.
 
-What is no array (settings, counters, a generator's state) goes in as JSON. The file ends with the SHA-256 of all bytes
-before it, as the comment of the zip archive that an .npz file is: `numpy.load` reads the file, `load` also checks it.
+All other data (settings, counters, a generator's state) is stored as JSON. The file ends with the SHA-256 of all bytes
+before it, as the comment of the zip archive that an .npz file is. `numpy.load` reads the file; `load` also checks it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .trees import flatten, unflatten
 VERSION = 2
 DIGEST_SIZE = 64  # hexadecimal digits of a SHA-256
 NUMBERS = "biufc"  # kinds of dtype: boolean, integer, unsigned, floating-point, complex
-LONGEST = 10_000  # bytes of a name in the file
+LONGEST = 10_000  # most bytes of a name in the file
 _INFO, _ARRAYS = "info", "arrays"
 _READ_HEADER = {
     (1, 0): numpy.lib.format.read_array_header_1_0,
@@ -39,11 +39,11 @@ class CheckpointError(ValueError):
 def save(path: str | Path, arrays: dict[str, Any], info: dict[str, Any]) -> None:
     """Write a nested dict of arrays (NumPy or CuPy) and a JSON-able dict; if anything fails, the old file stays.
 
-    Keys are text without "/", which separates them in the file, and no dict inside `arrays` is empty. JSON has no
-    tuples: one inside `info` is loaded as a list.
+    Keys are strings without "/", their separator in the file. No dict inside `arrays` may be empty. JSON has no tuples:
+    a tuple inside `info` is loaded as a list.
 
-    Raises OSError if the folder or the disk refuses, TypeError for a leaf that is not an array of numbers or for info
-    that is not JSON, ValueError for a key or a dict that would be lost.
+    Raises OSError if the file cannot be written. Raises TypeError for a leaf that is not an array of numbers, or for
+    info that is not JSON. Raises ValueError for a key or a dict that would be lost.
     """
     checks.instance("info", info, dict, "pass one with keys that are text")
     _check_keys(info)
@@ -53,7 +53,7 @@ def save(path: str | Path, arrays: dict[str, Any], info: dict[str, Any]) -> None
         raise TypeError(f"info: expected numbers, text, lists and dicts of Python: {error}; convert it") from error
     flat = {_INFO: numpy.frombuffer(text.encode(), numpy.uint8)}
     for name, array in flatten({_ARRAYS: arrays} if arrays else {}).items():
-        array_module(**{name: array})  # raises for what is no array
+        array_module(**{name: array})  # raises for a leaf that is not an array
         if array.dtype.kind not in NUMBERS:
             raise TypeError(f"{name}: expected an array of numbers, got {array.dtype}; what is no array goes into info")
         if (
@@ -66,7 +66,7 @@ def save(path: str | Path, arrays: dict[str, Any], info: dict[str, Any]) -> None
     content = io.BytesIO()
     numpy.savez(content, **flat)  # type: ignore[arg-type]
     with zipfile.ZipFile(content, "a") as archive:
-        archive.comment = bytes(DIGEST_SIZE)  # a place for the digest, which covers the length of the comment too
+        archive.comment = bytes(DIGEST_SIZE)  # reserves the digest's place; it also covers the comment's length
     signed = content.getbuffer()[:-DIGEST_SIZE]
     with whole(path) as file:
         file.write(signed)
@@ -74,15 +74,15 @@ def save(path: str | Path, arrays: dict[str, Any], info: dict[str, Any]) -> None
 
 
 def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what `save` was given: (arrays, on the host; info).
+    """Return the arguments of `save`: (arrays, on the host; info).
 
-    Raises FileNotFoundError if there is no file, OSError if it cannot be read, CheckpointError, a ValueError, if it is
-    damaged, not a checkpoint, or of another version.
+    Raises FileNotFoundError if there is no file, and OSError if it cannot be read. Raises CheckpointError, a
+    ValueError, if it is damaged, not a checkpoint, or of another version.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {path}: expected a file that save() wrote, found none; check the folder")
-    if not path.is_file():  # reading a pipe would wait for ever
+    if not path.is_file():  # reading a pipe would wait forever
         raise CheckpointError(f"checkpoint {path}: expected a regular file, got a folder or a device; name another one")
     content = path.read_bytes()
     if content[-DIGEST_SIZE:] != _digest(memoryview(content)[:-DIGEST_SIZE]):
@@ -95,7 +95,7 @@ def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         flat = _members(content)
         header = json.loads(flat.pop(_INFO).tobytes())
         version, info, arrays = header["version"], header["info"], unflatten(flat).get(_ARRAYS, {})
-    except Exception as error:  # whatever it is, the content was not made by save()
+    except Exception as error:  # any error here means that save() did not write the content
         raise CheckpointError(
             f"checkpoint {path}: expected a file that save() wrote, got something else "
             f"({type(error).__name__}: {error}); use another copy, or start anew without it"
@@ -109,7 +109,7 @@ def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _check_keys(info: Any) -> None:
-    """Raise TypeError for a key that JSON would turn into text."""
+    """Raise TypeError for a key that JSON would convert to a string."""
     for key in info if isinstance(info, dict) else ():
         if not isinstance(key, str):
             raise TypeError(f"info: expected keys that are text, got {key!r}; rename it")
@@ -122,7 +122,7 @@ def _digest(content: memoryview) -> bytes:
 
 
 def _members(content: bytes) -> dict[str, numpy.ndarray]:
-    """Return the arrays of an .npz file by name. No size that the file claims for itself is believed."""
+    """Return the arrays of an .npz file by name. Sizes that the file claims are checked before they are used."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for member in archive.infolist():
             if member.compress_type != zipfile.ZIP_STORED or member.file_size > len(content):

@@ -1,4 +1,4 @@
-"""Argument errors: which argument, what was expected, what came, what to do."""
+"""Checks of arguments. An error names the argument, the expected and the given value, and a remedy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLOATS = ("float32", "float64")
 def shape(name: str, array: Array, expected: Sequence[int | str], remedy: str = "") -> None:
     """Raise ValueError unless `array` has the expected shape; a str in `expected` names an axis of any size >= 1.
 
-    Raises TypeError for what is no array.
+    Raises TypeError for an object that is not an array.
     """
     if not hasattr(array, "shape"):
         raise TypeError(f"{name}: expected a NumPy or CuPy array, got {type(array).__name__}")
@@ -30,7 +30,7 @@ def shape(name: str, array: Array, expected: Sequence[int | str], remedy: str = 
 
 
 def given(**arrays: Array | None) -> dict[str, Array]:
-    """Return the optional arrays that were given: all that are not None."""
+    """Return the optional arrays that were given: the ones that are not None."""
     return {name: array for name, array in arrays.items() if array is not None}
 
 
@@ -38,7 +38,7 @@ def floating(**arrays: Array) -> None:
     """Raise TypeError unless all arrays share one dtype, float32 or float64."""
     first, first_dtype = "", None
     for name, array in arrays.items():
-        if array.dtype.char not in "fd":  # float32 or float64; looking at .name takes NumPy 3 µs
+        if array.dtype.char not in "fd":  # float32 or float64; reading .name takes NumPy 3 µs
             raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}; convert it with .astype")
         if first and array.dtype != first_dtype:
             raise TypeError(
@@ -49,14 +49,14 @@ def floating(**arrays: Array) -> None:
 
 
 def writable(name: str, arrays: Mapping[str, Array]) -> None:
-    """Raise ValueError unless all arrays can be changed in place, each by itself: no two share memory."""
+    """Raise ValueError unless all arrays are writable and no two of them share memory."""
     hosted = [(key, array) for key, array in arrays.items() if isinstance(array, numpy.ndarray)]
     for n, (key, array) in enumerate(hosted):
         if not array.flags.writeable:
             raise ValueError(f"{name}[{key!r}]: expected an array that can be changed, got a read-only one; copy it")
         for other, earlier in hosted[:n]:
             if array is not earlier and array.base is None and earlier.base is None:
-                continue  # each has memory of its own; this is faster than to compare addresses
+                continue  # each owns its memory; this check is faster than comparing addresses
             if numpy.may_share_memory(array, earlier) and numpy.shares_memory(array, earlier):
                 raise ValueError(
                     f"{name}[{key!r}]: expected memory of its own, got memory that {other!r} has too, which would be "
@@ -71,10 +71,10 @@ def boolean(name: str, value: bool) -> None:
 
 
 def indices(name: str, array: Array, size: int) -> None:
-    """Raises unless `array` holds integers in [0, size).
+    """Raise TypeError unless `array` holds integers, ValueError unless they are in [0, size).
 
-    Values are looked at only on the host: reading them on a GPU would make the host wait. Check data there first,
-    before it is moved, because CuPy wraps an index that is out of range without a word.
+    Values are checked only on the host: reading them on a GPU would make the host wait. Check data before moving it to
+    a GPU, because CuPy silently wraps an index that is out of range.
     """
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got {array.dtype}; convert it with .astype(int)")
@@ -85,34 +85,34 @@ def indices(name: str, array: Array, size: int) -> None:
 
 
 def fraction(name: str, value: float) -> None:
-    """Raises unless 0 <= value <= 1."""
+    """Raise TypeError unless value is a number, ValueError unless 0 <= value <= 1."""
     number(name, value)
     if not 0 <= value <= 1:
         raise ValueError(f"{name}: expected a number from 0 to 1, got {value}")
 
 
 def not_negative(name: str, value: float) -> None:
-    """Raises unless value is finite and >= 0."""
+    """Raise TypeError unless value is a number, ValueError unless it is finite and >= 0."""
     number(name, value)
     if not 0 <= value < float("inf"):
         raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
 
 
 def finite(name: str, value: float, dtype: str = "float64") -> None:
-    """Raise unless value is a finite number in this dtype."""
+    """Raise TypeError unless value is a number, ValueError unless it is finite in this dtype."""
     number(name, value)
     if not abs(value) <= float(numpy.finfo(dtype).max):
         raise ValueError(f"{name}: expected a finite number in {dtype}, got {value}")
 
 
 def number(name: str, value: float) -> None:
-    """Raises TypeError unless value is a real number (a Python or NumPy scalar, not an array, not a bool)."""
+    """Raise TypeError unless value is a real number (a Python or NumPy scalar, not an array, not a bool)."""
     if isinstance(value, bool) or not isinstance(value, int | float | numpy.integer | numpy.floating):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}; pass a Python float")
 
 
 def count(name: str, value: int, least: int) -> None:
-    """Raises unless value is an integer of at least `least`."""
+    """Raise TypeError unless value is an integer, ValueError unless it is at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int | numpy.integer):
         raise TypeError(f"{name}: expected a whole number, got {value!r}")
     if value < least:
@@ -120,21 +120,21 @@ def count(name: str, value: int, least: int) -> None:
 
 
 def instance(name: str, value: object, kind: type, remedy: str) -> None:
-    """Raises TypeError unless value is of this kind."""
+    """Raise TypeError unless value is an instance of `kind`."""
     if not isinstance(value, kind):
         expected, got = kind.__name__, type(value).__name__
-        if expected == got:  # the caches, or states, of two layers
+        if expected == got:  # for example the caches or states of two layers
             expected, got = (f"{each.__module__.rpartition('.')[2]}.{got}" for each in (kind, type(value)))
         raise TypeError(f"{name}: expected a {expected}, got {got}; {remedy}")
 
 
 def generator(name: str, value: object) -> None:
-    """Raises TypeError unless value is a numpy.random.Generator."""
+    """Raise TypeError unless value is a numpy.random.Generator."""
     instance(name, value, numpy.random.Generator, "make one by numpy.random.default_rng(0)")
 
 
 def choice(name: str, value: str, known: Sequence[str] | Mapping[str, object]) -> None:
-    """Raises ValueError unless value is one of the known names."""
+    """Raise ValueError unless value is one of the known names."""
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"{name}: expected one of {', '.join(sorted(known))}; got {value!r}")
 
@@ -145,7 +145,7 @@ def keys(
 ) -> None:  # fmt: skip
     """Raise ValueError unless `mapping` holds all required names and no others, except optional ones.
 
-    Raises TypeError for what is no dict.
+    Raises TypeError for an object that is not a dict.
     """
     instance(name, mapping, dict, remedy)
     missing = [key for key in required if key not in mapping]

@@ -3,15 +3,14 @@
     y[f, i, j] = relu(b[f] + max over the p x p window at (p i, p j) of z[f])
     z[f, i, j] = Σ_c Σ_k Σ_l w[f, c, k, l] x[c, s i + k, s j + l]
 
-with stride s, kernels of size K, so k, l = 0 .. K-1, and without padding; rows and columns of z that fill no window are
-left out. The features are those y of the last layer, all positions of one feature side by side. The network is
-feedforward, so it has no states, and no step: init, forward, backward.
+The stride is s, and kernels have size K: k, l = 0 .. K-1. There is no padding. Rows and columns of z that fill no
+window are left out. The features are y of the last layer, all positions of one feature side by side. The network is
+feedforward: it has init, forward and backward, but no state and no step.
 
-Arrays between the layers have their axes in the order (features, rows, columns, B): a patch of all B images is then a
-row of long runs, so that to gather patches is to copy such runs, and a product of the kernels with them makes z.
-Patches are gathered for some rows of z at a time, at least one, so that they stay in the cache where that is possible,
-and again in the backward pass: to keep them would take up to K² times the memory of x. Numbers such as (N1) point into
-DERIVATION.md.
+Arrays between the layers have the axes (features, rows, columns, B). A patch of all B images is then a row of long
+runs, and gathering patches copies such runs; z is the product of the kernels and the patches. Patches are gathered for
+some rows of z at a time, at least one, so that they stay in the cache where possible. The backward pass gathers them
+again: keeping them would take up to K² times the memory of x. Numbers such as (N1) are in DERIVATION.md.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from . import checks, ops
 from .backend import Array, array_module
 from .recurrent import Params, uniform
 
-BLOCK = 2**16  # numbers in the patches that are gathered at a time: 256 KiB of float32
+BLOCK = 2**16  # numbers that are gathered into patches at a time: 256 KiB of float32
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Convolution:
             checks.count(f"layers.{name}", value, least=1)
 
     def side(self, side: int) -> int:
-        """Rows (or columns) of y for those of x. Raises ValueError if there is none."""
+        """Return how many rows (or columns) y has if x has `side` of them. Raises ValueError if y has none."""
         pooled = ((side - self.size) // self.stride + 1) // self.pool if side >= self.size else 0
         if pooled < 1:
             raise ValueError(
@@ -54,26 +53,26 @@ class Convolution:
 
 
 class Trace(NamedTuple):
-    """What one layer leaves for its gradient."""
+    """The arrays of one layer that backward needs."""
 
     x: Array  # (C, Y, X, B)
     z_shape: tuple[int, ...]
-    winners: Array | None  # which of its p² places gave the maximum, of each window; None without pooling
+    winners: Array | None  # for each window, which of its p² places holds the maximum; None without pooling
     y: Array
 
 
 @dataclass
 class Cache:
-    """What `backward` depends on, and nothing else."""
+    """All that `backward` depends on, and nothing else."""
 
     params: Params
     layers: tuple[Convolution, ...]
-    parts: list[list[Trace]]  # of each part of the batch, of each layer
+    parts: list[list[Trace]]  # for each part of the batch, for each layer
     block: int
 
 
 def feature_count(layers: Sequence[Convolution], side: int) -> int:
-    """How many features an image of side x side pixels has after these layers."""
+    """Return how many features an image of side x side pixels has after these layers."""
     checks.count("side", side, least=1)
     layers = _checked(layers)
     for layer in layers:
@@ -84,8 +83,9 @@ def feature_count(layers: Sequence[Convolution], side: int) -> int:
 def init(
     rng: numpy.random.Generator, layers: Sequence[Convolution], channels: int = 1, *, dtype: str = "float32"
 ) -> Params:  # fmt: skip
-    """New parameters: weight0 (features, channels, K, K) uniform in ±√(6/fan), as suits ReLU (He et al. 2015,
-    1502.01852), bias0 (features,) zero, and so on for each layer.
+    """Return weight0 (features, channels, K, K) uniform in ±√(6/fan), bias0 (features,) zero, and so on for each layer.
+
+    The factor 6 suits ReLU. Source: He et al. 2015, arXiv 1502.01852.
     """
     checks.generator("rng", rng)
     checks.count("channels", channels, least=1)
@@ -103,11 +103,11 @@ def init(
 def forward(
     params: Params, images: Array, layers: Sequence[Convolution], *, block: int = BLOCK, threads: int = 1
 ) -> tuple[Array, Cache]:  # fmt: skip
-    """images (B, Y, X), grey, or (B, channels, Y, X), to features (B, features), and the cache that `backward` needs.
+    """Return the features (B, features) of images, and the cache that `backward` needs.
 
-    block is how many numbers of the patches are gathered at a time; threads share the images between them, here and in
-    `backward`, while BLAS should keep to one thread itself. But for rounding, all results are alike.
-    Raises ValueError or TypeError that names the argument at fault.
+    images are (B, Y, X), grey, or (B, channels, Y, X). block is how many numbers are gathered into patches at a time.
+    threads share the images, here and in `backward`; BLAS itself should use one thread. Results agree up to rounding
+    error for every block and number of threads. Raises ValueError or TypeError that names the argument at fault.
     """
     checks.count("block", block, least=1)
     checks.count("threads", threads, least=1)
@@ -136,7 +136,7 @@ def forward(
 
 
 def backward(dfeatures: Array, cache: Cache, *, input_gradient: bool = True) -> tuple[Params, Array]:
-    """(grads, dimages) of `forward` from dfeatures (B, features); dimages (B, channels, Y, X), None if not wanted."""
+    """Return (grads, dimages) from dfeatures (B, features). dimages (B, channels, Y, X) is None if not wanted."""
     checks.instance("cache", cache, Cache, "forward returns it: features, cache = forward(...)")
     last = [traces[-1].y for traces in cache.parts]
     xp, counts = array_module(dfeatures=dfeatures, y=last[0]), [y.shape[-1] for y in last]
@@ -159,7 +159,7 @@ def _checked(layers: Sequence[Convolution]) -> tuple[Convolution, ...]:
 
 
 def _forward(params: Params, x: Array, layers: Sequence[Convolution], block: int) -> list[Trace]:
-    """The traces of all layers for images x (channels, Y, X, B)."""
+    """Return the traces of all layers for images x (channels, Y, X, B)."""
     y = array_module(x=x).ascontiguousarray(x)
     traces = []
     for n, layer in enumerate(layers):
@@ -173,7 +173,7 @@ def _forward(params: Params, x: Array, layers: Sequence[Convolution], block: int
 
 
 def _backward(dfeatures: Array, traces: list[Trace], cache: Cache, input_gradient: bool) -> tuple[Params, Array]:
-    """`backward` for a part of the batch; dimages is (channels, Y, X, B)."""
+    """Return (grads, dimages) for a part of the batch; dimages is (channels, Y, X, B)."""
     grads: Params = {}
     y = traces[-1].y
     dy = array_module(y=y).ascontiguousarray(dfeatures.T).reshape(y.shape)
@@ -190,10 +190,10 @@ def _backward(dfeatures: Array, traces: list[Trace], cache: Cache, input_gradien
 
 
 def _of_each(function: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
-    """function(part) of each part, in a thread each: what takes long in them is done without Python's lock."""
+    """Return function(part) for each part, one thread each: their slow operations release Python's lock."""
     if len(parts) == 1:
         return [function(parts[0])]
-    from concurrent.futures import ThreadPoolExecutor  # few need it, and importing the package shall be quick
+    from concurrent.futures import ThreadPoolExecutor  # few need it, and it slows down importing the package
 
     with ThreadPoolExecutor(len(parts)) as threads:
         return list(threads.map(function, parts))
@@ -203,7 +203,7 @@ def _of_each(function: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
 
 
 def convolve(x: Array, weight: Array, stride: int, block: int) -> Array:
-    """z (F, rows, columns, B) from x (C, Y, X, B) and weight (F, C, K, K)."""
+    """Return z (F, rows, columns, B) from x (C, Y, X, B) and weight (F, C, K, K)."""
     kernels, windows = weight.reshape(len(weight), -1), _windows(x, weight.shape[-1], stride)
     xp, (rows, columns, batch_size) = array_module(x=x), windows.shape[3:]
     z, width = xp.empty((len(weight), rows * columns * batch_size), x.dtype), columns * batch_size
@@ -215,7 +215,7 @@ def convolve(x: Array, weight: Array, stride: int, block: int) -> Array:
 def convolve_backward(
     dz: Array, x: Array, weight: Array, stride: int, block: int, input_gradient: bool
 ) -> tuple[Array, Array]:
-    """(dx, dweight) of `convolve`; dx is None if it is not wanted."""
+    """Return (dx, dweight) of `convolve`; dx is None if it is not wanted."""
     xp, size = array_module(x=x), weight.shape[-1]
     kernels, windows = weight.reshape(len(weight), -1), _windows(x, size, stride)
     dkernels = xp.zeros(kernels.shape, x.dtype)
@@ -236,13 +236,13 @@ def convolve_backward(
 
 
 def _windows(x: Array, size: int, stride: int) -> Array:
-    """The view [c, k, l, i, j] = x[c, s i + k, s j + l], (C, K, K, rows, columns, B)."""
+    """Return the view [c, k, l, i, j] = x[c, s i + k, s j + l], (C, K, K, rows, columns, B)."""
     view = array_module(x=x).lib.stride_tricks.sliding_window_view(x, (size, size), (1, 2))
     return view[:, ::stride, ::stride].transpose(0, 4, 5, 1, 2, 3)
 
 
 def _patches(windows: Array, block: int) -> Iterator[tuple[slice, Array]]:
-    """The patches of some rows of z at a time, (C K K, rows columns B), and which rows they are of."""
+    """Yield some rows of z at a time: their slice, and their patches (C K K, rows columns B)."""
     *kernel, count, columns, batch_size = windows.shape
     at_once = max(1, block // (columns * batch_size * kernel[0] * kernel[1] * kernel[2]))
     for start in range(0, count, at_once):
@@ -254,9 +254,9 @@ def _patches(windows: Array, block: int) -> Iterator[tuple[slice, Array]]:
 
 
 def max_pool(z: Array, pool: int) -> tuple[Array, Array | None]:
-    """The maximum over windows of pool x pool, (F, rows, columns, B), and which place of its window it is from.
+    """Return the maximum over windows of pool x pool, (F, rows, columns, B), and its place in its window.
 
-    Of equal ones the first is taken. Without pooling z itself, and None.
+    If several places are equal, the first one counts. Without pooling, the result is z itself and None.
     """
     if pool == 1:
         return z, None
@@ -264,14 +264,14 @@ def max_pool(z: Array, pool: int) -> tuple[Array, Array | None]:
     y = places[0].copy()
     winners = xp.zeros(y.shape, "int8" if pool < 12 else "int32")
     for n, place in enumerate(places[1:], 1):
-        # a masked copy would do, but takes several times as long
+        # a masked copy would take several times as long
         xp.maximum(winners, (place > y) * winners.dtype.type(n), out=winners)
         xp.maximum(y, place, out=y)
     return y, winners
 
 
 def max_pool_backward(dy: Array, winners: Array | None, pool: int, shape: tuple[int, ...]) -> Array:
-    """dz, of this shape, from dy."""
+    """Return dz, of this shape, from dy."""
     if pool == 1:
         return dy
     dz = array_module(dy=dy).zeros(shape, dy.dtype)
@@ -282,6 +282,6 @@ def max_pool_backward(dy: Array, winners: Array | None, pool: int, shape: tuple[
 
 
 def _places(z: Array, pool: int) -> list[Array]:
-    """The views [f, i, j] = z[f, p i + k, p j + l] for each place (k, l) of a window."""
+    """Return the views [f, i, j] = z[f, p i + k, p j + l] for each place (k, l) of a window."""
     rows, columns = (size // pool * pool for size in z.shape[1:3])
     return [z[:, k:rows:pool, l:columns:pool] for k in range(pool) for l in range(pool)]  # noqa: E741

@@ -4,15 +4,15 @@
     h_0(t+1)   = f(a),   a = W h(t) + C x(t) + b,   or f(LN[a]) as an option                                      (2a)
     h_s+1(t+1) = f(LN[A(t) h_s(t+1) + a]),   s = 0 .. S-1,   h(t+1) = h_S(t+1)                                (2), (5)
 
-The A that is read on the way to h(t+1) is A(t): it holds h(t), and not yet the new state. The query is h_s(t+1).
+The computation of h(t+1) reads A(t), which holds h(t) and not yet the new state. The query is h_s(t+1).
 
-Comments have the paper's t, in round brackets; code counts from 0, in square ones. Step t of code goes from t to t+1:
+Comments use the paper's t, in round brackets. Code counts from 0, in square brackets. Its step t goes from t to t+1:
 
     x[t] is x(t)     states[t] is h(t+1)     A.read(t, ..) is A(t) v       G.read(t+1) is η (G(t+1) + G(t+1)ᵀ) h(t+1)
 
-G(t) is the gradient of the loss with respect to A(t). T steps, B sequences, I inputs, H units, S inner steps. Time
-comes first, as x (T, B, I). Numbers such as (F3) point into DERIVATION.md. plain/fast_weights.py has the same equations
-in plain lines.
+G(t) is the gradient of the loss with respect to A(t). T steps, B sequences, I inputs, H units, S inner steps. Time is
+the first axis, as in x (T, B, I). Numbers such as (F3) are in DERIVATION.md. plain/fast_weights.py has the same
+equations in plain lines.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from .workspace import Workspace, exclusive
 
 
 class State(NamedTuple):
-    """Between two steps: h (B, H), the hidden state, and A (B, H, H), the fast weights that already hold it."""
+    """The state between steps: h (B, H), the hidden state, and A (B, H, H), the fast weights that already hold h."""
 
     h: Array
     A: Array
@@ -58,7 +58,7 @@ class State(NamedTuple):
 
 
 class StepViews(NamedTuple):
-    """The places of one time step in the buffers. Views are cached: creating one costs about a microsecond."""
+    """The views of one time step into the buffers. Views are cached: creating one costs about a microsecond."""
 
     a: Array  # (B, H)  W h(t) + C x(t) + b, and in backward its gradient
     saved: list[Saved]  # s = 0 .. S
@@ -97,7 +97,7 @@ class Buffers:
 
 @dataclass
 class Cache(BaseCache):
-    """What `backward` depends on, and nothing else. Good until the next forward with the same workspace."""
+    """All that `backward` depends on, and nothing else. Valid until the next forward with the same workspace."""
 
     buffers: Buffers
     options: Options
@@ -107,10 +107,10 @@ def init(
     rng: numpy.random.Generator, input_size: int, hidden_size: int, *, layer_norm: bool = True,
     recurrent_scale: float = 0.05, dtype: str = "float32",
 ) -> Params:  # fmt: skip
-    """New parameters: W = recurrent_scale · identity (H, H), C (H, I) uniform in ±1/√I, b = 0 (H,).
+    """Return new parameters: W = recurrent_scale · identity (H, H), C (H, I) uniform in ±1/√I, b = 0 (H,).
 
-    With layer norm also gain = 1 and bias = 0 (H,), shared by all inner steps; a layer whose parameters have neither
-    has no layer norm. Drawn on the host: the same seed gives the same weights for any device.
+    Layer norm adds gain = 1 and bias = 0 (H,), shared by all inner steps. A layer whose parameters have neither has no
+    layer norm. Parameters are drawn on the host: the same seed gives the same weights for any device.
     """
     return identity_params(rng, input_size, hidden_size, recurrent_scale, layer_norm, dtype)
 
@@ -124,8 +124,8 @@ def forward(
 ) -> tuple[Array, Cache]:  # fmt: skip
     """Return h (T, B, H) for whole sequences x (T, B, I), and the cache that `backward` needs.
 
-    Time comes first, then the sequences of the batch. x may also be ops.embedding(table, tokens), a table (V, I) and
-    tokens (T, B): dx is then the table's gradient; or an ops.ClosedLoop, for agents.
+    The first axis is time, the second the batch. x may also be ops.embedding(table, tokens), with a table (V, I) and
+    tokens (T, B); dx is then the table's gradient. For agents, x may be an ops.ClosedLoop.
 
     h0 (B, H)           the state before the first step; zero if None. It acts through W alone: it is not written to A
     A0 (B, H, H)        the fast weights that the first step reads; zero if None
@@ -134,9 +134,9 @@ def forward(
     activation          f: "relu" or "tanh"
     sustained_boundary  True: W h + C x + b acts on every inner step (appendix B, method 1); False: on the preliminary
                         state alone, and the identity is added to A (method 2)
-    normalize_preliminary  whether layer norm, if there is any, also acts in (2a). The paper leaves it open; by
-                        measurement associative retrieval is learned far sooner without (README)
-    chunk               how the fast weights are kept (memory.py). None selects a chunk size. Results agree up to
+    normalize_preliminary  whether layer norm, if there is any, also acts in (2a). The paper leaves it open. Associative
+                        retrieval is learned far sooner without it, by measurement (README)
+    chunk               how the fast weights are stored (memory.py). None selects a chunk size. Results agree up to
                         rounding error for every chunk size
     workspace           reuses buffers from one forward to the next
 
@@ -173,7 +173,7 @@ def check_forward(
     params: Params, x: ops.Input, h0: Array | None, A0: Array | None, chunk: int | None,
     maps: tuple[str, ...] = ("W",),
 ) -> tuple[ModuleType, Array]:  # fmt: skip
-    """Raises ValueError or TypeError unless the arguments of `forward` fit; returns their module, and h0 or zero."""
+    """Raise ValueError or TypeError unless the arguments of `forward` fit; return their module, and h0 or zero."""
     xp = check_params(params, (), maps=maps, x=ops.input_array(x), **checks.given(h0=h0, A0=A0))
     check_sequences(params, x)
     if chunk is not None:
@@ -191,7 +191,7 @@ def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params
 
     dh      (T, B, H), or (B, H) for the last step alone
     extra   names of further gradients: "decay" (dλ) and "rate" (dη), 0-d arrays, and "A0" (B, H, H)
-    grads   has the keys of params, and those of `extra`; dx (T, B, I); dh0 (B, H)
+    grads   has the keys of params, and the names in `extra`; dx (T, B, I); dh0 (B, H)
 
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
@@ -202,8 +202,8 @@ def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params
     extra = requested(extra, ("decay", "rate", "A0"))
     da_all = buffers.a  # forward's a is not needed again
     loop.slopes(buffers.saved, buffers.errors.swapaxes(0, 1), da_all)
-    dnorm = xp.zeros((2, 1, states.shape[-1]), dh.dtype)  # of gain and bias
-    dh_next = xp.zeros(states.shape[1:], dh.dtype)  # of h(t+1), through W, from the steps after
+    dnorm = xp.zeros((2, 1, states.shape[-1]), dh.dtype)  # gradients of gain and bias
+    dh_next = xp.zeros(states.shape[1:], dh.dtype)  # gradient of h(t+1) through W, from later steps
     G.start(extra)
 
     for t in reversed(range(len(states))):
@@ -216,7 +216,7 @@ def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params
         # h(t+1) from a and A(t), by (2) and (5)                                                (F1) to (F4), and (F5)
         loop.backward(dh_t, A, t, saved, errors, da, dnorm)
         # a = W h(t) + C x(t) + b                                                                                 (F7)
-        xp.matmul(da, params["W"], out=dh_next)  # in the end, of h0                                              (F8)
+        xp.matmul(da, params["W"], out=dh_next)  # finally dh0                                                    (F8)
 
     grads, dx = affine_backward(da_all, params, x, buffers.h[:-1])  # the rest of (F7), for all steps at once
     if "gain" in params:
@@ -226,9 +226,9 @@ def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params
 
 @exclusive
 def attention(cache: Cache, t: int = -1) -> Array:
-    """How strongly step t attends to each step before it, when its preliminary state is the query: equation (4).
+    """Return how strongly step t attends to each earlier step, with its preliminary state as query: equation (4).
 
-    Returns η λ^(t-1-τ) h[τ]ᵀ h_0[t] for τ = 0 .. t-1, an array (B, t); the part of A0 is left out.
+    The result (B, t) is η λ^(t-1-τ) h[τ]ᵀ h_0[t] for τ = 0 .. t-1. The term of A0 is left out.
     """
     check_cache(cache, Cache)
     steps = cache.x.shape[0]
@@ -240,7 +240,7 @@ def attention(cache: Cache, t: int = -1) -> Array:
 
 @exclusive
 def final_state(cache: Cache) -> State:
-    """The state after the last step of `forward`: give its h and A to the next forward as h0 and A0 to go on."""
+    """Return the state after the last step. Pass its h and A to the next forward as h0 and A0 to continue."""
     check_cache(cache, Cache)
     return State(cache.buffers.states[-1].copy(), cache.buffers.A.matrix(cache.x.shape[0]))
 
@@ -249,7 +249,7 @@ def final_state(cache: Cache) -> State:
 
 
 def initial_state(params: Params, batch_size: int, h0: Array | None = None, A0: Array | None = None) -> State:
-    """The state before the first step, zero unless h0 (B, H) and A0 (B, H, H) are given; see `forward`."""
+    """Return the state before the first step, zero unless h0 (B, H) and A0 (B, H, H) are given; see `forward`."""
     check_params(params, (), **checks.given(h0=h0, A0=A0))
     checks.count("batch_size", batch_size, least=1)
     W, hidden_size = params["W"], len(params["W"])
@@ -262,10 +262,10 @@ def step(
     params: Params, x: Array, state: State, decay: float = 0.95, rate: float = 0.5, inner_steps: int = 1, *,
     activation: str = "relu", sustained_boundary: bool = True, normalize_preliminary: bool = False,
 ) -> tuple[Array, State]:  # fmt: skip
-    """One step: x (B, I) and the state before it to h (B, H) and the state after it. Options as in `forward`.
+    """Return h (B, H) and the next state, from x (B, I) and a state. Options as in `forward`.
 
-    Equals `forward` on the same inputs to rounding. Costs O(B H²) a step, however many came before. The state given is
-    not changed. Raises ValueError or TypeError that names the argument at fault.
+    Equals `forward` on the same inputs up to rounding error. Costs O(B H²), for any number of earlier steps. The given
+    state is not changed. Raises ValueError or TypeError that names the argument at fault.
     """
     options = Options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
     check_step(params, x, state)
@@ -274,7 +274,7 @@ def step(
 
 
 def check_step(params: Params, x: Array, state: State, maps: tuple[str, ...] = ("W",)) -> None:
-    """Raises ValueError or TypeError unless x (B, I), state and params, with these maps from state to state, fit."""
+    """Raise ValueError or TypeError unless x (B, I), state and params fit; `maps` lead from state to state."""
     checks.instance("state", state, State, "make it with initial_state")
     check_params(params, (), maps=maps, x=x, **{"state.h": state.h, "state.A": state.A})
     batch_size, hidden_size = len(state.h), len(params["W"])
@@ -284,7 +284,7 @@ def check_step(params: Params, x: Array, state: State, maps: tuple[str, ...] = (
 
 
 def next_state(params: Params, x: Array, state: State, options: Options) -> Array:
-    """Return h(t+1) (B, H), a new array, from x (B, I) and the state before it, by (2) and (5)."""
+    """Return h(t+1) (B, H), a new array, from x (B, I) and the state before, by (2) and (5)."""
     a = state.h @ params["W"].T
     a += ops.linear(x, params["C"], params["b"])
     loop = InnerLoop(a, options, "gain" in params)

@@ -1,4 +1,4 @@
-"""Write a file whole or not at all, so that a process killed at any moment leaves the old file or the new one."""
+"""Write a file completely or not at all: a process killed at any moment leaves the old file or the new one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ UNFINISHED = ".writing-"  # between a file's name and a random suffix, while it 
 
 @contextmanager
 def whole(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a new file beside `path`, which replaces `path` when the block ends without an error.
+    """Open a new file in the folder of `path`, which replaces `path` when the block ends without an error.
 
-    The temporary name is random and created exclusively: two writers do not share it, and a link that somebody put
-    there is not followed. The content reaches the disk before the rename. After an error the temporary file is removed.
+    The temporary name is random and created exclusively: two writers never share it, and an existing link is not
+    followed. The content reaches the disk before the rename. After an error the temporary file is removed.
 
-    Raises OSError, naming the path, if the folder or the disk refuses.
+    Raises OSError, which names the path, if the file cannot be written.
     """
     path = Path(path)
     beside = path.with_name(f"{path.name}{UNFINISHED}{os.urandom(4).hex()}")
@@ -32,18 +32,18 @@ def whole(path: str | Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with suppress(OSError):
             os.unlink(beside)
-        if isinstance(error, OSError) and error.filename is None:  # a write does not know its file
+        if isinstance(error, OSError) and error.filename is None:  # the error of a write has no file name
             error.filename = str(path)
         raise
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text, whole or not at all. Raises OSError as `whole` does."""
+    """Write UTF-8 text, completely or not at all. Raises OSError as `whole` does."""
     with whole(path) as file:
         file.write(text.encode())
 
 
 def remove_unfinished(folder: str | Path) -> None:
-    """Remove what writers that were killed left in the folder. No other process may be writing there."""
+    """Remove the temporary files of killed writers from the folder. No other process may be writing there."""
     for left in Path(folder).glob(f"*{UNFINISHED}*"):
         left.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
-"""The inner loop of Ba et al. 2016, from a = W h(t) + C x(t) + b and A(t) to the next state, and back.
+"""The inner loop of Ba et al. 2016, from a = W h(t) + C x(t) + b and A(t) to h(t+1), forward and backward.
 
     h_0   = f(a), or f(LN[a])                                           (2a)
     h_s+1 = f(LN[A(t) h_s + a]),   s = 0 .. S-1,   h(t+1) = h_S     (2), (5)
 
-a, W h + C x + b, is the paper's sustained boundary condition: it acts on every inner step. B sequences, H units.
+a is the paper's sustained boundary condition: it acts on every inner step. B sequences, H units.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .recurrent import NormActivation, Params, Saved
 
 @dataclass(frozen=True)
 class Options:
-    """What stays the same over all steps; fast_weights.forward describes each.
+    """The options of all time steps; fast_weights.forward describes them.
 
     Raises ValueError or TypeError that names the option at fault.
     """
@@ -42,15 +42,15 @@ class Options:
 
     @property
     def structure(self) -> tuple[Any, ...]:
-        """Everything that buffers depend on: all but λ and η."""
+        """Return the options that buffers depend on: all except λ and η."""
         return self.inner_steps, self.activation, self.sustained_boundary, self.normalize_preliminary
 
 
 class InnerLoop:
     """The inner loop for states of one shape (B, H), the shape of `like`.
 
-    A is a Memory, or anything else with its `read` and `read_transposed`. A(n) may be read by several steps: `first`
-    counts the reads of A(n) before those of this step.
+    A is a Memory, or another object with `read` and `read_transposed`. Several time steps may read A(n): `first` is the
+    number of reads of A(n) by earlier steps.
     """
 
     def __init__(self, like: Array, options: Options, layer_norm: bool) -> None:
@@ -60,11 +60,11 @@ class InnerLoop:
         self.activations = [preliminary] + [NormActivation(like, f, norm)] * self.inner_steps  # of h_s, s = 0 .. S
 
     def load(self, params: Params) -> None:
-        """Take gain and bias, if the layer has them, as they are now."""
+        """Load the current values of gain and bias, if the layer has them."""
         self.activations[-1].load(params)  # it shares its layer norm with the others
 
     def forward(self, a: Array, A: Any, n: int, saved: Sequence[Saved], first: int = 0) -> Array:
-        """Return h(t+1) (B, H) from a (B, H) and A(n). Fill saved, for each h_s."""
+        """Return h(t+1) (B, H) from a (B, H) and A(n); fill saved[s] for each h_s."""
         h = self.activations[0].forward(a, saved[0])  # (2a)
         for s in range(self.inner_steps):
             z = A.read(n, first + s, h)  # (4)
@@ -84,7 +84,7 @@ class InnerLoop:
         self, dh: Array, A: Any, n: int, saved: Sequence[Saved], errors: Sequence[Array], da: Array, dnorm: Array,
         first: int = 0,
     ) -> None:  # fmt: skip
-        """Turn the slopes in da (B, H) into da, and those in errors (S, B, H) into the errors r_s, from dh (B, H).
+        """Replace the slopes in da (B, H) by da, and the slopes in errors (S, B, H) by the errors r_s, from dh (B, H).
 
         The gradient of A(n) is Σ_s r_s h_sᵀ: errors are views of A.errors, which MemoryGradient adds up. The gradients
         of gain and bias are added to dnorm (2, 1, H).

@@ -2,9 +2,9 @@
 
     h(t+1) = f(W h(t) + C x(t) + b), or f(LN[W h(t) + C x(t) + b]) as an option;   f is ReLU, or tanh
 
-It is the fast-weight layer without fast weights, and its baseline in section 4.1 of Ba et al. 2016. In code, which
-counts from 0, x[t] is x(t) and the returned h[t] is h(t+1). T steps, B sequences, I inputs, H units. Numbers such as
-(I1) point into DERIVATION.md.
+It is the fast-weight layer without fast weights, and its baseline in section 4.1 of Ba et al. 2016. Code counts from 0:
+x[t] is x(t), and the returned h[t] is h(t+1). T steps, B sequences, I inputs, H units. Numbers such as (I1) are in
+DERIVATION.md.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from .workspace import Workspace, exclusive
 
 
 class State(NamedTuple):
-    """Between two steps: h (B, H)."""
+    """The state between two steps: h (B, H), the hidden state."""
 
     h: Array
 
@@ -57,12 +57,12 @@ class Buffers:
         norm = ops.LayerNorm(like) if layer_norm else None
         self.activation = NormActivation(like, ops.ACTIVATIONS[activation](like), norm)
         self.saved = Saved.of_all_steps(self.h[1:], layer_norm)
-        self.steps = [(self.z[t], self.saved.at(t)) for t in range(steps)]  # each step's views, made once
+        self.steps = [(self.z[t], self.saved.at(t)) for t in range(steps)]  # the cached views of each step
 
 
 @dataclass
 class Cache(BaseCache):
-    """What `backward` depends on, and nothing else. Good until the next forward with the same workspace."""
+    """All that `backward` depends on, and nothing else. Valid until the next forward with the same workspace."""
 
     buffers: Buffers
 
@@ -71,9 +71,9 @@ def init(
     rng: numpy.random.Generator, input_size: int, hidden_size: int, *, recurrent_scale: float = 0.5,
     layer_norm: bool = False, dtype: str = "float32",
 ) -> Params:  # fmt: skip
-    """New parameters: W = recurrent_scale · identity (H, H), C (H, I) uniform in ±1/√I, b = 0 (H,).
+    """Return new parameters: W = recurrent_scale · identity (H, H), C (H, I) uniform in ±1/√I, b = 0 (H,).
 
-    The scale is 1 in Le et al. and 0.5 in Ba et al. With layer norm also gain = 1 and bias = 0 (H,).
+    The scale is 1 in Le et al. and 0.5 in Ba et al. Layer norm adds gain = 1 and bias = 0 (H,).
     """
     return identity_params(rng, input_size, hidden_size, recurrent_scale, layer_norm, dtype)
 
@@ -83,11 +83,11 @@ def forward(
     params: Params, x: ops.Input, h0: Array | None = None, *, activation: str = "relu",
     workspace: Workspace | None = None,
 ) -> tuple[Array, Cache]:  # fmt: skip
-    """Runs the layer over whole sequences: x (T, B, I) to h (T, B, H), and the cache that `backward` needs.
+    """Return h (T, B, H) for whole sequences x (T, B, I), and the cache that `backward` needs.
 
-    x may also be ops.embedding(table, tokens), a table (V, I) and tokens (T, B): dx is then the table's gradient; or an
-    ops.ClosedLoop, for agents.
-    h0 (B, H) is the state before the first step, zero if None; activation is f, "relu" or "tanh"; a workspace reuses
+    x may also be ops.embedding(table, tokens), with a table (V, I) and tokens (T, B); dx is then the table's gradient.
+    For agents, x may be an ops.ClosedLoop.
+    h0 (B, H) is the state before the first step, zero if None. activation is f, "relu" or "tanh". A workspace reuses
     buffers from one forward to the next. All arrays share one dtype and one device, and must not be changed before
     backward has been called. Raises ValueError or TypeError that names the argument at fault.
     """
@@ -117,10 +117,10 @@ def forward(
 @exclusive
 @renamed(also="extra")
 def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params, Array, Array]:
-    """The gradients of `forward`: (grads, dx, dh0) from dh, the gradient of the loss with respect to h.
+    """Return the gradients of `forward`, (grads, dx, dh0), from dh, the gradient of the loss with respect to h.
 
-    dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H). `extra` is
-    there as it is in the other layers, and knows no name.
+    dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H). `extra`
+    must be empty; it exists because the other layers have it.
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
     check_cache(cache, Cache)
@@ -128,7 +128,7 @@ def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params
     params, buffers = cache.params, cache.buffers
     xp, dhs = array_module(h=buffers.h), gradients_of_steps(dh, buffers.h[1:])
     W, steps = params["W"], len(buffers.steps)
-    dnorm = xp.zeros((2, 1, len(W)), dh.dtype)  # of gain and bias
+    dnorm = xp.zeros((2, 1, len(W)), dh.dtype)  # gradients of gain and bias
     dh_next = xp.zeros(buffers.h.shape[1:], dh.dtype)  # from the steps after t, through W
 
     buffers.activation.f.slope(buffers.h[1:], out=buffers.z)  # f'(.) of all steps                    (I1)
@@ -149,22 +149,22 @@ def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params
 
 @exclusive
 def final_state(cache: Cache) -> State:
-    """The state after the last step of `forward`: give its h to the next forward as h0 to go on."""
+    """Return the state after the last step. Pass its h to the next forward as h0 to continue."""
     check_cache(cache, Cache)
     return State(cache.buffers.h[-1].copy())
 
 
 def initial_state(params: Params, batch_size: int, h0: Array | None = None) -> State:
-    """The state before the first step, zero unless h0 (B, H) is given."""
+    """Return the state before the first step, zero unless h0 (B, H) is given."""
     check_params(params, (), **checks.given(h0=h0))
     checks.count("batch_size", batch_size, least=1)
     return State(initial("h0", h0, (batch_size, len(params["W"])), params["W"]).copy())
 
 
 def step(params: Params, x: Array, state: State, *, activation: str = "relu") -> tuple[Array, State]:
-    """One step: x (B, I) and the state before it to h (B, H) and the state after it. Equals `forward`, to rounding.
+    """Return h (B, H) and the next state, from x (B, I) and a state. Equals `forward` up to rounding error.
 
-    The state given is not changed. Raises ValueError or TypeError that names the argument at fault.
+    The given state is not changed. Raises ValueError or TypeError that names the argument at fault.
     """
     checks.instance("state", state, State, "make it with initial_state")
     check_params(params, (), x=x, **{"state.h": state.h})

@@ -5,13 +5,13 @@
     c(t+1)     = f ⊙ c(t) + i ⊙ g
     h(t+1)     = o ⊙ tanh(c(t+1))
 
-The four maps lie side by side in this order: W (4, H, H), C (4, H, I), b (4, H), and so do z and the gates,
-(4, T, B, H). With layer norm, as an option, each z_n is normalized over its H units by itself, with a gain and a
-bias of its own: σ(LN[z_i]) and so on, as equation (5) of Ba, Hinton et al. 2016 does it; c is not. (Ba, Kiros, Hinton
-2016 normalize W h and C x apart, and c.)
+The four maps are stacked in this order: W (4, H, H), C (4, H, I), b (4, H). So are z and the gates, (4, T, B, H).
+Layer norm is an option. It normalizes each z_n over its H units, with its own gain and bias: σ(LN[z_i]) and so on, as
+in equation (5) of Ba, Hinton et al. 2016. It does not normalize c. (Ba, Kiros, Hinton 2016 normalize W h and C x
+separately, and c.)
 
-In code, which counts from 0, x[t] is x(t) and the returned h[t] is h(t+1). T steps, B sequences, I inputs, H units.
-Numbers such as (M1) point into DERIVATION.md.
+Code counts from 0: x[t] is x(t), and the returned h[t] is h(t+1). T steps, B sequences, I inputs, H units. Numbers such
+as (M1) are in DERIVATION.md.
 """
 
 from __future__ import annotations
@@ -46,33 +46,33 @@ from .workspace import Workspace, exclusive
 
 GATES = (4,)  # i, f, g, o
 I, F, G, O = range(4)  # noqa: E741
-IN_CACHE = 2**18  # bytes of gates that backward works on at once: so many stay in a core's cache
+IN_CACHE = 2**18  # bytes of gates that backward processes at once: they stay in a core's cache
 
 
 class State(NamedTuple):
-    """Between two steps: h (B, H), the hidden state, and c (B, H), the cells."""
+    """The state between two steps: h (B, H), the hidden state, and c (B, H), the cells."""
 
     h: Array
     c: Array
 
 
 class Gates:
-    """From z (4, B, H) to the gates i, f, g, o in its place, and back. Made once for all z of one shape."""
+    """The gates i, f, g, o, computed from z (4, B, H) in place, and their gradient. An object serves one shape of z."""
 
     def __init__(self, like: Array, layer_norm: bool) -> None:
         self._xp = xp = array_module(like=like)
-        self.norm = ops.LayerNorm(like) if layer_norm else None  # four, side by side
+        self.norm = ops.LayerNorm(like) if layer_norm else None  # for all four gates
         # σ(z) = (1 + tanh(z/2)) / 2: one tanh serves all four, and does not overflow as exp does
         self._scale = xp.asarray([0.5, 0.5, 1.0, 0.5], like.dtype)[:, None, None]
         self._shift = 1 - self._scale
 
     def load(self, params: Params) -> None:
-        """Takes gain and bias, if the layer has them, as they are now."""
+        """Load the current values of gain and bias, if the layer has them."""
         if self.norm is not None:
             self.norm.load(params["gain"], params["bias"])
 
     def forward(self, z: Array, saved: Saved) -> None:
-        """Turns z into the gates. With layer norm, fill saved."""
+        """Replace z by the gates, in place. Fill saved if there is layer norm."""
         if self.norm is not None:
             z[...], _, _ = self.norm.forward(z, saved.normalized, saved.inverse_std)
         z *= self._scale
@@ -81,7 +81,7 @@ class Gates:
         z += self._shift
 
     def slopes(self, gates: Array, out: Array) -> None:
-        """The slopes of σ and tanh, known from the gates (4, ..., B, H) alone."""
+        """Put the slopes of σ and tanh into out, from the gates (4, ..., B, H) alone."""
         xp = self._xp
         # i, f, o = σ(z): σ' = y - y²;  g = tanh(z): tanh' = 1 - y²                                              (M3)
         square = xp.multiply(gates, gates, out=out)
@@ -90,7 +90,7 @@ class Gates:
         xp.subtract(gates[O], square[O], out=out[O])
 
     def backward(self, dz: Array, saved: Saved, dnorm: Array) -> None:
-        """With layer norm, turns the gradient of LN[z] (4, B, H) into that of z; adds to dnorm (2, 4, 1, H)."""
+        """Turn the gradient of LN[z] in dz (4, B, H) into dz, if there is layer norm; add to dnorm (2, 4, 1, H)."""
         if self.norm is not None:
             # y = LN[z]                                                                                     (F2), (M4)
             self.norm.dy[...] = dz
@@ -98,11 +98,11 @@ class Gates:
 
 
 class StepViews(NamedTuple):
-    """The places of one time step in the buffers. Views are cached: creating one costs about a microsecond."""
+    """The views of one time step into the buffers, cached."""
 
     z: Array  # (4, B, H): W h + C x + b, then the gates
     gates: Sequence[Array]  # i, f, g, o, (B, H) each
-    saved: Saved  # what their layer norms leave
+    saved: Saved  # from layer norm
     c_before: Array  # (B, H), as are the next three
     c: Array
     tanh_c: Array
@@ -133,7 +133,7 @@ class Buffers:
         self.steps_in_cache = max(1, IN_CACHE // max(4 * self.c[0].nbytes, 1))
 
     def factors(self, steps: slice) -> None:
-        """What dh and dc are multiplied by on the way to dz and dc, of some steps at once: put in dz and dh_dc."""
+        """Compute, for some steps at once, the factors that take dh and dc to dz and dc. Put them in dz and dh_dc."""
         gates, dz, tanh_c, dh_dc = self.z[:, steps], self.dz[:, steps], self.tanh_c[steps], self.dh_dc[steps]
         self.gates.slopes(gates, out=dz)
         # h(t+1) = o ⊙ tanh(c(t+1))                                                                               (M1)
@@ -149,7 +149,7 @@ class Buffers:
 
 @dataclass
 class Cache(BaseCache):
-    """What `backward` depends on, and nothing else. Good until the next forward with the same workspace."""
+    """All that `backward` depends on, and nothing else. Valid until the next forward with the same workspace."""
 
     buffers: Buffers
 
@@ -158,9 +158,9 @@ def init(
     rng: numpy.random.Generator, input_size: int, hidden_size: int, *, forget_bias: float = 1.0,
     layer_norm: bool = False, dtype: str = "float32",
 ) -> Params:  # fmt: skip
-    """New parameters: W (4, H, H) uniform in ±1/√H, C (4, H, I) in ±1/√I, b (4, H) zero but for the forget gate's.
+    """Return W (4, H, H) uniform in ±1/√H, C (4, H, I) in ±1/√I, and b (4, H), zero except forget_bias for f.
 
-    With layer norm also gain = 1 and bias (4, H), and the forget gate's bias stands there.
+    Layer norm adds gain = 1 and bias (4, H). forget_bias is then in bias, and b is zero.
     """
     check_init(rng, input_size, hidden_size, dtype)
     checks.finite("forget_bias", forget_bias, dtype)
@@ -182,13 +182,13 @@ def forward(
     params: Params, x: ops.Input, h0: Array | None = None, *, c0: Array | None = None,
     workspace: Workspace | None = None,
 ) -> tuple[Array, Cache]:  # fmt: skip
-    """Runs the layer over whole sequences: x (T, B, I) to h (T, B, H), and the cache that `backward` needs.
+    """Return h (T, B, H) for whole sequences x (T, B, I), and the cache that `backward` needs.
 
-    x may also be ops.embedding(table, tokens), a table (V, I) and tokens (T, B): dx is then the table's gradient; or an
-    ops.ClosedLoop, for agents.
-    h0 and c0 (B, H) are the state and the cells before the first step, zero if None; a workspace reuses buffers from
-    one forward to the next. All arrays share one dtype and one device, and must not be changed before backward has been
-    called. Raises ValueError or TypeError that names the argument at fault.
+    x may also be ops.embedding(table, tokens), with a table (V, I) and tokens (T, B); dx is then the table's gradient.
+    For agents, x may be an ops.ClosedLoop.
+    h0 and c0 (B, H) are the hidden state and the cells before the first step, zero if None. A workspace reuses buffers
+    from one forward to the next. All arrays share one dtype and one device, and must not be changed before backward has
+    been called. Raises ValueError or TypeError that names the argument at fault.
     """
     xp = check_params(params, GATES, x=ops.input_array(x), **checks.given(h0=h0, c0=c0))
     check_sequences(params, x)
@@ -219,10 +219,10 @@ def forward(
 @exclusive
 @renamed(also="extra")
 def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params, Array, Array]:
-    """The gradients of `forward`: (grads, dx, dh0) from dh, the gradient of the loss with respect to h.
+    """Return the gradients of `forward`, (grads, dx, dh0), from dh, the gradient of the loss with respect to h.
 
     dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H). `extra`
-    asks for one more key in grads: "c0" (B, H).
+    may name one more key of grads: "c0" (B, H).
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
     check_cache(cache, Cache)
@@ -230,7 +230,7 @@ def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params
     params, buffers, gates = cache.params, cache.buffers, cache.buffers.gates
     xp, dhs = array_module(h=buffers.h), gradients_of_steps(dh, buffers.h[1:])
     W, steps = params["W"], len(buffers.steps)
-    dnorm = xp.zeros((2, *GATES, 1, W.shape[-1]), dh.dtype)  # of gain and bias, for each gate
+    dnorm = xp.zeros((2, *GATES, 1, W.shape[-1]), dh.dtype)  # gradients of gain and bias, for each gate
     dh_next, dc, scratch = (xp.zeros(buffers.h.shape[1:], dh.dtype) for _ in range(3))  # from the steps after t
     from_gates = xp.empty((*GATES, *dc.shape), dh.dtype)
 
@@ -259,13 +259,13 @@ def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params
 
 @exclusive
 def final_state(cache: Cache) -> State:
-    """The state after the last step of `forward`: give its h and c to the next forward as h0 and c0 to go on."""
+    """Return the state after the last step. Pass its h and c to the next forward as h0 and c0 to continue."""
     check_cache(cache, Cache)
     return State(cache.buffers.h[-1].copy(), cache.buffers.c[-1].copy())
 
 
 def initial_state(params: Params, batch_size: int, h0: Array | None = None, c0: Array | None = None) -> State:
-    """The state before the first step, zero unless h0 and c0 (B, H) are given."""
+    """Return the state before the first step, zero unless h0 and c0 (B, H) are given."""
     check_params(params, GATES, **checks.given(h0=h0, c0=c0))
     checks.count("batch_size", batch_size, least=1)
     W = params["W"]
@@ -274,9 +274,9 @@ def initial_state(params: Params, batch_size: int, h0: Array | None = None, c0: 
 
 
 def step(params: Params, x: Array, state: State) -> tuple[Array, State]:
-    """One step: x (B, I) and the state before it to h (B, H) and the state after it. Equals `forward`, to rounding.
+    """Return h (B, H) and the next state, from x (B, I) and a state. Equals `forward` up to rounding error.
 
-    The state given is not changed. Raises ValueError or TypeError that names the argument at fault.
+    The given state is not changed. Raises ValueError or TypeError that names the argument at fault.
     """
     checks.instance("state", state, State, "make it with initial_state")
     xp = check_params(params, GATES, x=x, **{"state.h": state.h, "state.c": state.c})

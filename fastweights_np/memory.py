@@ -4,21 +4,21 @@
     A(n)   = λⁿ A(0) + η Σ_{k=1..n} λ^(n-k) h(k) h(k)ᵀ                                                    equation (3)
     A(n) v = λⁿ A(0) v + Σ_{k=1..n} [η λ^(n-k) h(k)ᵀ v] h(k)                                              equation (4)
 
-The brackets are the scores of v, (4) is attention to past states. The gradient G(n) = dL/dA(n) is such a sum, too, of
-what was read later, and runs backwards; to read it takes no new scores. See DERIVATION.md, "Reading the memory".
-Equation numbers are those of Ba et al. 2016.
+The brackets are the scores of v: (4) is attention to past states. The gradient G(n) = dL/dA(n) is also such a sum, over
+later reads. It is computed backwards, and reading it takes no new scores: DERIVATION.md, "Reading the memory". Equation
+numbers are from Ba et al. 2016.
 
-One knob, `chunk`, says how the sum is kept. The states of the running chunk are kept as vectors and read as attention,
-equation (4); where a chunk ends they are folded into a matrix, equation (1) taken `chunk` steps at once.
+The option `chunk` selects how the sum is stored. The states of the current chunk are stored as vectors and read as
+attention, equation (4). At the end of a chunk they are folded into a matrix: equation (1), `chunk` steps at once.
 
     chunk >= N    attention alone: O(N² H) time, O(N H + N²) memory for each sequence; reading forms no matrix
     chunk = 1     the matrix alone: O(N H²) time, O(N H²) memory (backward needs every matrix)
     between       the blend: O(N H²) time and O(N H) memory for a chunk near H, both linear in N
 
-A matrix is never recovered by running (1) backwards, A(n-1) = (A(n) - η h hᵀ) / λ, which loses all digits in some
-hundred steps; the matrix at each chunk's start is kept instead.
+A matrix is never recovered by inverting (1), A(n-1) = (A(n) - η h hᵀ) / λ, which loses all digits in some hundred
+steps. The matrix at the start of each chunk is stored instead.
 
-Vectors have their axes in the order (steps, B, H), scores (steps, B): B sequences, H units.
+Vectors have the axes (steps, B, H), scores (steps, B): B sequences, H units.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ SCALARS = ("decay", "rate")  # λ and η
 
 
 def choose_chunk(steps: int, hidden_size: int) -> int:
-    """The chunk for `chunk=None`, by measurement: attention alone up to T = 3/2 H, from where on the blend is faster.
+    """Return the chunk for `chunk=None`, by measurement: attention alone up to T = 3/2 H; beyond, the blend is faster.
 
-    Its time hardly depends on the chunk from H/4 to H, its memory is least where N/chunk matrices are as small as the
-    chunk's scores.
+    The blend's time hardly depends on the chunk from H/4 to H. Its memory is least where N/chunk matrices are as small
+    as the chunk's scores.
     """
     return steps if steps <= max(3 * hidden_size // 2, 32) else max(hidden_size // 2, 16)
 
 
 def read_matrix(matrix: Array, v: Array) -> Array:
-    """matrix v for each sequence: matrix (B, H, H), v (B, H), result (B, H)."""
+    """Return matrix v (B, H) for each sequence: matrix (B, H, H), v (B, H)."""
     return (matrix @ v[:, :, None])[:, :, 0]
 
 
 def fold(matrix: Array | None, decay: float, left: Array, right: Array, weights: Array) -> Array:
-    """decay · matrix + Σ_k weights[k] left[k] right[k]ᵀ: equation (1), for one term or for many at once.
+    """Return decay · matrix + Σ_k weights[k] left[k] right[k]ᵀ: equation (1), for one term or for many at once.
 
-    matrix (B, H, H) or None for zero; left and right (K, B, H); weights (K, 1). Returns a new (B, H, H).
+    matrix (B, H, H) or None for zero; left and right (K, B, H); weights (K, 1). The result is a new array (B, H, H).
     """
     # A(n) = λ A(n-1) + η h(n) h(n)ᵀ                                                                               (1)
     folded = (left * weights[:, :, None]).transpose(1, 2, 0) @ right.swapaxes(0, 1)
@@ -61,9 +61,9 @@ def fold(matrix: Array | None, decay: float, left: Array, right: Array, weights:
 
 
 class Attention(NamedTuple):
-    """One read of K vectors by their scores, for B sequences side by side: the places of its operands, views made once.
+    """The operands of one read of K vectors by their scores, for B sequences, as cached views.
 
-    Making a view takes as long as multiplying some thousand numbers.
+    Creating a view takes as long as multiplying some thousand numbers.
     """
 
     scores: Array  # (K, B)
@@ -73,12 +73,12 @@ class Attention(NamedTuple):
 
     @classmethod
     def over(cls, scores: Array, vectors: Array) -> Attention:
-        """From scores (K, B) and vectors (K, B, H)."""
+        """Return the views of scores (K, B) and vectors (K, B, H)."""
         return cls(scores, scores.T[:, :, None], scores.T[:, None], vectors.swapaxes(0, 1))
 
 
 class Matrix:
-    """A itself (B, H, H), read as a Memory is: for one step at a time."""
+    """The matrix A (B, H, H) with the `read` of a Memory, for one step at a time."""
 
     def __init__(self, matrix: Array) -> None:
         self._matrix = matrix
@@ -89,11 +89,11 @@ class Matrix:
 
 
 class Memory:
-    """A(n) for n = 0 .. N, of B sequences side by side.
+    """The fast weights A(n), n = 0 .. N, of B sequences.
 
     states (N, B, H) holds h(1) .. h(N): `write` puts h(n) in states[n-1]. A(n) is read reads[n] times, n = 0, 1 ..
     len(reads) - 1. All reads are numbered in this order: the caller puts the query of read k in queries[k], and the
-    error at its sum in errors[k]. What `read` returns is valid until the next read. An object serves sequences of one
+    error at its sum in errors[k]. The result of `read` is valid until the next read. An object serves sequences of one
     shape; `start` begins new ones.
     """
 
@@ -105,7 +105,7 @@ class Memory:
         self.first = [0, *accumulate(self.reads)]  # the number of the first read of A(n)
         self.chunk = min(chunk or choose_chunk(len(reads), hidden_size), max(len(reads), 1))
         # Second axis: 0 for the query and 1 for the error of a read; in scores the other way round, because in F6
-        # each of the two is weighted by its partner's scores, which are those of the chunk's states.
+        # each of the two is weighted by its partner's scores, the products with the chunk's states.
         self.terms = xp.empty((self.first[-1], 2, batch_size, hidden_size), states.dtype)
         self.scores = xp.empty((self.first[-1], 2, self.chunk, batch_size), states.dtype)
         self.queries, self.errors = self.terms[:, 0], self.terms[:, 1]
@@ -123,21 +123,21 @@ class Memory:
         """Begin with A(0) = initial (B, H, H), or zero."""
         self.decay, self.rate = float(decay), float(rate)
         if self._weighs != (decay, rate):
-            self._weights[...] = rate * self.powers(range(self.chunk - 1, -1, -1))  # the last n of them weigh n states
+            self._weights[...] = rate * self.powers(range(self.chunk - 1, -1, -1))  # the last n of them weight n states
             self._weighs = decay, rate
         self._matrices: dict[int, Array] = {0: initial}  # chunk's number -> A at its start
 
     def write(self, n: int, h: Array) -> None:
-        """A(n) = λ A(n-1) + η h hᵀ, equation (1): keep h (B, H) as h(n), unless it is states[n-1] itself."""
+        """Store h (B, H) as h(n), unless it is states[n-1] itself: A(n) = λ A(n-1) + η h hᵀ, equation (1)."""
         if h is not self.places[n - 1]:
             self.places[n - 1][...] = h
 
     def read(self, n: int, i: int, v: Array) -> Array:
-        """Return A(n) v (B, H), equation (4), for the i-th read of A(n): v stands in queries[first[n] + i]."""
+        """Return A(n) v (B, H), equation (4), for the i-th read of A(n): v is in queries[first[n] + i]."""
         return self._read(n, self._of_queries[self.first[n] + i], v, transposed=False)
 
     def read_transposed(self, n: int, i: int, r: Array) -> Array:
-        """Return A(n)ᵀ r (B, H) for the error r of the i-th read of A(n): r stands in errors[first[n] + i]."""
+        """Return A(n)ᵀ r (B, H) for the error r of the i-th read of A(n): r is in errors[first[n] + i]."""
         return self._read(n, self._of_errors[self.first[n] + i], r, transposed=True)
 
     def _read(self, n: int, past: Attention, v: Array, transposed: bool) -> Array:
@@ -158,26 +158,26 @@ class Memory:
         return self._result
 
     def attention(self, v: Array, n: int) -> Array:
-        """How strongly each state is attended to by v: the scores η λ^(n-k) [h(k)ᵀ v], (B, n), k = 1 .. n.
+        """Return how strongly v attends to each state: the scores η λ^(n-k) [h(k)ᵀ v], (B, n), k = 1 .. n.
 
-        Whatever the chunk; the part of A(0) is left out.
+        They do not depend on the chunk. The term of A(0) is left out.
         """
         scores = (self.states[:n].swapaxes(0, 1) @ v[:, :, None])[:, :, 0]
         return scores * (self.rate * self.powers(range(n - 1, -1, -1))).T
 
     def matrix(self, n: int) -> Array:
-        """A(n) itself, (B, H, H), a new array, by equation (3) for the running chunk."""
+        """Return A(n) (B, H, H), a new array, by equation (3) for the current chunk."""
         recent = n % self.chunk
         # λ^(n-m) A(m) + η Σ_k λ^(n-k) h(k) h(k)ᵀ                                                                    (3)
         states, weights = self.states[n - recent : n], self._weights[self.chunk - recent :, :1]
         return fold(self.chunk_matrix(n), self.decay**recent, states, states, weights)
 
     def chunk_start(self, n: int) -> int:
-        """Return m, the n of the matrix at the start of the chunk that h(n+1) is written in."""
+        """Return m, the n of the matrix at the start of the chunk that h(n+1) is written to."""
         return n - n % self.chunk
 
     def chunk_matrix(self, n: int) -> Array:
-        """Return A(m), m = chunk_start(n), by equation (1) from chunk to chunk when first asked for. None is zero."""
+        """Return A(m), m = chunk_start(n), computed chunk by chunk, equation (1), at its first use. None is zero."""
         number = n // self.chunk
         while number not in self._matrices:
             newest = max(self._matrices)
@@ -187,26 +187,26 @@ class Memory:
         return self._matrices[number]
 
     def powers(self, ages: range) -> Array:
-        """λ^age, (ages, 1)."""
+        """Return λ^age, (ages, 1)."""
         return (self.decay ** self._xp.array(ages, "float64")).astype(self.states.dtype)[:, None]
 
     def _attention(self, n: int, scores: Array) -> Attention:
-        """A read of the states of the running chunk, written before A(n) is read."""
+        """Return the views of a read of A(n): the states of its chunk that are written before the read."""
         start = self.chunk_start(n)
         return Attention.over(scores[: n - start], self.states[start:n])
 
 
 class MemoryGradient:
-    """G(n) = dL/dA(n) from the errors at a memory's reads, backwards from the last A that is read: (F5)
+    """G(n) = dL/dA(n), computed from the errors at a memory's reads, backwards from the last A that is read: (F5)
 
-    G(n) = λ G(n+1) + Σ_k r_k query_kᵀ, over the reads of A(n); 0 after them all.
+    G(n) = λ G(n+1) + Σ_k r_k query_kᵀ, over the reads of A(n); 0 after the last read.
 
-    It also finds dλ and dη, if asked to. An object serves one memory; `start` begins a new backward pass.
+    It also computes dλ and dη on request. An object serves one memory; `start` begins a new backward pass.
     """
 
     def __init__(self, memory: Memory) -> None:
         self._memory, steps, end = memory, len(memory.states), len(memory.reads)
-        # h(n) was read within its chunk alone as a vector, by A(n) .. A(end-1)
+        # h(n) was read as a vector only within its chunk, by A(n) .. A(end-1)
         self._ends = [min(memory.chunk_start(n - 1) + memory.chunk, end) for n in range(1, steps + 1)]
         self._later = [self._attention(n, end) for n, end in enumerate(self._ends, 1)]
         self._xp = memory._xp
@@ -214,16 +214,16 @@ class MemoryGradient:
         self._result_row = self._result[:, None]
 
     def start(self, names: Sequence[str] = ()) -> None:
-        """Begin with 0; names are those of which `extra` will be asked."""
+        """Begin with G = 0; `names` are the gradients that `extra` will return."""
         self._end = len(self._memory.reads)  # the matrix is G(end)
         self._matrix: Array = None  # None is zero
         self._scalars = {name: self._xp.zeros((), self._result.dtype) for name in SCALARS if name in names}
-        self._symmetric: Array = None  # the matrix and its transpose, added
+        self._symmetric: Array = None  # the sum of the matrix and its transpose
 
     def read(self, n: int) -> Array:
-        """η (G(n) + G(n)ᵀ) h(n), (B, H): the gradient of h(n) by way of A(n), (F6). Good until the next read.
+        """Return η (G(n) + G(n)ᵀ) h(n) (B, H): the gradient of h(n) through A(n), (F6). Valid until the next read.
 
-        To be called for n = N, N-1, .. 1, when the errors at all reads of A(n) and later ones are in place.
+        Call it for n = N, N-1, .. 1, when the errors at all reads of A(n) and at later reads are in place.
         """
         memory, end, later = self._memory, self._ends[n - 1], self._later[n - 1]
         while end < self._end:
@@ -242,23 +242,23 @@ class MemoryGradient:
         return self._result
 
     def extra(self, names: Sequence[str]) -> dict[str, Array]:
-        """Return those of dλ, "decay", dη, "rate", both 0-d, and dL/dA(0) = G(0), "A0" (B, H, H), that are named.
+        """Return the named gradients: "decay" (dλ) and "rate" (dη), 0-d, and "A0" (B, H, H), dL/dA(0) = G(0).
 
-        To be called after all reads, when the errors are in place.
+        Call it after all reads, when the errors are in place.
         """
         while names and self._end > 0:
             self._fold()
         return self._scalars | ({"A0": self._matrix} if "A0" in names else {})
 
     def _attention(self, n: int, end: int) -> Attention:
-        """A read of the queries and errors at A(n) .. A(end-1), each weighted by its partner's score of h(n)."""
+        """Return the views of the queries and errors at A(n) .. A(end-1), each with its partner's score of h(n)."""
         memory = self._memory
         reads = slice(memory.first[n], memory.first[max(n, end)])
         scores, terms = memory.scores[reads, :, (n - 1) % memory.chunk], memory.terms[reads]
         return Attention.over(scores.reshape(-1, scores.shape[-1]), terms.reshape(-1, *terms.shape[-2:]))
 
     def _fold(self) -> None:
-        """Go one chunk back: (F5) for all its steps at once."""
+        """Move the matrix one chunk back: (F5) for all steps of the chunk at once."""
         if self._scalars:
             self._add_scalars()
         # G(n) = λ G(n+1) + Σ_k r_k query_kᵀ                                                                     (F5)
@@ -271,7 +271,7 @@ class MemoryGradient:
         self._end = start
 
     def _add_scalars(self) -> None:
-        """Add the part of the chunk before `end` to dλ and dη, as long as the matrix is G(end)."""
+        """Add the terms of the chunk before `end` to dλ and dη, while the matrix is still G(end)."""
         # A(n) = λ^(n-m) A(m) + η Σ_k λ^(n-k) h(k) h(k)ᵀ,   k = m+1 .. n
         memory, m, end = self._memory, self._memory.chunk_start(self._end - 1), self._end
         reads, states = slice(memory.first[m], memory.first[end]), memory.states[m:end]

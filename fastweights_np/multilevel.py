@@ -1,25 +1,25 @@
-"""The multi-level layer of Figure 3 of Ba et al. 2016: fast weights that keep a computation while another one is made.
+"""The multi-level layer of Figure 3 of Ba et al. 2016: fast weights that store one computation while another one runs.
 
-Four control signals for each step, given and not learned, say what becomes of its state:
+Each step has four control signals, which are given and not learned:
 
     store      whether h(t+1) is written to A, and A decays
-    wipe       whether the next step starts from 0 in the place of h(t+1)
-    read       whether A acts on the way to h(t+1)
-    integrate  whether the state before comes in through V, the integration transition weights, in the place of W
+    wipe       whether the next step starts from 0 instead of h(t+1)
+    read       whether h(t+1) depends on A
+    integrate  whether the state before enters through V, the integration transition weights, instead of W
 
     a(t+1) = U h'(t) + C x(t) + b,   U = V where integrate(t), else W
-    h(t+1) by the inner loop (2), (5) from a(t+1) and A(t) where read(t); elsewhere
+    h(t+1) follows from a(t+1) and A(t) by the inner loop, (2) and (5), where read(t); elsewhere it is
              f(LN[a(t+1)]), which is the same with A = 0
     A(t+1) = λ A(t) + η h(t+1) h(t+1)ᵀ where store(t); A(t) elsewhere
     h'(t+1) = 0 where wipe(t); h(t+1) elsewhere
 
-To store and wipe after a coarse look, to look at the details, and to read and integrate when the coarse look comes
-again, is to push a state and to get it back, though nothing leaves A but by decay, in the steps that store. With store
-and read in every step, and neither wipe nor integrate, it is the layer of fast_weights.py with its sustained boundary,
-of whose per-step functions it is built.
+The paper stores and wipes after a coarse view, then views the details, then reads and integrates at the coarse view
+again. This pushes a state and pops it, but nothing leaves A except by decay, in the steps that store. With store and
+read in every step, and neither wipe nor integrate, the layer equals fast_weights.py with its sustained boundary. It
+uses that layer's functions of one step.
 
-In code, which counts from 0, x[t] is x(t) and the returned h[t] is h(t+1), before it is wiped. T steps, B sequences,
-I inputs, H units, S inner steps, N stored states. Numbers such as (V1) point into DERIVATION.md.
+Code counts from 0: x[t] is x(t), and the returned h[t] is h(t+1), before it is wiped. T steps, B sequences, I inputs,
+H units, S inner steps, N stored states. Numbers such as (V1) are in DERIVATION.md.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ TRANSITIONS = ("W", "V")
 
 @dataclass(frozen=True)
 class Controls:
-    """The four signals of every step, T booleans each. Raises ValueError or TypeError for others."""
+    """The four signals of every step, T booleans each. Raises ValueError or TypeError for other values."""
 
     store: Sequence[bool]
     wipe: Sequence[bool]
@@ -81,7 +81,7 @@ class Controls:
         return len(self.store)
 
     def __str__(self) -> str:
-        """The first letters of each step's signals, as sw - - ri."""
+        """Return the first letters of each step's signals, such as sw - - ri."""
         return " ".join(
             "".join(name[0] for name, signal in vars(self).items() if signal[t]) or "-" for t in range(len(self))
         )
@@ -98,14 +98,14 @@ def quadrants(count: int, fine: int = 4) -> Controls:
 
 
 class StepViews(NamedTuple):
-    """What one time step does, and its places in the buffers. Views are cached: creating one costs a microsecond."""
+    """The signals of one time step, and its views into the buffers, cached: creating one costs a microsecond."""
 
     a: Array  # (B, H)  U h'(t) + C x(t) + b, and in backward its gradient
     transition: str | None  # U by its name; None where the state before was wiped
     saved: list[Saved]  # s = 0 .. S where A is read, else for h(t+1) alone
     errors: list[Array]  # r_s, s = 0 .. S-1; none where A is not read
-    n: int  # the number of states stored before
-    first: int  # the number of reads of A(n) by steps before
+    n: int  # the number of states stored by earlier steps
+    first: int  # the number of reads of A(n) by earlier steps
     read: bool
     store: bool
 
@@ -121,7 +121,7 @@ class Buffers:
         self.h = xp.empty((steps + 1, batch_size, hidden_size), dtype)  # h[0] is h0; forward returns a copy of the rest
         self.states = self.h[1:]
         self.a = xp.empty(shape, dtype)
-        reads = [0] * (sum(controls.store) + 1)  # of A(n), the memory of n states
+        reads = [0] * (sum(controls.store) + 1)  # for each n, how often A(n) is read
         for t, read in enumerate(controls.read):
             reads[sum(controls.store[:t])] += options.inner_steps * read
         self.A = Memory(xp.empty((sum(controls.store), batch_size, hidden_size), dtype), reads, chunk)
@@ -130,7 +130,7 @@ class Buffers:
         self.unread = self.loop.activations[-1]  # h = f(LN[a])
         last = Saved.of_all_steps(self.states, layer_norm)
         self.steps = []
-        n = start = 0  # states stored, and reads made, by the steps before
+        n = start = 0  # states stored, and reads made, by earlier steps
         for t, (store, _, read, integrate) in enumerate(zip(*astuple(controls), strict=True)):
             reads_of_t = slice(start, start + options.inner_steps * read)
             before = [
@@ -153,7 +153,7 @@ class Buffers:
 
 @dataclass
 class Cache(BaseCache):
-    """What `backward` depends on, and nothing else. Good until the next forward with the same workspace."""
+    """All that `backward` depends on, and nothing else. Valid until the next forward with the same workspace."""
 
     buffers: Buffers
     options: Options
@@ -164,7 +164,7 @@ def init(
     rng: numpy.random.Generator, input_size: int, hidden_size: int, *, layer_norm: bool = True,
     recurrent_scale: float = 0.05, dtype: str = "float32",
 ) -> Params:  # fmt: skip
-    """New parameters: those of fast_weights.init, and V = recurrent_scale · identity (H, H)."""
+    """Return the parameters of fast_weights.init, and V = recurrent_scale · identity (H, H)."""
     params = identity_params(rng, input_size, hidden_size, recurrent_scale, layer_norm, dtype)
     return params | {"V": params["W"].copy()}
 
@@ -176,10 +176,10 @@ def forward(
     A0: Array | None = None, activation: str = "relu", normalize_preliminary: bool = False,
     chunk: int | None = None, workspace: Workspace | None = None,
 ) -> tuple[Array, Cache]:  # fmt: skip
-    """Runs the layer over whole sequences: x (T, B, I) to h (T, B, H), and the cache that `backward` needs.
+    """Return h (T, B, H) for whole sequences x (T, B, I), and the cache that `backward` needs.
 
-    controls are the signals of the T steps, the same for all sequences of the batch. S >= 1; all else as in
-    fast_weights.forward, whose chunk counts stored states here.
+    controls are the signals of the T steps, the same for all sequences of the batch. S >= 1. The other arguments are as
+    in fast_weights.forward, except that chunk counts stored states.
     Raises ValueError or TypeError that names the argument at fault.
     """
     options = _options(decay, rate, inner_steps, activation, normalize_preliminary)
@@ -230,8 +230,8 @@ def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params
     extra = requested(extra, ("decay", "rate", "A0"))
     da_all = buffers.a  # forward's a is not needed again
     buffers.unread.f.slope(states, out=da_all)
-    dnorm = xp.zeros((2, 1, states.shape[-1]), dh.dtype)  # of gain and bias
-    dh_next = xp.zeros(states.shape[1:], dh.dtype)  # of h(t+1), through U, from the steps after
+    dnorm = xp.zeros((2, 1, states.shape[-1]), dh.dtype)  # gradients of gain and bias
+    dh_next = xp.zeros(states.shape[1:], dh.dtype)  # gradient of h(t+1) through U, from later steps
     G.start(extra)  # G(t) = dL/dA(t)                                                                             (V1)
 
     for t in reversed(range(len(states))):
@@ -266,10 +266,10 @@ def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params
 
 @exclusive
 def attention(cache: Cache, t: int = -1) -> Array:
-    """How strongly step t attends to each state stored before it, when its preliminary state is the query.
+    """Return how strongly step t attends to each state stored before it, with its preliminary state as query.
 
-    Returns η λ^(n-1-k) h[k]ᵀ h_0[t] for the n states stored before, k = 0 .. n-1 (h[k] is here the k-th of them), an
-    array (B, n), by equation (4); the part of A0 is left out. Raises ValueError for a step that does not read.
+    The result (B, n) is η λ^(n-1-k) h[k]ᵀ h_0[t], equation (4), where h[k], k = 0 .. n-1, is the k-th stored state.
+    The term of A0 is left out. Raises ValueError for a step that does not read.
     """
     check_cache(cache, Cache)
     steps = [t for t, read in enumerate(cache.controls.read) if read]
@@ -282,7 +282,7 @@ def attention(cache: Cache, t: int = -1) -> Array:
 
 @exclusive
 def final_state(cache: Cache) -> State:
-    """The state after the last step of `forward`: give its h and A to the next forward as h0 and A0 to go on."""
+    """Return the state after the last step. Pass its h and A to the next forward as h0 and A0 to continue."""
     check_cache(cache, Cache)
     buffers, controls = cache.buffers, cache.controls
     return State(_wiped(buffers.h[-1], controls.wipe[-1]), buffers.A.matrix(sum(controls.store)))
@@ -292,7 +292,7 @@ def final_state(cache: Cache) -> State:
 
 
 def initial_state(params: Params, batch_size: int, h0: Array | None = None, A0: Array | None = None) -> State:
-    """The state before the first step, zero unless h0 (B, H) and A0 (B, H, H) are given; see `forward`."""
+    """Return the state before the first step, zero unless h0 (B, H) and A0 (B, H, H) are given; see `forward`."""
     check_params(params, (), maps=TRANSITIONS)
     return fast_weights.initial_state(_with_transition(params, "W"), batch_size, h0, A0)
 
@@ -301,13 +301,13 @@ def step(
     params: Params, x: Array, state: State, decay: float = 0.95, rate: float = 0.5, inner_steps: int = 1, *,
     store: bool, wipe: bool, read: bool, integrate: bool, activation: str = "relu", normalize_preliminary: bool = False,
 ) -> tuple[Array, State]:  # fmt: skip
-    """One step: x (B, I) and the state before it to h (B, H) and the state after it, by the four signals of this step.
+    """Return h (B, H) and the next state, from x (B, I), a state and the four signals of this step.
 
-    Equals `forward` on the same inputs to rounding. The h returned is the one before it is wiped. The state given is
-    not changed. Raises ValueError or TypeError that names the argument at fault.
+    Equals `forward` on the same inputs up to rounding error. The returned h is not wiped. The given state is not
+    changed. Raises ValueError or TypeError that names the argument at fault.
     """
     options = _options(decay, rate, inner_steps, activation, normalize_preliminary)
-    Controls([store], [wipe], [read], [integrate])  # raises on a bad one
+    Controls([store], [wipe], [read], [integrate])  # raises for a signal that is not a boolean
     check_step(params, x, state, TRANSITIONS)
     A = _wiped(state.A, not read)
     h = next_state(_with_transition(params, TRANSITIONS[integrate]), x, State(state.h, A), options)
@@ -315,12 +315,12 @@ def step(
 
 
 def _wiped(array: Array, wipe: bool) -> Array:
-    """Return a new array: a copy, or zeros even where the array is not finite."""
+    """Return a copy, or if `wipe` a new array of zeros, even where the array is not finite."""
     return array_module(array=array).zeros_like(array) if wipe else array.copy()
 
 
 def _with_transition(params: Params, name: str) -> Params:
-    """The parameters of fast_weights, with the transition of this name for its W."""
+    """Return the parameters of fast_weights, with the transition of this name as W."""
     return {key: value for key, value in params.items() if key != "V"} | {"W": params[name]}
 
 

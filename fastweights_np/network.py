@@ -1,8 +1,8 @@
-"""Encoder, recurrent layer, readout, the plain composition that the tasks train; and the ConvNet's, features, readout.
+"""The networks that the tasks train: encoder, recurrent layer, readout; and ConvNet, readout.
 
-Each part has `init`, `forward` and `backward`, and a network is three of them in a row; parameters and gradients are
-nested dicts, {"encoder": ..., "layer": ..., "readout": ...}. A recurrent layer is picked by name and is given its
-options as they stand in its own `forward`.
+Each part has `init`, `forward` and `backward`, and a network runs its parts one after another. Parameters and gradients
+are nested dicts, {"encoder": ..., "layer": ..., "readout": ...}. A recurrent layer is selected by name. Its options are
+the options of its own `forward`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Tree = dict[str, Any]
 class TokenEncoder:
     """x = weight table[token] + bias: section 4.1, token to 50-d embedding to 100-d embedding, both linear.
 
-    There are fewer different tokens than tokens, so the table is encoded, and what becomes of it is looked up.
+    There are fewer distinct tokens than tokens. Therefore the table is encoded first, and its rows are looked up after.
     """
 
     vocabulary: int
@@ -43,10 +43,10 @@ class TokenEncoder:
         _check_sizes(self)
 
     def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
-        """table (V, E) uniform in ±1, weight (size, E) uniform in ±1/√E, bias (size,) zero.
+        """Return table (V, E) uniform in ±1, weight (size, E) uniform in ±1/√E, bias (size,) zero.
 
-        1/√fan for both: one token is looked up at a time, so a table's fan is 1. (The paper prints √fan, which cannot
-        be meant.) A table in ±1/√E learns associative retrieval far later, for its inputs drown in A h at first.
+        Both are in ±1/√fan: one token is looked up at a time, so that a table's fan is 1. (The paper prints √fan, which
+        cannot be meant.) A table in ±1/√E learns associative retrieval far later: A h dominates its inputs at first.
         """
         check_init(rng, self.vocabulary, self.size, dtype)
         return {
@@ -62,7 +62,7 @@ class TokenEncoder:
         return ops.embedding(codes, tokens), params
 
     def backward(self, dcodes: Array, cache: Any) -> Tree:
-        """The gradients of the parameters from that of the encoded table (V, size)."""
+        """Return the gradients of the parameters from dcodes (V, size), the gradient of the encoded table."""
         params = cache
         # codes = table weightᵀ + bias
         dtable, dweight, dbias = ops.linear_backward(dcodes, params["table"], params["weight"])
@@ -80,7 +80,7 @@ class PatchEncoder:
         _check_sizes(self)
 
     def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
-        """weight (size, inputs) uniform in ±1/√inputs, bias (size,) zero."""
+        """Return weight (size, inputs) uniform in ±1/√inputs, bias (size,) zero."""
         check_init(rng, self.inputs, self.size, dtype)
         return {
             "weight": uniform(rng, self.size, self.inputs).astype(dtype),
@@ -95,11 +95,11 @@ class PatchEncoder:
         return relu.forward(x, out=x), self.cache(params, patches, relu, x)
 
     def cache(self, params: Tree, patches: Array, relu: ops.Relu, x: Array) -> Any:
-        """What `backward` needs; also of many steps at once, each of which went forward by itself."""
+        """Return what `backward` needs. The arrays may hold many steps, even if each had a forward of its own."""
         return params, patches, relu, x
 
     def backward(self, dx: Array, cache: Any) -> Tree:
-        """The gradients of the parameters from dx (T, B, size)."""
+        """Return the gradients of the parameters from dx (T, B, size)."""
         params, patches, relu, x = cache
         # x = relu(patches weightᵀ + bias)
         dz = dx * relu.slope(x)
@@ -118,7 +118,7 @@ class Classifier:
         _check_sizes(self)
 
     def init(self, rng: numpy.random.Generator, input_size: int, dtype: str = "float32") -> Tree:
-        """hidden (size, H) and output (classes, size), uniform in ±1/√fan, and their biases; H is input_size."""
+        """Return hidden (size, H) and output (classes, size), uniform in ±1/√fan, and zero biases; H is input_size."""
         check_init(rng, input_size, self.size, dtype)
         return {
             "hidden": uniform(rng, self.size, input_size).astype(dtype),
@@ -136,7 +136,7 @@ class Classifier:
         return ops.linear(hidden, params["output"], params["output_bias"]), (params, h, relu, hidden)
 
     def backward(self, dlogits: Array, cache: Any) -> tuple[Tree, Array]:
-        """The gradients of the parameters and dh (B, H), from dlogits (B, classes)."""
+        """Return the gradients of the parameters and dh (B, H), from dlogits (B, classes)."""
         params, h, relu, hidden = cache
         # logits = hidden outputᵀ + output_bias
         dhidden, doutput, doutput_bias = ops.linear_backward(dlogits, hidden, params["output"])
@@ -159,27 +159,27 @@ def _check_part(name: str, params: Tree, names: tuple[str, ...]) -> None:
 
 
 class Model:
-    """What can be trained: init, forward to logits, backward."""
+    """The interface of a model that can be trained: init, forward to logits, backward."""
 
     def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
-        """New parameters, on the host."""
+        """Return new parameters, on the host."""
         raise NotImplementedError
 
     def forward(self, params: Tree, inputs: Array, workspace: Workspace | None = None) -> tuple[Array, Any]:
-        """inputs to logits (B, classes), and the cache."""
+        """Return logits (B, classes) for the inputs, and the cache that `backward` needs."""
         raise NotImplementedError
 
     def backward(self, dlogits: Array, cache: Any) -> Tree:
-        """The gradients, shaped as the parameters, from dlogits (B, classes)."""
+        """Return the gradients, shaped like the parameters, from dlogits (B, classes)."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Ends the helper processes, if there are any."""
+        """End the helper processes, if there are any."""
 
     def loss_and_gradients(
         self, params: Tree, inputs: Array, labels: Array, workspace: Workspace | None = None
     ) -> tuple[Array, Tree]:
-        """The mean negative log likelihood of labels (B,) in nats (0-d, on the arrays' device) and its gradients."""
+        """Return the mean negative log likelihood of labels (B,) in nats (0-d, on their device), and its gradients."""
         logits, cache = self.forward(params, inputs, workspace)
         nll, probabilities = ops.softmax_cross_entropy(logits, labels)
         dnll = 0 * nll + 1 / len(labels)
@@ -190,9 +190,9 @@ class Model:
 class Network(Model):
     """logits = readout(h[-1]) with h = layer(encoder(inputs)).
 
-    `layer` is a name in LAYERS; `init_options` and `options` go to that layer's init and forward as they are. With
-    several `processes` the layer is a parallel.Layer, whose helpers start at the first forward; `close` ends them.
-    Raises ValueError for an unknown layer.
+    `layer` is a name in LAYERS; `init_options` and `options` are passed to its init and forward. With several
+    `processes` the layer is a parallel.Layer, whose helpers start at the first forward; `close` ends them. Raises
+    ValueError for an unknown layer.
     """
 
     encoder: TokenEncoder | PatchEncoder
@@ -215,17 +215,17 @@ class Network(Model):
     def _recurrent(self) -> Any:
         if self.processes == 1:
             return LAYERS[self.layer]
-        from . import parallel  # few need it, and it would double the time that importing the package takes
+        from . import parallel  # few need it, and it would double the import time of the package
 
         return parallel.Layer(LAYERS[self.layer], self.processes)
 
     def close(self) -> None:
-        """Ends the helper processes, if there are any."""
+        """End the helper processes, if there are any."""
         if self.processes > 1 and "_recurrent" in vars(self):
             self._recurrent.close()
 
     def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
-        """New parameters, on the host."""
+        """Return new parameters, on the host."""
         layer = LAYERS[self.layer].init(rng, self.encoder.size, self.hidden_size, dtype=dtype, **self.init_options)
         return {
             "encoder": self.encoder.init(rng, dtype),
@@ -234,7 +234,7 @@ class Network(Model):
         }
 
     def forward(self, params: Tree, inputs: Array, workspace: Workspace | None = None) -> tuple[Array, Any]:
-        """inputs (T, B, ...) to logits (B, classes), from the state after the last step, and the cache."""
+        """Return logits (B, classes) for inputs (T, B, ...), from the state after the last step, and the cache."""
         checks.keys("params", params, ("encoder", "layer", "readout"))
         x, encoder_cache = self.encoder.forward(params["encoder"], inputs)
         h, layer_cache = self._recurrent.forward(params["layer"], x, workspace=workspace, **self.options)
@@ -242,7 +242,7 @@ class Network(Model):
         return logits, (encoder_cache, layer_cache, readout_cache)
 
     def backward(self, dlogits: Array, cache: Any) -> Tree:
-        """The gradients, shaped as the parameters, from dlogits (B, classes)."""
+        """Return the gradients, shaped like the parameters, from dlogits (B, classes)."""
         encoder_cache, layer_cache, readout_cache = cache
         readout, dh = self.readout.backward(dlogits, readout_cache)
         layer, dx, _ = self._recurrent.backward(dh, layer_cache)
@@ -264,7 +264,7 @@ class ConvolutionalNetwork(Model):
         checks.count("threads", self.threads, least=1)
 
     def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
-        """New parameters, on the host."""
+        """Return new parameters, on the host."""
         features = convnet.feature_count(self.layers, self.side)
         return {
             "layer": convnet.init(rng, self.layers, dtype=dtype),
@@ -272,7 +272,7 @@ class ConvolutionalNetwork(Model):
         }
 
     def forward(self, params: Tree, inputs: Array, workspace: Workspace | None = None) -> tuple[Array, Any]:
-        """inputs (B, side, side) to logits (B, classes), and the cache."""
+        """Return logits (B, classes) for inputs (B, side, side), and the cache."""
         checks.keys("params", params, ("layer", "readout"))
         checks.shape("inputs", inputs, ("B", self.side, self.side), "grey images, as large as side says")
         features, layer_cache = convnet.forward(params["layer"], inputs, self.layers, threads=self.threads)
@@ -280,7 +280,7 @@ class ConvolutionalNetwork(Model):
         return logits, (layer_cache, readout_cache)
 
     def backward(self, dlogits: Array, cache: Any) -> Tree:
-        """The gradients, shaped as the parameters, from dlogits (B, classes)."""
+        """Return the gradients, shaped like the parameters, from dlogits (B, classes)."""
         layer_cache, readout_cache = cache
         readout, dfeatures = self.readout.backward(dlogits, readout_cache)
         layer, _ = convnet.backward(dfeatures, layer_cache, input_gradient=False)
@@ -293,7 +293,7 @@ def train_step(
 ) -> Array:  # fmt: skip
     """Update params once, in place, by the optimizer; return the loss before the update (0-d, on the arrays' device).
 
-    Gradients are scaled down to the joint norm clip_norm if theirs is larger.
+    Gradients are scaled down to a joint norm of clip_norm if their joint norm is larger.
     """
     checks.number("clip_norm", clip_norm)
     if not clip_norm >= 0:

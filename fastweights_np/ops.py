@@ -1,8 +1,8 @@
 """Operations without time, each a forward and a backward: embedding, linear, layer norm, relu, tanh, cross-entropy.
 
-A backward function takes the gradient of the loss with respect to its forward's result (`dy` for `y`) and returns the
-gradients with respect to its arguments, in their order. Above each backward line stands the forward line it inverts;
-numbers such as (L3) point into DERIVATION.md. Arrays are NumPy's or CuPy's and keep their dtype.
+A backward function takes the gradient of the loss with respect to its forward's result (`dy` for `y`). It returns the
+gradients with respect to its arguments, in their order. Above each backward line stands the forward line that it
+inverts. Numbers such as (L3) are in DERIVATION.md. Arrays are NumPy's or CuPy's and keep their dtype.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ LAYER_NORM_EPSILON = 1e-5  # added to the variance, so that a constant row is no
 class Embedded:
     """The rows table[tokens], not yet looked up: table (V, E), tokens (...); stands for an array (..., E) in `linear`.
 
-    A recurrent layer takes it as its input. The table has fewer rows than there are tokens, as a rule, so that its
-    product with a weight matrix is the cheaper one.
+    A recurrent layer accepts it as input. The table usually has fewer rows than there are tokens, so that multiplying
+    the table by a weight matrix is cheaper.
 
-    Raises TypeError for tokens that are not integers, ValueError for one out of range (seen on the host only).
+    Raises TypeError for tokens that are not integers, ValueError for one out of range (checked on the host only).
     """
 
     table: Array
@@ -40,24 +40,24 @@ class Embedded:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the array it stands for."""
+        """Return the shape of table[tokens]."""
         return (*self.tokens.shape, self.table.shape[1])
 
     @property
     def ndim(self) -> int:
-        """That of the array it stands for."""
+        """Return the number of axes of table[tokens]."""
         return len(self.shape)
 
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """An input x (T, B, I) that is made step by step: x[t] = make(t, h), which may depend on the state h (B, H) before.
+    """An input x (T, B, I) that is made step by step: x[t] = make(t, h) may depend on the state before, h (B, H).
 
-    So an agent, whose next look depends on what it does, needs only one pass to act and to learn. A recurrent layer
-    takes it as its input, and calls make once for each t, in order. h is what `forward` returns as h[t-1], and at t = 0
-    the initial state; make must neither change nor keep it. array (T, B, I) holds what has been made, for `backward`.
+    An agent, whose observations depend on its actions, thus needs only one pass to act and to learn. A recurrent layer
+    accepts it as input, and calls make once for each t, in order. h is the h[t-1] that `forward` returns, or at t = 0
+    the initial state; make must neither change nor keep it. array (T, B, I) stores all results of make for `backward`.
 
-    Raises TypeError for an array that is none, or for what cannot be called.
+    Raises TypeError if array is not an array, or if make cannot be called.
     """
 
     array: Array
@@ -70,7 +70,7 @@ class ClosedLoop:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(T, B, I)."""
+        """Return (T, B, I)."""
         return self.array.shape
 
 
@@ -78,23 +78,23 @@ Input = Array | Embedded | ClosedLoop
 
 
 def refuse_closed_loop(x: Input, by: str) -> None:
-    """Raises TypeError for an input that is made step by step."""
+    """Raise TypeError for a ClosedLoop; `by` names the layer that refuses it."""
     if isinstance(x, ClosedLoop):
         raise TypeError(f"x: expected an array or ops.Embedded, got an ops.ClosedLoop, which is not for {by}")
 
 
 def made(x: Input) -> Any:
-    """Return the input itself, or all that a ClosedLoop has made."""
+    """Return the input itself, or the array of a ClosedLoop."""
     return x.array if isinstance(x, ClosedLoop) else x
 
 
 def embedding(table: Array, tokens: Array) -> Embedded:
-    """y[...] = table[tokens[...]]; table (V, E), tokens (...) integers in [0, V); raises as Embedded does."""
+    """Return y[...] = table[tokens[...]]; table (V, E), tokens (...) integers in [0, V). Raises as Embedded does."""
     return Embedded(table, tokens)
 
 
 def input_array(x: Input) -> Array:
-    """The floating-point array behind a layer's input: x itself, or its table. Raises TypeError for bare tokens."""
+    """Return the floating-point array of a layer's input: x itself, or its table. Raises TypeError for bare tokens."""
     array = x.table if isinstance(x, Embedded) else made(x)
     if getattr(getattr(array, "dtype", None), "kind", "") in ("i", "u"):
         wanted = "tokens go in as ops.embedding(table, tokens)"
@@ -103,7 +103,7 @@ def input_array(x: Input) -> Array:
 
 
 def embedding_backward(dy: Array, tokens: Array, vocabulary: int) -> Array:
-    """dtable (V, E) of `embedding`: the rows of dy (..., E) added up by token; several maps' dy (N, ..., E) too."""
+    """Return dtable (V, E) of `embedding`: the rows of dy (..., E), summed by token; or (N, V, E) for N maps of dy."""
     xp = array_module(dy=dy, tokens=tokens)
     blocks, features = dy.shape[: dy.ndim - tokens.ndim - 1], dy.shape[-1]
     dtable = xp.zeros((*blocks, vocabulary, features), dy.dtype)
@@ -113,9 +113,9 @@ def embedding_backward(dy: Array, tokens: Array, vocabulary: int) -> Array:
 
 
 def linear(x: Array | Embedded, weight: Array, bias: Array | None = None, out: Array | None = None) -> Array:
-    """y = x weightᵀ + bias over the last axis; x (..., I), weight (O, I), bias (O,), y (..., O), in `out` if given.
+    """Return y = x weightᵀ + bias over the last axis; x (..., I), weight (O, I), bias (O,), y (..., O).
 
-    With weight (N, O, I) and bias (N, O), N maps of the same x: y (N, ..., O).
+    weight (N, O, I) and bias (N, O) are N maps of the same x: y (N, ..., O). If `out` is given, y is written to it.
 
     Raises ValueError or TypeError for shapes or dtypes that do not fit, and for an `out` that is not contiguous.
     """
@@ -131,16 +131,16 @@ def linear(x: Array | Embedded, weight: Array, bias: Array | None = None, out: A
     rows = x.reshape(-1, inputs)  # one product for all leading axes
     xp.matmul(rows, weight.swapaxes(-2, -1), out=y.reshape(*blocks, len(rows), features))
     if bias is not None:
-        # a row for each of the last leading axis: to add equal shapes is several times faster
+        # one row for each index of the last leading axis: adding equal shapes is several times faster
         few = bias.reshape(*blocks, *[1] * (x.ndim - 1), features)
         y += xp.repeat(few, x.shape[-2], axis=-2) if x.ndim > 2 else few
     return y
 
 
 def linear_backward(dy: Array, x: Input, weight: Array) -> tuple[Array, Array, Array]:
-    """(dx, dweight, dbias) of `linear`; dy (..., O), x (..., I), weight (O, I), or (N, O, I) and dy (N, ..., O).
+    """Return (dx, dweight, dbias) of `linear`; dy (..., O), x (..., I), weight (O, I), or (N, O, I) and dy (N, ..., O).
 
-    If x is Embedded, dx is dtable; if it is a ClosedLoop, x is all that was made, and dx does not go back through make.
+    If x is Embedded, dx is dtable. If x is a ClosedLoop, dx is the gradient of its array, and stops before make.
     """
     _check_linear(x, weight, dy=dy)
     *blocks, features, inputs = weight.shape
@@ -165,7 +165,7 @@ def _check_linear(x: Input, weight: Array, **others: Array) -> ModuleType:
 
 
 def sum_rows(rows: Array) -> Array:
-    """The sum over the last axis but one of (..., N, H), as a product with ones: several times faster than `.sum`."""
+    """Return the sum over axis -2 of (..., N, H), as a product with ones: several times faster than `.sum`."""
     return array_module(rows=rows).ones(rows.shape[-2], rows.dtype) @ rows
 
 
@@ -173,18 +173,18 @@ def sum_rows(rows: Array) -> Array:
 
 
 class Relu(HoldsModule):
-    """y = max(z, 0), NaN stays NaN. Made once for all z of one shape: NumPy compares with zeros faster than with 0."""
+    """y = max(z, 0); NaN stays NaN. An object serves one shape of z: NumPy compares with zeros faster than with 0."""
 
     def __init__(self, like: Array) -> None:
         self._xp = array_module(like=like)
         self._zeros = self._xp.zeros_like(like)
 
     def forward(self, z: Array, out: Array | None = None) -> Array:
-        """y."""
+        """Return y."""
         return self._xp.maximum(z, self._zeros, out=out)
 
     def slope(self, y: Array, out: Array | None = None) -> Array:
-        """f'(z), known from y alone, so that z need not be kept; at the kink it is taken as 0. y of any shape."""
+        """Return f'(z) from y alone, so that z need not be stored; at the kink it is 0. y has any shape."""
         # y = max(z, 0)                                                                                          (L3)
         return self._xp.greater(y, 0, out=self._xp.empty_like(y) if out is None else out)
 
@@ -196,11 +196,11 @@ class Tanh(HoldsModule):
         self._xp = array_module(like=like)
 
     def forward(self, z: Array, out: Array | None = None) -> Array:
-        """y."""
+        """Return y."""
         return self._xp.tanh(z, out=out)
 
     def slope(self, y: Array, out: Array | None = None) -> Array:
-        """f'(z), known from y alone. y of any shape."""
+        """Return f'(z) from y alone. y has any shape."""
         # y = tanh(z)                                                                                            (L4)
         return self._xp.subtract(1, y * y, out=out)
 
@@ -214,9 +214,9 @@ ACTIVATIONS: dict[str, type[Relu] | type[Tanh]] = {"relu": Relu, "tanh": Tanh}
 class LayerNorm:
     """y = gain ⊙ n + bias with n = (z - mean(z)) / sqrt(var(z) + ε), over the last axis (the H units of one state).
 
-    gain and bias (H,); z, y, n (rows, H); or (N, H) and (N, rows, H) for N of them side by side. With H = 1, n is 0.
-    Made once for all z of one shape, and given gain and bias by `load`: NumPy adds a row to a matrix at a third of the
-    speed of adding two matrices, so they are kept as equal rows, and means are taken by a product, which is faster than
+    gain and bias (H,); z, y, n (rows, H); or (N, H) and (N, rows, H) for N layer norms in one. With H = 1, n is 0.
+    An object serves one shape of z; `load` sets gain and bias. They are stored as equal rows: NumPy adds a row to a
+    matrix at a third of the speed of adding two matrices. Means are computed by a product, which is faster than
     `.mean`.
     Source: Ba, Kiros, Hinton 2016, arXiv 1607.06450, equation (4).
     """
@@ -229,23 +229,23 @@ class LayerNorm:
         self._mean_by_gain = xp.empty((*blocks, units, 1), like.dtype)
         self._epsilon = xp.full((*blocks, rows, 1), LAYER_NORM_EPSILON, like.dtype)
         self._column = xp.empty((*blocks, rows, 1), like.dtype)
-        # for backward: dy n and dy side by side, so that a product serves both
+        # for backward: dy n and dy in one array, so that one product serves both
         self._pair = xp.empty((2, *blocks, rows, units), like.dtype)
         self._ones = xp.ones((1, rows), like.dtype)  # ones @ z is the sum of its rows
         self._sums, self._means = xp.empty((2, *blocks, 1, units), like.dtype), xp.empty_like(self._pair[..., :1])
         self._dy_n, self.dy = self._pair
 
     def load(self, gain: Array, bias: Array) -> None:
-        """Takes gain and bias as they are now."""
+        """Load the current values of gain and bias."""
         self._gain[...], self._bias[...] = gain[..., None, :], bias[..., None, :]
         self._xp.multiply(self._mean, gain[..., None], out=self._mean_by_gain)
 
     def forward(
         self, z: Array, normalized: Array | None = None, inverse_std: Array | None = None
     ) -> tuple[Array, Array, Array]:
-        """y, n and 1 / sqrt(var + ε) (rows, 1); backward needs the last two, which are put where given.
+        """Return y, n and 1 / sqrt(var + ε) (rows, 1). backward needs the last two, which are put where given.
 
-        y is good until the next call of forward or backward.
+        y is valid until the next call of forward or backward.
         """
         xp = self._xp
         n = xp.subtract(z, xp.matmul(z, self._mean, out=self._column), out=normalized)  # u = z - mean(z), so far
@@ -259,7 +259,7 @@ class LayerNorm:
         return y, n, inverse_std
 
     def backward(self, normalized: Array, inverse_std: Array, dnorm: Array, out: Array) -> Array:
-        """dz, shaped as z, from the dy that has been put in self.dy; adds dgain and dbias to dnorm (2, ..., 1, H)."""
+        """Return dz, shaped like z, from the dy in self.dy. Add dgain and dbias to dnorm (2, ..., 1, H)."""
         xp, n, dy, dy_n = self._xp, normalized, self.dy, self._dy_n
         # y = gain ⊙ n + bias                                                                               (L5), (L7)
         xp.multiply(dy, n, out=dy_n)
@@ -277,10 +277,10 @@ class LayerNorm:
 
 
 def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
-    """nll[n] = -log softmax(logits[n])[labels[n]] in nats; logits (N, classes), labels (N,) integers.
+    """Return nll[n] = -log softmax(logits[n])[labels[n]] in nats; logits (N, classes), labels (N,) integers.
 
-    Returns nll (N,) and the probabilities (N, classes), which backward needs. Large logits do not overflow.
-    Raises TypeError for labels that are not integers, ValueError for one out of range (seen on the host only).
+    Also returns the probabilities (N, classes), which backward needs. Large logits do not overflow.
+    Raises TypeError for labels that are not integers, ValueError for one out of range (checked on the host only).
     """
     xp = array_module(logits=logits, labels=labels)
     checks.shape("labels", labels, (logits.shape[0],), "one label for each row of logits")
@@ -294,7 +294,7 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
 
 
 def softmax_cross_entropy_backward(dnll: Array, probabilities: Array, labels: Array) -> Array:
-    """dlogits (N, classes) of `softmax_cross_entropy`; dnll (N,)."""
+    """Return dlogits (N, classes) of `softmax_cross_entropy`; dnll (N,)."""
     xp = array_module(dnll=dnll, probabilities=probabilities, labels=labels)
     checks.indices("labels", labels, probabilities.shape[1])
     # nll = log Σ_k exp(logits_k) - logits_label                                                                 (L8)
@@ -311,7 +311,7 @@ def entropy(logits: Array) -> tuple[Array, Array]:
     """Return H[n] = -Σ_k π_k log π_k in nats, with π = softmax(logits[n]); logits (N, classes).
 
     Also returns log π (N, classes), which backward needs. Large logits do not overflow. A class that is not allowed has
-    the logit -inf: its π is 0, and so is its term, as p log p goes to 0 with p.
+    the logit -inf. Its π is 0, and its term is 0, because p log p goes to 0 with p.
     """
     xp = array_module(logits=logits)
     checks.floating(logits=logits)

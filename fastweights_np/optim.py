@@ -1,8 +1,8 @@
 """Optimizers, gradient clipping and learning-rate schedules, over nested dicts of parameters.
 
-An optimizer changes the parameter arrays in place. Its moments are single flat vectors, so that an update is a dozen
-array operations however many parameters there are. They may be given, as `moments`: learners that share parameters, in
-memory that all of them see, share the moments, too.
+An optimizer changes the parameter arrays in place. Each moment is one flat vector: an update takes a dozen array
+operations for any number of parameters. The caller may pass `moments`: learners that share parameters, in shared
+memory, share the moments, too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TINY = 1e-15  # a norm below it may have lost squares that are too small for flo
 
 
 def _vector(flat: Tree) -> Array:
-    """Return all arrays, end to end, in one new vector. Raises ValueError if there is none, TypeError as `floating`."""
+    """Return all arrays, end to end, in one new vector. Raises ValueError for none, TypeError as `floating` does."""
     if not flat:
         raise ValueError("tree: expected at least one array, got an empty dict")
     xp = array_module(**flat)
@@ -33,7 +33,7 @@ def _vector(flat: Tree) -> Array:
 
 
 def _weights(paths: Collection[str], weights: Collection[str] | None) -> frozenset[str]:
-    """Return the paths of the weight matrices: those named, or those whose role is weight."""
+    """Return the paths of the weight matrices: the given ones, or the parameters whose role is weight."""
     if weights is not None:
         chosen = frozenset((weights,) if isinstance(weights, str) else weights)
         for path in chosen.difference(paths):
@@ -60,7 +60,7 @@ def _check_momentum(name: str, value: float) -> None:
 
 
 class _Optimizer:
-    """Shares between Adam and RMSProp how moments are kept, saved, and how an update reaches the parameters."""
+    """The base of Adam and RMSProp: it stores and saves the moments, and applies an update to the parameters."""
 
     moments: tuple[str, ...]
     weight_decay = 0.0
@@ -80,7 +80,7 @@ class _Optimizer:
         self.updates = 0
 
     def _check_moments(self, name: str, moments: Tree, like: Array) -> None:
-        """Raise ValueError or TypeError for a moment of another shape or dtype, or with a number that none has."""
+        """Raise ValueError or TypeError for a moment of another shape or dtype, or with an impossible number."""
         array_module(**{key: moments[key] for key in self.moments})
         for key in self.moments:
             moment, where = moments[key], f"{name}[{key!r}]"
@@ -92,11 +92,11 @@ class _Optimizer:
                 raise ValueError(f"{where}: expected finite numbers of at least {lowest}, got others")
 
     def step(self, params: Tree, grads: Tree, learning_rate: float) -> None:
-        """One update of `params`, in place, with a learning rate of its own, so that a schedule is a function.
+        """Update `params` once, in place. The learning rate is an argument, so that a schedule is a function.
 
         Raises ValueError if params or grads have other names or shapes than the optimizer was made with, or if params
         are read-only or share memory. On the host, raises FloatingPointError for a gradient that is not finite, or
-        whose square is not; a GPU is not asked, because the host would wait for it. Changes nothing then.
+        whose square is not. A GPU is not checked: the host would wait for it. An error leaves everything unchanged.
         """
         checks.not_negative("learning_rate", learning_rate)
         flat_params, flat_grads = flatten(params), flatten(grads)
@@ -152,22 +152,22 @@ class _Optimizer:
                 )
 
     def state(self) -> Tree:
-        """What a checkpoint has to hold: the moments (copies) and the number of updates."""
+        """Return the state that a checkpoint has to hold: the moments (copies) and the number of updates."""
         return {name: moment.copy() for name, moment in self._moments.items()} | {"updates": numpy.array(self.updates)}
 
     def load_state(self, state: Tree) -> None:
-        """Goes on from what `state` returned. Raises ValueError if it is another optimizer's."""
+        """Load a state that `state` returned, to resume. Raises ValueError if it is another optimizer's."""
         checks.keys("state", state, (*self.moments, "updates"), remedy="pass what this optimizer's state() gave")
         updates = state["updates"]
         updates = int(updates) if getattr(updates, "shape", None) == () and updates.dtype.kind in "iu" else updates
         checks.count("state['updates']", updates, least=0)
         self._check_moments("state", state, next(iter(self._moments.values())))
-        for name, moment in self._moments.items():  # all of them are right
+        for name, moment in self._moments.items():  # all of them have been checked
             moment[...] = state[name]
         self.updates = updates
 
     def _change(self, g: Array) -> Array:
-        """The update direction, a new vector, to be multiplied by the learning rate and subtracted."""
+        """Return the update direction, a new vector. `step` multiplies it by the learning rate and subtracts it."""
         raise NotImplementedError
 
 
@@ -177,7 +177,7 @@ class Adam(_Optimizer):
     With weight_decay w, weight matrices shrink before that: θ -= α w θ. Biases and gains do not. `weights` names the
     matrices by their paths, such as "layer/W"; None selects them by their role (roles.py).
 
-    Raises ValueError if weight_decay is not 0 and a parameter's role is not known, or `weights` names no parameter.
+    Raises ValueError if weight_decay is not 0 and a parameter's role is unknown, or `weights` has an unknown path.
 
     Source: Kingma, Ba 2015, arXiv 1412.6980, algorithm 1; decoupled weight decay: Loshchilov, Hutter 2019,
     arXiv 1711.05101, algorithm 2.
@@ -246,9 +246,9 @@ def clip_by_global_norm(grads: Tree, limit: float) -> Array:
 
         g ← g · min(1, limit / norm),   norm = √Σ g²
 
-    If a gradient is not finite, the norm is not either, and all gradients become NaN, so that an update by them cannot
-    pass unseen. The norm is a 0-d array and stays on its device. Raises ValueError for arrays that are read-only, or
-    that share memory.
+    If a gradient is not finite, neither is the norm, and all gradients become NaN: no update by them can go unnoticed.
+    The norm is a 0-d array and stays on its device. Raises ValueError for arrays that are read-only, or that share
+    memory.
 
     Source: Pascanu, Mikolov, Bengio 2013, arXiv 1211.5063, algorithm 1.
     """
@@ -266,7 +266,7 @@ def clip_by_global_norm(grads: Tree, limit: float) -> Array:
 
 
 def _joint_norm(flat: Tree) -> Array:
-    """Return √Σ g² of all arrays, 0-d float64, finite whenever they are."""
+    """Return √Σ g² of all arrays, 0-d float64; it is finite if all arrays are."""
     xp = array_module(**flat)
     if xp is numpy:
         with numpy.errstate(over="ignore", under="ignore"):
@@ -285,12 +285,12 @@ def _joint_norm(flat: Tree) -> Array:
 
 
 def constant(update: int, updates: int, hold: float = 1.0) -> float:
-    """1 at every update: the learning rate is held, whatever `hold` says."""
+    """Return 1 at every update: the learning rate is constant, for any `hold`."""
     return 1.0
 
 
 def linear_decay(update: int, updates: int, hold: float = 0.5) -> float:
-    """1 for the first `hold` of `updates`, then linearly down to 0 at the end; update counts from 0."""
+    """Return 1 for the first fraction `hold` of `updates`, then decay linearly to 0; update counts from 0."""
     checks.fraction("hold", hold)
     checks.count("updates", updates, least=1)
     checks.count("update", update, least=0)

@@ -1,8 +1,8 @@
 """A recurrent layer on several processes, each with a share of the batch.
 
-Sequences do not see one another, so a batch can be cut: every process runs forward and backward on its sequences, and
-the gradients of the parameters are added up. Threads would not do: the operations of one time step are so small that
-Python's lock passes from thread to thread for each of them (measured at half the speed of a single thread).
+Sequences are independent, so that a batch can be split. Every process runs forward and backward on its sequences, and
+the gradients of the parameters are summed. Several threads run at half the speed of one (measured): the operations of
+one time step are so small that Python's lock passes between threads for each of them.
 
     from fastweights_np import parallel
 
@@ -10,9 +10,9 @@ Python's lock passes from thread to thread for each of them (measured at half th
         h, cache = layer.forward(params, x, decay=0.95, rate=0.5)
         grads, dx, dh0 = layer.backward(dh, cache)
 
-The first share is computed in this process, the others in helpers, which are started once and wait at a pipe. Arrays
-go by way of memory that both sides see. Give each process a BLAS thread of its own: OPENBLAS_NUM_THREADS=1, which the
-helpers set for themselves.
+This process computes the first share, and helper processes compute the others. Helpers are started once and wait at a
+pipe. Arrays are passed in shared memory. Give each process one BLAS thread: OPENBLAS_NUM_THREADS=1. Helpers set it for
+themselves.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ Shapes = tuple[tuple[str, tuple[int, ...], str], ...]  # name, shape and dtype o
 
 ALIGNMENT = 64  # bytes of a cache line
 ENDED = "a helper process has ended: make a new parallel.Layer"
-AWAKE = 2e-3  # seconds that a process stays awake for a message: to be woken takes some 0.1 ms, twice in each call
+AWAKE = 2e-3  # seconds that a process polls for a message: waking it up takes some 0.1 ms, twice in each call
 
 
 class Cache(NamedTuple):
-    """What `backward` depends on: the first share's own cache, and where the helpers' arrays are."""
+    """All that `backward` depends on: the first share's cache, and the places of the helpers' arrays."""
 
     own: Any
     shape: tuple[int, int, int]  # of h, (T, B, H)
@@ -61,14 +61,14 @@ class Cache(NamedTuple):
 
 
 class Layer:
-    """The functions of `layer`, a recurrent layer's module; those of whole sequences run on several `processes`.
+    """The functions of `layer`, a recurrent layer's module; functions of whole sequences run on several `processes`.
 
-    What else such a module has, like fast_weights.attention, wants a cache of the layer's own. Results equal the
-    layer's to rounding, and are the same bits from run to run. A cache is good until the next forward. Takes NumPy
-    arrays only, and needs a system that hands open files on to child processes (Linux, macOS).
+    Other functions of the module, such as fast_weights.attention, need a cache of the layer itself. Results equal the
+    layer's up to rounding error, and have the same bits in every run. A cache is valid until the next forward. All
+    arrays are NumPy's. The system must pass open files to child processes (Linux, macOS).
 
-    Close it with `close` or a `with` block; helpers also end with this process. One thread at a time: a second one gets
-    RuntimeError. It cannot be copied or pickled (TypeError).
+    Close it with `close` or a `with` block; helpers also end with this process. Only one thread may use it at a time: a
+    second one gets RuntimeError. It cannot be copied or pickled (TypeError).
     """
 
     def __init__(self, layer: ModuleType, processes: int = 2) -> None:
@@ -77,7 +77,7 @@ class Layer:
         self._layer = layer
         self.init, self.initial_state, self.step = layer.init, layer.initial_state, layer.step
         self._helpers = [_Helper(layer.__name__) for _ in range(processes - 1)]
-        self._workspace, self._calls = Workspace(), Workspace()  # calls: that of this layer as a whole
+        self._workspace, self._calls = Workspace(), Workspace()  # _calls guards the layer as a whole
 
     def forward(
         self, params: dict[str, Array], x: Array | ops.Embedded, h0: Array | None = None, *arguments: Any,
@@ -85,7 +85,7 @@ class Layer:
     ) -> tuple[Array, Cache]:  # fmt: skip
         """Run the layer's own forward; every array among the options has a row for each sequence.
 
-        `workspace` serves the first share; each helper has one of its own.
+        `workspace` serves the first share; each helper has its own.
         """
         with self._calls:
             return self._forward(params, x, h0, arguments, workspace, options)
@@ -117,15 +117,15 @@ class Layer:
             places.append(helper.start(inputs, outputs, arguments, options))
         own = {name: value[shares[0]] for name, value in given.items()}
         own_input = _input(x, shares[0])
-        # contiguous, for backward will take it as one matrix again
+        # contiguous, because backward reshapes it to one matrix
         own_x = ops.Embedded(**own_input) if "table" in own_input else numpy.ascontiguousarray(own_input["x"])
         workspace = workspace or self._workspace
         try:
             own_h, cache = self._layer.forward(
                 params, own_x, own.pop("h0", None), *arguments, workspace=workspace, **own, **options
             )
-            h = _begin(own_h, batch_size, axis=1)  # while helpers are not done
-        finally:  # or else a helper's answer would be taken for that to the next question
+            h = _begin(own_h, batch_size, axis=1)  # while helpers still compute
+        finally:  # otherwise a helper's answer would be taken for the answer to the next command
             failures = [helper.finish() for helper in self._helpers]
         _raise_first(failures)
         for share, arrays in zip(shares[1:], places, strict=True):
@@ -168,7 +168,7 @@ class Layer:
             dh0[share] = arrays["dh0"]
             for name, ours in grads.items():
                 theirs = helper.extras[name] if name in extra else arrays[f"dparams/{name}"]
-                # beside those of parameters there are gradients of numbers, and of arrays with a row for each sequence
+                # further gradients are of numbers, or of arrays with a row for each sequence
                 rows = name in extra and ours.ndim > 0
                 grads[name] = numpy.concatenate((ours, theirs)) if rows else ours + theirs
         return grads, dx, dh0
@@ -196,7 +196,7 @@ class Layer:
         self._calls.check(cache.ticket)
 
     def close(self) -> None:
-        """Ends the helpers."""
+        """End the helpers."""
         for helper in self._helpers:
             helper.close()
 
@@ -211,14 +211,14 @@ class Layer:
 
 
 def _shares(batch_size: int, processes: int) -> list[slice]:
-    """The batch cut into at most `processes` shares of equal size, or nearly so, none empty."""
+    """Return the batch, split into at most `processes` shares of equal size, or nearly so, none empty."""
     count = min(processes, max(batch_size, 1))
     edges = [batch_size * n // count for n in range(count + 1)]
     return [slice(first, last) for first, last in pairwise(edges)]
 
 
 def _begin(first: Array, batch_size: int, axis: int) -> Array:
-    """An array with room for all sequences, along this axis, that begins with the first share's."""
+    """Return an array with room for all sequences along this axis; it begins with the first share's."""
     if first.shape[axis] == batch_size:
         return first
     whole = numpy.empty((*first.shape[:axis], batch_size, *first.shape[axis + 1 :]), first.dtype)
@@ -227,7 +227,7 @@ def _begin(first: Array, batch_size: int, axis: int) -> Array:
 
 
 def _input(x: Array | ops.Embedded, share: slice) -> dict[str, Array]:
-    """The arrays of a share of the input."""
+    """Return the arrays of a share of the input."""
     if isinstance(x, ops.Embedded):
         return {"table": x.table, "tokens": x.tokens[:, share]}
     return {"x": x[:, share]}
@@ -240,7 +240,7 @@ def _raise_first(failures: list[BaseException | None]) -> None:
 
 
 class _Shared:
-    """Memory that two processes see, cut into named arrays: the same shapes give the same places on both sides."""
+    """Memory that two processes share, split into named arrays: equal shapes give equal places on both sides."""
 
     def __init__(self, file: int) -> None:
         self._file = file
@@ -248,14 +248,14 @@ class _Shared:
         self._arrays: dict[str, Array] = {}
 
     def arrays(self, shapes: Shapes) -> dict[str, Array]:
-        """An array for each name; those of the last call are lost if the shapes are others."""
+        """Return an array for each name. If the shapes differ from the last call's, the last call's arrays are lost."""
         if shapes != self._shapes:
             sizes = [
                 -(-prod(shape) * numpy.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT for _, shape, dtype in shapes
             ]
             size = max(sum(sizes), ALIGNMENT)
             if os.fstat(self._file).st_size < size:
-                # taken now, an error if there is no room; what ftruncate promises may be a crash when it is written to
+                # allocated now, with an error if there is no room; after ftruncate alone, writing to it may crash
                 getattr(os, "posix_fallocate", lambda file, _, size: os.ftruncate(file, size))(self._file, 0, size)
             memory, start, self._arrays = mmap.mmap(self._file, size), 0, {}
             for (name, shape, dtype), taken in zip(shapes, sizes, strict=True):
@@ -278,17 +278,17 @@ class _Helper:
             [sys.executable, "-c", f"from {__name__} import _serve; _serve{(*theirs, layer)}"],
             pass_fds=theirs,
             env={"OPENBLAS_NUM_THREADS": "1"} | os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            start_new_session=True,  # Ctrl-C, and what else a terminal sends to all, is for this process alone
+            start_new_session=True,  # Ctrl-C and other signals of a terminal reach this process alone
         )
         their_commands[0].close()
         their_answers[1].close()
         self._shared = _Shared(self._file)
         self._busy, self._owner = False, os.getpid()
-        self.extras: dict[str, Array] = {}  # what a command returned besides: gradients of `extra`, a state's arrays
+        self.extras: dict[str, Array] = {}  # further results of a command: gradients of `extra`, a state's arrays
         self._closing = weakref.finalize(self, _end, self._commands, self._answers, self._process, self._file)
 
     def start(self, inputs: dict[str, Array], outputs: dict[str, tuple[int, ...]], *rest: Any) -> dict[str, Array]:
-        """Begins a forward: puts the inputs where the helper sees them, and returns the places of all arrays."""
+        """Begin a forward: put the inputs into shared memory, and return all arrays, inputs and outputs."""
         self._check()
         dtype = next(iter(inputs.values())).dtype.str
         shapes = tuple((name, value.shape, value.dtype.str) for name, value in inputs.items())
@@ -300,9 +300,9 @@ class _Helper:
         return arrays
 
     def send(self, message: tuple) -> None:
-        """Sends a command; `finish` has to follow."""
+        """Send a command; `finish` has to follow."""
         self._check()
-        self.finish()  # what an exception elsewhere may have left unheard
+        self.finish()  # reads an answer that an exception elsewhere may have left
         try:
             self._commands.send_bytes(pickle.dumps(message))  # .send takes three times as long
         except OSError as error:
@@ -310,23 +310,23 @@ class _Helper:
         self._busy = True
 
     def finish(self) -> BaseException | None:
-        """Waits for the end of the command; returns what it raised, if anything."""
+        """Wait for the end of the command; return the exception that it raised, or None."""
         if not self._busy:
             return None
         try:
             failure, self.extras = _receive(self._answers)
         except (EOFError, OSError):
             failure = RuntimeError(ENDED)
-        except BaseException:  # Ctrl-C: half a message may have been read, and what follows could not be trusted
+        except BaseException:  # Ctrl-C: half a message may have been read, and the rest cannot be trusted
             self._process.kill()
-            self._process.wait()  # or it might still take the next command, and its old answer be taken for that
+            self._process.wait()  # otherwise its old answer might be taken for the answer to the next command
             raise
         finally:
             self._busy = False
         return failure
 
     def _check(self) -> None:
-        """Raises RuntimeError if the helper is not this process's to command."""
+        """Raise RuntimeError if the helper is closed, or if another process started it."""
         if not self._closing.alive:
             raise RuntimeError("parallel.Layer: expected an open one, got one that has been closed: make a new one")
         if os.getpid() != self._owner:
@@ -335,12 +335,12 @@ class _Helper:
             )
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self._closing()
 
 
 def _receive(pipe: Connection) -> Any:
-    """The next message, for which it looks out for a while before it falls asleep."""
+    """Return the next message. Poll for it for a while before sleeping."""
     limit, look = time.perf_counter() + AWAKE, select.poll()
     look.register(pipe.fileno(), select.POLLIN)
     while not look.poll(0) and time.perf_counter() < limit:
@@ -349,7 +349,7 @@ def _receive(pipe: Connection) -> Any:
 
 
 def _end(commands: Connection, answers: Connection, process: subprocess.Popen, file: int) -> None:
-    commands.close()  # at whose end the helper ends
+    commands.close()  # the helper ends when this pipe closes
     try:
         process.wait(timeout=5)
     except subprocess.TimeoutExpired:  # a child forked from this process may hold the other end open
@@ -360,7 +360,7 @@ def _end(commands: Connection, answers: Connection, process: subprocess.Popen, f
 
 
 def _serve(commands_file: int, answers_file: int, file: int, layer_name: str) -> None:
-    """A helper's life: commands come and answers go by pipes, arrays by shared memory. It ends with the commands."""
+    """Run a helper: commands and answers pass through pipes, arrays through shared memory. It ends with the pipe."""
     commands, answers = Connection(commands_file, writable=False), Connection(answers_file, readable=False)
     helping = _Helping(importlib.import_module(layer_name), _Shared(file))
     while True:
@@ -372,23 +372,23 @@ def _serve(commands_file: int, answers_file: int, file: int, layer_name: str) ->
         extras: dict[str, Array] = {}
         try:
             extras = getattr(helping, command)(*rest)
-        except Exception as error:  # told to the process that asked
+        except Exception as error:  # reported to the process that asked
             failure = error
         try:
             answer = pickle.dumps((failure, extras))
-        except Exception:  # an exception may hold what cannot be sent
+        except Exception:  # an exception may hold an object that cannot be pickled
             answer = pickle.dumps((RuntimeError(f"{type(failure).__name__}: {failure}"), {}))
         answers.send_bytes(answer)
 
 
 class _Helping:
-    """What a helper does with its share."""
+    """The commands that a helper runs on its share."""
 
     def __init__(self, layer: Any, shared: _Shared) -> None:
         self._layer, self._shared, self._workspace = layer, shared, Workspace()
 
     def forward(self, shapes: Shapes, inputs: tuple[str, ...], arguments: tuple, options: dict[str, Any]) -> dict:
-        """From the inputs to h."""
+        """Compute h from the inputs."""
         self._arrays = self._shared.arrays(shapes)
         given = {name: self._arrays[name] for name in inputs}
         params = {name.removeprefix("params/"): given.pop(name) for name in inputs if name.startswith("params/")}
@@ -400,7 +400,7 @@ class _Helping:
         return {}
 
     def backward(self, last_only: bool, extra: tuple[str, ...]) -> dict[str, Array]:
-        """From dh to all gradients; returns those of `extra`."""
+        """Compute all gradients from dh; return the gradients that `extra` names."""
         arrays = self._arrays
         grads, dx, dh0 = self._layer.backward(arrays["dlast" if last_only else "dh"], self._cache, extra)
         arrays["dx" if "dx" in arrays else "dtable"][...] = dx

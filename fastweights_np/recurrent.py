@@ -1,6 +1,6 @@
-"""What the recurrent layers share: z(t+1) = W h(t) + C x(t) + b, the activation h = f(LN[z]), checks of arguments.
+"""Shared parts of the recurrent layers: z(t+1) = W h(t) + C x(t) + b, the activation h = f(LN[z]), argument checks.
 
-W (H, H), C (H, I), b (H,); a layer with N of them, as an LSTM has four, keeps them side by side: W (N, H, H) and so on.
+W (H, H), C (H, I), b (H,). A layer with N such maps stacks them, W (N, H, H) and so on: an LSTM has four.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def check_init(rng: numpy.random.Generator, input_size: int, hidden_size: int, dtype: str) -> None:
-    """Raises ValueError or TypeError for an argument of a layer's `init` that is at fault."""
+    """Raise ValueError or TypeError for a wrong argument of a layer's `init`."""
     checks.generator("rng", rng)
     checks.count("input_size", input_size, least=1)
     checks.count("hidden_size", hidden_size, least=1)
@@ -36,7 +36,7 @@ def check_init(rng: numpy.random.Generator, input_size: int, hidden_size: int, d
 
 
 def uniform(rng: numpy.random.Generator, *shape: int) -> Array:
-    """Weights of this shape, uniform in ±1/√fan, where the last axis is that of the inputs."""
+    """Return weights of this shape, uniform in ±1/√fan; fan, the number of inputs, is the size of the last axis."""
     bound = 1 / sqrt(shape[-1])
     return rng.uniform(-bound, bound, shape)
 
@@ -44,7 +44,7 @@ def uniform(rng: numpy.random.Generator, *shape: int) -> Array:
 def identity_params(
     rng: numpy.random.Generator, input_size: int, hidden_size: int, recurrent_scale: float, layer_norm: bool, dtype: str
 ) -> Params:  # fmt: skip
-    """W = recurrent_scale · identity, C uniform in ±1/√I, b = 0, and with layer norm gain = 1 and bias = 0."""
+    """Return W = recurrent_scale · identity, C uniform in ±1/√I, b = 0, and for layer norm gain = 1 and bias = 0."""
     check_init(rng, input_size, hidden_size, dtype)
     checks.finite("recurrent_scale", recurrent_scale, dtype)
     checks.boolean("layer_norm", layer_norm)
@@ -61,11 +61,11 @@ def identity_params(
 def check_params(
     params: Params, blocks: tuple[int, ...], *, parts: int = 1, maps: tuple[str, ...] = ("W",), **arrays: Array
 ) -> ModuleType:  # fmt: skip
-    """Checks a layer's parameters, and that all arrays share module and dtype; returns the module.
+    """Check a layer's parameters, and that all arrays share module and dtype; return the module.
 
-    blocks stands before the axes of each parameter: () for one map, (4,) for an LSTM's gates. A map has a row for each
-    of the H units, or with several parts for each H / parts: two parts are the real and the imaginary ones. `maps` are
-    the names of those from state to state.
+    `blocks` are the leading axes of each parameter: () for one map, (4,) for an LSTM's gates. A map has H rows, or H /
+    parts rows if there are several parts; two parts are the real and the imaginary one. `maps` are the names of the
+    maps from state to state.
     """
     checks.instance("params", params, dict, "make it with init()")
     checks.keys("params", params, (*maps, "C", "b"), ("gain", "bias"))
@@ -85,12 +85,12 @@ def check_params(
 
 
 def check_sequences(params: Params, x: ops.Input) -> None:
-    """Raises ValueError unless x is (T, B, I)."""
+    """Raise ValueError unless x is (T, B, I)."""
     checks.shape("x", x, ("T", "B", params["C"].shape[-1]), "x is (steps, sequences, inputs)")
 
 
 def initial(name: str, given: Array | None, shape: tuple[int, ...], like: Array) -> Array:
-    """An initial state of this shape: the one given, or zero. Raises ValueError for one of another shape."""
+    """Return an initial state of this shape: the given one, or zero. Raises ValueError for another shape."""
     if given is None:
         return array_module(like=like).zeros(shape, like.dtype)
     checks.shape(name, given, shape, "one for each sequence of the batch")
@@ -98,7 +98,7 @@ def initial(name: str, given: Array | None, shape: tuple[int, ...], like: Array)
 
 
 def gradients_of_steps(dh: Array, like: Array) -> list[Array | None]:
-    """Checks dh, the gradient of h (T, B, H) or of h[-1], and returns that of each step's h, None where it is 0."""
+    """Check dh, the gradient of h (T, B, H) or of h[-1]. Return the gradient of each step's h, None where it is 0."""
     array_module(h=like, dh=dh)
     checks.floating(h=like, dh=dh)
     last_only = dh.ndim == 2
@@ -107,7 +107,7 @@ def gradients_of_steps(dh: Array, like: Array) -> list[Array | None]:
 
 
 def requested(extra: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """Return the names in `extra`, of further gradients. Raise ValueError for one that is not known."""
+    """Return the names in `extra`, of further gradients. Raises ValueError for an unknown name."""
     if not isinstance(extra, Sequence):
         raise TypeError(f"extra: expected a list of names, got {type(extra).__name__}")
     names = (extra,) if isinstance(extra, str) else tuple(extra)
@@ -137,10 +137,10 @@ def renamed(**names: str) -> Callable[[Function], Function]:
 
 @dataclass
 class BaseCache:
-    """What every layer's `backward` depends on. A layer's own Cache adds its tape.
+    """The part of a cache that all layers share. A layer's own Cache adds its buffers.
 
-    A copy, by copy or pickle, runs the forward pass again, in a workspace of its own: buffers hold views of one
-    another, which would not survive. Raises RuntimeError if the workspace has been overwritten.
+    Copying or pickling it runs the forward pass again, in a workspace of its own: buffers hold views of one another,
+    which a copy would break. Raises RuntimeError if the workspace has been overwritten.
     """
 
     params: Params
@@ -168,9 +168,9 @@ def _run_again(forward: Callable[[], tuple[Array, Any]]) -> Any:
 
 
 def input_sums(x: ops.Input, params: Params, out: Array) -> Callable[[int, Array], None]:
-    """Puts C x(t) + b of all steps into out (..., T, B, H), or if x is a ClosedLoop returns what does so step by step.
+    """Put C x(t) + b of all steps into out (..., T, B, H). Return feed(t, h), to be called at each step t.
 
-    What it returns is to be called at each step t with the state before it, h(t) (B, H).
+    h is the state before, h(t) (B, H). For a ClosedLoop, feed makes x(t) and fills step t of out; else it does nothing.
     """
     if not isinstance(x, ops.ClosedLoop):
         ops.linear(x, params["C"], params["b"], out=out)
@@ -191,9 +191,9 @@ def input_sums(x: ops.Input, params: Params, out: Array) -> Callable[[int, Array
 def affine_backward(
     dz: Array, params: Params, x: ops.Input, h_before: Array
 ) -> tuple[Params, Array]:  # fmt: skip
-    """The gradients of W, C, b, and that of x, for all steps at once, from dz (..., T, B, H) and h(t) (T, B, H).
+    """Return the gradients of W, C, b, and dx, for all steps at once, from dz (..., T, B, H) and h(t) (T, B, H).
 
-    The gradient of h(t) itself, dz(t+1) W, belongs to each layer's loop.
+    Each layer's loop computes the gradient of h(t) itself, dz(t+1) W.
     """
     # z(t+1) = W h(t) + C x(t) + b                                                                          (F7), (L1)
     dx, dC, db = ops.linear_backward(dz, x, params["C"])
@@ -201,7 +201,7 @@ def affine_backward(
 
 
 def transition_backward(dz: Array, h_before: Array) -> Array:
-    """dW from dz(t+1) (..., T, B, H) and h(t) (T, B, H)."""
+    """Return dW from dz(t+1) (..., T, B, H) and h(t) (T, B, H)."""
     rows = dz.reshape(*dz.shape[:-3], -1, dz.shape[-1])
     return rows.swapaxes(-2, -1) @ h_before.reshape(-1, h_before.shape[-1])
 
@@ -210,33 +210,33 @@ def transition_backward(dz: Array, h_before: Array) -> Array:
 
 
 class Saved(NamedTuple):
-    """What the gradient of h = f(LN[z]) needs, for one step (..., B, H) or for all (..., T, B, H)."""
+    """The arrays that the gradient of h = f(LN[z]) needs, for one step (..., B, H) or for all (..., T, B, H)."""
 
     state: Array = None  # h
-    normalized: Array = None  # what layer norm made of z, before gain and bias; None without layer norm
+    normalized: Array = None  # z, normalized, before gain and bias; None without layer norm
     inverse_std: Array = None  # (..., 1); None without layer norm
 
     @classmethod
     def of_all_steps(cls, state: Array, layer_norm: bool) -> Saved:
-        """Return it for all states (..., T, B, H), with room for what layer norm leaves, if there is one."""
+        """Return a Saved for all states (..., T, B, H), with new buffers for layer norm, if there is one."""
         if not layer_norm:
             return cls(state)
         xp = array_module(state=state)
         return cls(state, xp.empty(state.shape, state.dtype), xp.empty((*state.shape[:-1], 1), state.dtype))
 
     def at(self, t: int) -> Saved:
-        """Return it for step t alone."""
+        """Return the views of step t alone."""
         return Saved(*(None if array is None else array[..., t, :, :] for array in self))
 
 
 class NormActivation:
-    """h = f(LN[z]), or f(z) without layer norm, and back. An object serves all z of one shape, the shape of `like`."""
+    """h = f(LN[z]), or f(z) without layer norm, and its gradient. An object serves all z of the shape of `like`."""
 
     def __init__(self, like: Array, f: Relu | Tanh, norm: LayerNorm | None) -> None:
         self.f, self.norm, self._xp = f, norm, array_module(like=like)
 
     def load(self, params: Params) -> None:
-        """Take gain and bias, if there is layer norm, as they are now."""
+        """Load the current values of gain and bias, if there is layer norm."""
         if self.norm is not None:
             self.norm.load(params["gain"], params["bias"])
 

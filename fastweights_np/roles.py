@@ -1,6 +1,6 @@
 """The role of each parameter, by its name: weight matrices are decayed; biases, gains and scalars are not.
 
-The number of axes does not decide it: the four biases of an LSTM lie side by side and have two axes.
+The number of axes does not decide it: the four biases of an LSTM are stacked and have two axes.
 """
 
 from __future__ import annotations

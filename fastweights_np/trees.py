@@ -9,7 +9,7 @@ SEPARATOR = "/"
 
 
 def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
-    """The same tree with function(leaf) for each leaf; dicts, lists, tuples and named tuples branch, None stays."""
+    """Return the tree with function(leaf) for each leaf; dicts, lists, tuples and named tuples branch, None stays."""
     if isinstance(tree, dict):
         return {key: map_leaves(function, value) for key, value in tree.items()}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
@@ -22,8 +22,8 @@ def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return {"layer/W": w} for {"layer": {"W": w}}, in the tree's order.
 
-    Raises ValueError for what would be lost on the way back: a key that is no text or holds "/", an empty dict;
-    TypeError for what is no dict.
+    Raises ValueError for a dict that `unflatten` could not restore: an empty one, or a key that is not text or holds
+    "/". Raises TypeError for an object that is not a dict.
     """
     if not isinstance(tree, dict):
         raise TypeError(f"tree: expected a dict of arrays, got {type(tree).__name__}")

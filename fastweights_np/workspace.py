@@ -16,14 +16,14 @@ Result = TypeVar("Result")
 
 
 class Workspace:
-    """A layer's buffers, kept between calls and handed out again to a call with sequences of the same shape.
+    """A layer's buffers, kept between calls and reused by a call with sequences of the same shape.
 
-    Give one to a layer's `forward` and the arrays that its cache needs are reused at the next call. One forward's
-    cache is therefore good until the next forward with the same workspace: `backward` then raises RuntimeError.
-    Arrays that are returned to the caller never come from here.
+    Pass one to a layer's `forward`, and the arrays of its cache are reused at the next call. A cache is therefore valid
+    until the next forward with the same workspace; `backward` raises RuntimeError after it. Arrays that are returned to
+    the caller are never buffers of a workspace.
 
-    One call at a time: a call that finds its workspace in the middle of another call, in another thread or in the
-    function of an ops.ClosedLoop, raises RuntimeError. A copy of a workspace, by copy or pickle, is a new, empty one.
+    Only one call may use a workspace at a time. A second call, in another thread or in the function of an
+    ops.ClosedLoop, raises RuntimeError. A copy of a workspace, by copy or pickle, is a new, empty one.
     """
 
     def __init__(self) -> None:
@@ -31,9 +31,9 @@ class Workspace:
         self._buffers: object = None
         self._uses = 0
         self._in_call = Lock()
-        # glibc gives freed memory back to the system, and each page of it costs a page fault at the next call (at T 24,
-        # B 128, H 100 a tenth of the time). How much it may keep it learns from the largest block that it has seen
-        # freed: this one, which is never touched.
+        # glibc returns freed memory to the system, and each page of it costs a page fault at the next call (a tenth of
+        # the time at T 24, B 128, H 100). It keeps more memory after it has freed a large block: this one, which is
+        # never touched.
         numpy.empty(31 * 2**20, "uint8")
 
     def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
@@ -51,12 +51,12 @@ class Workspace:
         self._in_call.release()
 
     def begin(self) -> int:
-        """Starts a new use, which ends the one before; returns its ticket for `check`."""
+        """Begin a new use, which ends the one before; return its ticket for `check`."""
         self._uses += 1
         return self._uses
 
     def check(self, ticket: int) -> None:
-        """Raises RuntimeError if another use has begun since `ticket` was given."""
+        """Raise RuntimeError if another use has begun since `begin` returned `ticket`."""
         if ticket != self._uses:
             raise RuntimeError(
                 "cache: its workspace has been overwritten by a later forward; "
@@ -64,7 +64,7 @@ class Workspace:
             )
 
     def buffers(self, key: tuple[Any, ...], build: Callable[[], Buffers]) -> Buffers:
-        """What build() made the last time, if that was for the same key; else what it makes now.
+        """Return the last result of build(), if it was for the same key; otherwise call build() again.
 
         key[1] is the shape (T, B, H) of the sequences. Raises MemoryError, with these sizes, if there is no room.
         """
@@ -83,7 +83,7 @@ class Workspace:
 
 
 def exclusive(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Make a layer's function refuse a workspace, its option or that of its cache, that another call is using."""
+    """Make a layer's function refuse a workspace, its option or its cache's, that another call is using."""
     parameters = list(signature(function).parameters)
     place = parameters.index("cache") if "cache" in parameters else None
 

@@ -1,4 +1,4 @@
-"""python -m fastweights_np.audit: checks the math on this machine, link by link.
+"""Check the math on this machine, link by link: python -m fastweights_np.audit.
 
     1  plain forward, matrix, equation (1)    =  attention, equation (4); a batch = its sequences one by one
     2  fast forward                           =  plain forward, for every option and chunk size; ops = SciPy
@@ -8,8 +8,8 @@
     6  GPU                                    =  host, where there is a GPU
     7  float32                                =  float64                                        to 1e-4
 
-Every parameter, input, initial state and learnable scalar is compared, under random cotangents. What the plain files
-say must be compared with the paper by eye: they are short enough. `python -m fastweights_np.audit F6` explains one
+Gradients of every parameter, input, initial state and learnable scalar are compared, for random cotangents. The plain
+files must be compared with the paper by eye: they are short enough. `python -m fastweights_np.audit F6` explains one
 number of DERIVATION.md. Needs autograd and SciPy.
 """
 

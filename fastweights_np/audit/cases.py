@@ -36,16 +36,16 @@ class Case:
 
     @property
     def module(self) -> Any:
-        """The layer's module."""
+        """Return the layer's module."""
         return network.LAYERS[self.layer]
 
     @property
     def has_memory(self) -> bool:
-        """Whether the layer has fast weights."""
+        """Return whether the layer has fast weights."""
         return self.layer in ("fast_weights", "multilevel")
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The initial states that the layer takes, by name."""
+        """Return the shapes of the initial states that the layer takes, by name."""
         batch_size, hidden_size = self.batch_size, self.hidden_size
         beside_h0: dict[str, dict[str, tuple[int, ...]]] = {
             "fast_weights": {"A0": (batch_size, hidden_size, hidden_size)},
@@ -57,7 +57,7 @@ class Case:
         return {"h0": (batch_size, hidden_size), **beside_h0[self.layer]}
 
     def arrays(self) -> tuple[Arrays, Arrays, numpy.ndarray]:
-        """(params, {x, h0 and what else is a state}, the cotangent dh)."""
+        """Return (params, {x, h0 and the other initial states}, the cotangent dh)."""
         rng = numpy.random.default_rng(self.seed)
         params = self.module.init(rng, self.input_size, self.hidden_size, dtype="float64", **self.init)
         params = {name: value + 0.4 * rng.standard_normal(value.shape) for name, value in params.items()}
@@ -68,22 +68,22 @@ class Case:
         return params, given, rng.standard_normal((*sequence, self.hidden_size))
 
     def ways(self) -> list[dict[str, Any]]:
-        """All ways to compute the same.
+        """Return the options of all ways to compute the same results.
 
-        With fast weights, every way to keep them: matrix, blends that divide T and that do not, attention, default.
+        They store fast weights differently: matrix, blends whose chunk divides T or does not, attention, default.
         """
         if not self.has_memory:
             return [{}]
         return [{"chunk": chunk} for chunk in [*sorted({1, 2, 3, self.steps}), None]]
 
     def scalars(self) -> dict[str, Any]:
-        """The options that are numbers and have gradients."""
+        """Return the options that are numbers and have gradients."""
         if not self.has_memory:
             return {}
         return {name: self.options.get(name, getattr(fast_weights.Options, name)) for name in ("decay", "rate")}
 
     def extra(self) -> tuple[str, ...]:
-        """The gradients to ask for besides those of params, x and h0."""
+        """Return the names of further gradients, in addition to params, x and h0."""
         return (*self.scalars(), *(name for name in self.state_shapes() if name != "h0"))
 
     def fixed(self) -> dict[str, Any]:
@@ -95,7 +95,7 @@ class Case:
         return options
 
     def plain(self, params: Arrays, given: Arrays, np: Any = numpy) -> Any:
-        """Return what the plain forward does: h (T, B, H) first, what backward needs last; given may hold λ and η."""
+        """Return the plain forward's results: h (T, B, H) first, what backward needs last; given may hold λ and η."""
         return PLAIN[self.layer].forward(params, **self.scalars() | given, **self.fixed(), np=np)
 
     def plain_gradients(self, params: Arrays, saved: Any, dh: numpy.ndarray) -> Arrays:
@@ -109,11 +109,11 @@ class Case:
         return grads | {"x": dx, "h0": dh0}
 
 
-ENDS = (("decay", 0.0), ("decay", 1.0), ("rate", 0.0))  # beyond which an option cannot be moved by a difference
+ENDS = (("decay", 0.0), ("decay", 1.0), ("rate", 0.0))  # bounds, where a central difference would leave the range
 
 
 def controls(*steps: str) -> multilevel.Controls:
-    """The control signals of each step by their first letters: store, wipe, read, integrate."""
+    """Return the control signals of each step, given their first letters: store, wipe, read, integrate."""
     return multilevel.Controls(*([letter in step for step in steps] for letter in "swri"))
 
 

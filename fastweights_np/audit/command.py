@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"audit: {error}; it needs autograd and scipy: pip install autograd scipy", file=sys.stderr)
     except (RuntimeError, ValueError) as error:
         print(f"audit: {error}", file=sys.stderr)
-    except BrokenPipeError:  # nobody reads standard output to its end, such as head
+    except BrokenPipeError:  # the reader of standard output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     return 2

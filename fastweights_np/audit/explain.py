@@ -1,4 +1,4 @@
-"""One number of DERIVATION.md: its paragraph, the lines that cite it, the errors of what depends on it, its mutants."""
+"""Explain one number of DERIVATION.md: its paragraph, the lines that cite it, the errors it affects, its mutants."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .run import run
 EQUATIONS = range(1, 6)  # of the paper
 PARENTHESIS = re.compile(r"\(([A-Z]\d+)\)")
 PARAGRAPH = re.compile(r"\*\*\(([A-Z]\d+)\)")
-# the subjects in the table of files that are not a layer's own
+# the table's subjects for files that do not belong to one layer
 SUBJECTS = {
     "memory": ("fast_weights", "multilevel"), "inner_loop": ("fast_weights", "multilevel"),
     "recurrent": ("fast_weights", "multilevel", "irnn"), "losses": ("ops", "what has no time"),
@@ -26,7 +26,7 @@ SUBJECTS = {
 
 
 class Citation(NamedTuple):
-    """Lines first .. last of a file of the package, counted from 1, that a number belongs to."""
+    """The lines first .. last, counted from 1, of a file of the package that belong to a number."""
 
     path: Path
     first: int

@@ -43,7 +43,7 @@ def layer_links(cases: list[Case], quick: bool, move: Move) -> list[Link]:
             state = case.module.final_state(cache)
             fast.compare(name, {"h": h} | ({"A(T)": state.A} if memory else {}), expected)
             by_autograd.compare(name, hand_gradients(case, cache, move(dh)), from_autograd)
-        # the last step alone: as a whole dh whose other steps are zero
+        # dh of the last step alone must equal a whole dh whose other steps are zero
         only_last = numpy.zeros_like(dh)
         only_last[-1] = dh[-1]
         gradients = _autograd_gradients(case, params, given, only_last)
@@ -59,7 +59,7 @@ def layer_links(cases: list[Case], quick: bool, move: Move) -> list[Link]:
 
 
 def _reads_by_matrix_and_attention(case: Case, A0: Any, h: Any, A_last: Any, saved: Any) -> tuple[Arrays, Arrays]:
-    """Return A(t) v of all reads of the plain forward, and of A(T) h(T), by equations (1) and (4)."""
+    """Return A(t) v for all reads of the plain forward, and A(T) h(T), by equations (1) and (4)."""
     reads = [(t, A, v) for t, (_, _, A, _, (_, queries, _)) in enumerate(saved) for v in queries]
     reads.append((case.steps, A_last, h[-1]))
     by_matrix = {f"read {n}": plain_ops.times(A, v) for n, (_, A, v) in enumerate(reads)}
@@ -94,13 +94,13 @@ def _difference_gradients(case: Case, params: Arrays, given: Arrays, dh: numpy.n
 
 
 def _divided(everything: Arrays, params: Arrays) -> tuple[Arrays, Arrays]:
-    """The parameters, and all the rest."""
+    """Return the parameters, and all other arrays."""
     names = set(everything) - set(params)
     return {name: everything[name] for name in params}, {name: everything[name] for name in names}
 
 
 def differentiate(loss: Callable[[Arrays], float], at: Arrays, name: str) -> numpy.ndarray:
-    """The derivative of loss with respect to each entry of at[name], by SciPy's central differences of order 4."""
+    """Return the derivative of loss in each entry of at[name], by SciPy's central differences of order 4."""
     from scipy.differentiate import derivative
 
     shape = at[name].shape

@@ -1,4 +1,4 @@
-"""A row of the audit's table, and how an error is measured."""
+"""The rows of the audit's table, and the measure of an error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy
 from ..backend import to_host
 
 Arrays = dict[str, Any]
-Move = Callable[[Any], Any]  # to the device that is audited
+Move = Callable[[Any], Any]  # moves arrays to the audited device
 SMALL = 1e-3
 
 
@@ -33,7 +33,7 @@ class Link:
         return self.cases > 0 and self.worst <= self.tolerance
 
     def compare(self, case: str, got: Arrays, expected: Arrays) -> None:
-        """Takes one case into the row: each expected array against the one got under the same name."""
+        """Add one case to the row: compare each expected array with the array of the same name in `got`."""
         self.cases += 1
         for name, wanted in expected.items():
             error, index = relative_error(numpy.asarray(to_host(got[name])), numpy.asarray(wanted))
@@ -43,7 +43,7 @@ class Link:
 
 
 def relative_error(got: numpy.ndarray, expected: numpy.ndarray) -> tuple[float, tuple[int, ...]]:
-    """max |got - expected| over the largest magnitude in either array (at least SMALL), and the maximum's index."""
+    """Return max |got - expected| / the largest magnitude in both arrays (at least SMALL), and the maximum's index."""
     if got.shape != expected.shape:
         return float("inf"), ()
     if got.size == 0:

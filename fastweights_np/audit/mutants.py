@@ -1,4 +1,4 @@
-"""Lines of the backward passes, each broken as one breaks it by hand, and the audit of a package with such a line."""
+"""Mutants: lines of the backward passes with a typical mistake, and the audit of a package with such a line."""
 
 from __future__ import annotations
 

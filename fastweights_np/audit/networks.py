@@ -51,7 +51,7 @@ def _states_of(case: Case, np: Any, params: Arrays, x: Any) -> Any:
 
 
 def _compare_networks_of_images(link: Link, move: Move) -> None:
-    """Patches to a recurrent layer, and images to a ConvNet."""
+    """Compare the networks of images: patches to a recurrent layer, and images to a ConvNet."""
     import autograd
     import autograd.numpy
 
@@ -82,7 +82,7 @@ def _compare_networks_of_images(link: Link, move: Move) -> None:
 
 
 def actor_critic_links(layers: Sequence[str], quick: bool, move: Move) -> Iterator[Link]:
-    """Whole episodes of an agent in a closed loop, whose next look depends on its last policy."""
+    """Yield the links of an agent's episodes in a closed loop: an observation depends on the last policy."""
     import autograd
     import autograd.numpy
 
@@ -130,7 +130,7 @@ def actor_critic_links(layers: Sequence[str], quick: bool, move: Move) -> Iterat
         expected = to_host({"logits": logits, "values": values})
         again_logits, again_values, _ = agent.forward(move(params), look, steps, games)
         closed.compare(layer, {"logits": again_logits, "values": again_values}, expected)
-        # in two parts, and the value of what comes between them
+        # in two parts, with the value of the observation between them
         _, _, first = agent.forward(move(params), look, 2, games)
         state = agent.final_state(first)
         rest, _, _ = agent.forward(move(params), partial(look, seen=seen[2:]), steps - 2, games, state)

@@ -1,4 +1,4 @@
-"""The links of what has no time: operations, losses, the ConvNet."""
+"""The links of functions without time: operations, losses, the ConvNet."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def operation_links(move: Move) -> Iterator[Link]:
     z, dy = rng.standard_normal((2, 6, 5)) * 3
     gain, bias = rng.standard_normal((2, 5))
     weight, weight_bias, d_linear = (rng.standard_normal(shape) for shape in ((4, 5), (4,), (6, 4)))
-    labels, tokens = rng.integers(0, 5, 6), rng.integers(0, 3, (2, 3))  # six tokens of three: some come twice
+    labels, tokens = rng.integers(0, 5, 6), rng.integers(0, 3, (2, 3))  # six tokens of three: some occur twice
     d_row, d_embedding, table = rng.standard_normal(6), rng.standard_normal((2, 3, 4)), rng.standard_normal((3, 4))
     z_, dy_, gain_, bias_, weight_ = (move(array) for array in (z, dy, gain, bias, weight))
 

@@ -14,7 +14,7 @@ from .links import Link, Move
 
 
 def optimizer_link(move: Move) -> Link:
-    """Ten updates by Adam, with weight decay, and by RMSProp."""
+    """Return the link of ten updates by Adam, with weight decay, and by RMSProp."""
     link = Link(2, "update = plain update", "optim", 1e-12)
     rng = numpy.random.default_rng(24)
     start = {"W": rng.standard_normal((3, 4)), "b": rng.standard_normal(4)}
@@ -37,7 +37,7 @@ def optimizer_link(move: Move) -> Link:
 
 
 def parallel_link(layers: Sequence[str]) -> Link:
-    """Each layer on two processes against the layer itself."""
+    """Return the link that compares each layer on two processes with the layer itself."""
     link = Link(5, "two processes = one", "parallel", 1e-12)
     for case in (case for case in QUICK if case.layer in layers and case.batch_size > 1):
         params, given, dh = case.arrays()

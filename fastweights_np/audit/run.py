@@ -15,10 +15,10 @@ from .others import optimizer_link, parallel_link
 
 
 def run(device: str = "cpu", quick: bool = False, layers: Sequence[str] = tuple(LAYERS)) -> list[Link]:
-    """Run the chain and return its rows. Raise ImportError if autograd or SciPy is absent.
+    """Run the chain and return its rows. Raises ImportError if autograd or SciPy is absent.
 
-    quick: a quarter of the cases, without link 4, whose finite differences take most of the time, and without helper
-    processes.
+    quick runs a quarter of the cases. It leaves out links 4 and 7 and the helper processes; the finite differences of
+    link 4 take most of the time.
     """
     move: Move = (lambda tree: tree) if device == "cpu" else (lambda tree: to_device(tree, device))
     cases = tuple(case for case in (QUICK if quick else FULL) if case.layer in layers)
