@@ -65,7 +65,10 @@ def main(arguments: list[str]) -> int:
     reproduce.add_argument("--jobs", type=_positive, default=1, help="runs at the same time")
     reproduce.add_argument("--dry-run", action="store_true", help="only list the runs that are missing")
     reproduce.add_argument("--data-dir", type=Path, help="the folder of the faces, for table3")
-    commands.add_parser("paper", help="make the paper's tables and figures from bench/results")
+    commands.add_parser(
+        "paper",
+        help="make the paper's tables and figures from bench/results; with --store also those of README and docs",
+    )
     if not arguments:
         parser.print_help()
         return 0
@@ -121,6 +124,11 @@ def _do(chosen: argparse.Namespace) -> None:
             "table1.md, table2.md, table3.md, ablation.md, weight-decay.md, search.md, generalization.md, figure5.md"
         )
         print(f"in {report.output}: {tables}, figure2.png, capacity.png, figure5.png")
+        if chosen.store:
+            from . import pages
+
+            changed = [str(path.relative_to(pages.ROOT)) for path in pages.write()]
+            print(f"pages with new tables: {', '.join(changed) or 'none'}")
     elif chosen.command in ("speed", "long"):
         from . import base, speed
 

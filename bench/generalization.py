@@ -33,6 +33,7 @@ SERIES = (
     ("IRNN", "", "irnn"),
 )
 FORMATS = {"pairs": OTHER_PAIRS, "separators": OTHER_SEPARATORS}
+SHOWN = (("pairs", 4), ("pairs", 8), ("pairs", 16), ("pairs", 26), ("separators", 64))  # of these, in docs
 TITLES = {"pairs": "pairs in a test sequence", "separators": "separators in a test sequence"}
 
 
@@ -71,6 +72,21 @@ def make(missing: list[str]) -> str:
         markdown(["trained at K", "layer", "seeds", *(f"{value} {kind}" for value in FORMATS[kind])], lines)
         for kind, lines in rows.items() if lines
     )  # fmt: skip
+
+
+def medians() -> str:
+    """Return the median test error of layers with all seeds, for the formats that docs/results/retrieval.md shows."""
+    header = ["median test error", *(f"{value} {kind}" for kind, value in SHOWN)]
+    rows = []
+    for trained in TRAINED_PAIRS:
+        for name, group, layer in SERIES:
+            runs = [run for run in load(GROUP + group) if run["settings"]["layer"] == layer]
+            chosen = [run["generalization"] for run in runs if run["settings"]["pairs"] == trained]
+            if len(chosen) >= SEEDS:
+                errors = [median(100 * run[kind][str(value)] for run in chosen) for kind, value in SHOWN]
+                title = f"{name.replace(', layer norm', ' with layer norm')}, trained at K = {trained}"
+                rows.append([title, *(f"{error:.2f} %" for error in errors)])
+    return markdown(header, rows)
 
 
 def _cell(errors: list[float]) -> str:

@@ -15,7 +15,7 @@ from tasks.figures import error_axis, reward_axis
 from tasks.games.catch_game import Rules
 from tasks.retrieval import key_blind_floor
 
-from . import generalization, report
+from . import controls, generalization, report
 from .drawings import draw_glimpses
 from .report import markdown
 from .store import load
@@ -58,6 +58,11 @@ LAYER_NORM = "mnist-layer-norm"  # the group of IRNNs with layer norm
 CATCH_LAYER_NORM = "catch-layer-norm"  # the group of agents with layer norm, but without fast weights
 CAPACITY = "retrieval-capacity"  # the group of runs with more and more pairs
 NO_DECAY = "retrieval-capacity-no-decay"  # the same of fast weights with λ = 1
+HEADER_OF_AGENTS = [
+    "N, M", "agent", "reward at the end, every seed", "paper", "frames to 0.9 (millions)", "paper, in its steps",
+    "frames", "frames/s, two runs at a time", "settings",
+]  # fmt: skip
+SHORT = 6  # of these columns, those that a page shows
 PAIRS = (4, 8, 12, 16)
 CAPACITY_SIZE = 50
 FIGURE_2_SIZE = 50
@@ -88,8 +93,46 @@ def make() -> str:
     return "\n".join([*tables.values(), *(f"missing: {what}" for what in missing)])
 
 
+def for_pages() -> dict[str, str]:
+    """Return the tables of the store that README and docs show, by the name that stands in their markers."""
+    retrieval = [run for run in load("retrieval") if _is_the_papers(run["settings"])]
+    digits = [run for run in load("mnist") if _is_the_papers_mnist(run["settings"])]
+    tables = {}
+    for number, runs, cells in ((1, retrieval, TABLE_1), (2, digits, TABLE_2), (3, load("faces"), TABLE_3)):
+        tables[f"table{number}"], tables[f"table{number}-seeds"] = medians_and_seeds(number, runs, cells, 0, [])
+    _, lines = _agents(load("catch"), load(CATCH_LAYER_NORM), [])
+    return tables | {
+        "retrieval-controls": controls.of_the_lstm(retrieval),
+        "retrieval-preliminary": controls.of_the_preliminary_state(retrieval),
+        "capacity": markdown(
+            ["test error", *(f"K = {pairs}" for pairs in PAIRS)],
+            [
+                [
+                    name,
+                    *(", ".join(_figure(error, 1) for error in points.get(pairs, ())) or "missing" for pairs in PAIRS),
+                ]
+                for name, points in _capacities(load(CAPACITY), load(NO_DECAY))
+            ],
+        ),
+        "generalization-medians": generalization.medians(),
+        "digits-pairs": controls.pairs_of_digits(digits, list(TABLE_2["irnn"])),
+        "ablation": ablation(digits, load(LAYER_NORM), []),
+        "weight-decay": weight_decay(digits, load(WEIGHT_DECAY)),
+        "figure5": markdown(HEADER_OF_AGENTS[:SHORT], [line[:SHORT] for line in lines]),
+        "catch-search": controls.searches_of_agents(load("search")),
+        "catch-random-start": controls.random_starts(),
+    }
+
+
 def table(number: int, runs: list[Run], of_the_paper: Cells, seeds_wanted: int, missing: list[str]) -> str:
-    """A table as the paper has it, with the median of our seeds beside each cell; then every seed and the settings.
+    """Return a table of the paper with our medians, then every seed and the settings; see `medians_and_seeds`."""
+    return "\n".join(medians_and_seeds(number, runs, of_the_paper, seeds_wanted, missing))
+
+
+def medians_and_seeds(
+    number: int, runs: list[Run], of_the_paper: Cells, seeds_wanted: int, missing: list[str]
+) -> tuple[str, str]:
+    """Return a table with each cell of the paper and the median of our seeds, and a table of every seed.
 
     Tables 1 and 2 are of test errors, table 3 of accuracies: the paper's on Multi-PIE, ours on the data that is named.
     """
@@ -116,7 +159,7 @@ def table(number: int, runs: list[Run], of_the_paper: Cells, seeds_wanted: int, 
     every = markdown(
         ["layer", "R", f"{what} of every seed", "updates", "time of a run, two at a time", "settings"], details
     )
-    return f"{markdown(header, cells)}\n{every}"
+    return markdown(header, cells), every
 
 
 def _figure(value: float, number: int) -> str:
@@ -235,20 +278,23 @@ def figure_2(runs: list[Run], missing: list[str]) -> None:
     plt.close(figure)
 
 
-def capacity(runs: list[Run], without_decay: list[Run], missing: list[str]) -> None:
-    """Test error against the number of pairs, at R = 50: where does each memory fill up? Beyond the paper."""
+def _capacities(runs: list[Run], without_decay: list[Run]) -> list[tuple[str, dict[int, list[float]]]]:
+    """Return the name of each memory of R = 50, and its test errors in % for each number of pairs that was run."""
     series = [(NAMES[layer], _of(runs, layer, CAPACITY_SIZE)) for layer in TABLE_1]
     series.append(("Fast weights, λ = 1", _of(without_decay, "fast_weights", CAPACITY_SIZE)))
+    found = []
+    for name, chosen in series:
+        by_pairs = {pairs: [run for run in chosen if run["settings"]["pairs"] == pairs] for pairs in PAIRS}
+        found.append((name, {pairs: [100 * run["test_error"] for run in of] for pairs, of in by_pairs.items() if of}))
+    return found
+
+
+def capacity(runs: list[Run], without_decay: list[Run], missing: list[str]) -> None:
+    """Test error against the number of pairs, at R = 50: where does each memory fill up? Beyond the paper."""
     figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
     updates = sorted({run["updates"] for run in runs})
-    for colour, (name, chosen) in enumerate(series):
-        points = {}
-        for pairs in PAIRS:
-            errors = [100 * run["test_error"] for run in chosen if run["settings"]["pairs"] == pairs]
-            if errors:
-                points[pairs] = errors
-            else:
-                missing.append(f"capacity, {name}, K = {pairs}")
+    for colour, (name, points) in enumerate(_capacities(runs, without_decay)):
+        missing += [f"capacity, {name}, K = {pairs}" for pairs in PAIRS if pairs not in points]
         axes.plot(list(points), [mean(errors) for errors in points.values()], "o-", color=f"C{colour}", label=name)
         for pairs, errors in points.items():
             axes.plot([pairs] * len(errors), errors, ".", color=f"C{colour}")
@@ -265,13 +311,16 @@ def capacity(runs: list[Run], without_decay: list[Run], missing: list[str]) -> N
     plt.close(figure)
 
 
-def figure_5(runs: list[Run], with_layer_norm: list[Run], missing: list[str]) -> str:
-    """Mean reward against frames, mean and range over the seeds, a panel for each game; and a table of the same."""
-    figure, panels = plt.subplots(1, len(FIGURE_5), figsize=(11, 4), layout="constrained", sharey=True)
+def _agents(
+    runs: list[Run], with_layer_norm: list[Run], missing: list[str]
+) -> tuple[dict[tuple[int, int], list[tuple[int, str, list[Run]]]], list[list[str]]]:  # fmt: skip
+    """Return (colour, name, runs) of each game's agents, and the lines of figure 5's table."""
+    panels: dict[tuple[int, int], list[tuple[int, str, list[Run]]]] = {}
     lines = []
-    for axes, (game, theirs) in zip(panels, FIGURE_5.items(), strict=True):
+    for game, theirs in FIGURE_5.items():
         agents = [(NAMES_OF_AGENTS[layer], layer, runs) for layer in theirs]
         agents.append(("ReLU RNN, layer norm", "irnn", with_layer_norm))
+        panels[game] = []
         for colour, (name, layer, of) in enumerate(agents):
             chosen = [
                 run for run in of
@@ -279,37 +328,38 @@ def figure_5(runs: list[Run], with_layer_norm: list[Run], missing: list[str]) ->
             ]  # fmt: skip
             if len(chosen) < SEEDS:
                 missing.append(f"figure 5, N = {game[0]}, {name}: {len(chosen)} of {SEEDS} seeds")
-            if not chosen:
-                continue
+            if chosen:
+                panels[game].append((colour, name, chosen))
+                lines.append(_line_of_agent(game, name, theirs.get(layer) if of is runs else None, chosen))
+    return panels, lines
+
+
+def figure_5(runs: list[Run], with_layer_norm: list[Run], missing: list[str]) -> str:
+    """Mean reward against frames, mean and range over the seeds, a panel for each game; and a table of the same."""
+    games, lines = _agents(runs, with_layer_norm, missing)
+    if not lines:
+        return ""
+    figure, panels = plt.subplots(1, len(games), figsize=(11, 4), layout="constrained", sharey=True)
+    for axes, (game, agents) in zip(panels, games.items(), strict=True):
+        for colour, name, chosen in agents:
             points = min(len(run["curve"]) for run in chosen)
             frames = [line["frames"] / 1e6 for line in chosen[0]["curve"][:points]]
             by_part = list(zip(*([line["mean_reward"] for line in run["curve"]] for run in chosen), strict=False))
             axes.plot(frames, [mean(rewards) for rewards in by_part], color=f"C{colour}", label=name)
             lowest, highest = [min(rewards) for rewards in by_part], [max(rewards) for rewards in by_part]
             axes.fill_between(frames, lowest, highest, color=f"C{colour}", alpha=0.25, linewidth=0)
-            lines.append(_line_of_agent(game, name, theirs.get(layer) if of is runs else None, chosen))
         reward_axis(axes, Rules(*game).chance)
         axes.set_title(f"Catch, N = {game[0]}, M = {game[1]}: mean and range over the seeds", fontsize=10)
-    if not lines:
-        plt.close(figure)
-        return ""
     panels[0].legend()
     figure.savefig(report.output / "figure5.png", dpi=130)
     plt.close(figure)
-    header = [
-        "N, M", "agent", "reward at the end, every seed", "paper", "frames to 0.9 (millions)", "paper, in its steps",
-        "frames", "frames/s, two runs at a time", "settings",
-    ]  # fmt: skip
-    return markdown(header, lines)
+    return markdown(HEADER_OF_AGENTS, lines)
 
 
 def _line_of_agent(
     game: tuple[int, int], name: str, theirs: tuple[float | None, float | None] | None, chosen: list[Run]
 ) -> list[str]:  # fmt: skip
-    passed = [
-        next((f"{line['frames'] / 1e6:.1f}" for line in run["curve"] if line["mean_reward"] >= 0.9), "-")
-        for run in chosen
-    ]
+    passed = [controls.passed(run) for run in chosen]
     soon, end = theirs or (None, None)
     return [
         f"{game[0]}, {game[1]}", name, ", ".join(f"{run['mean_reward']:.3f}" for run in chosen),

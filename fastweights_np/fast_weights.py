@@ -135,7 +135,7 @@ def forward(
     sustained_boundary  True: W h + C x + b acts on every inner step (appendix B, method 1); False: on the preliminary
                         state alone, and the identity is added to A (method 2)
     normalize_preliminary  whether layer norm, if there is any, also acts in (2a). The paper leaves it open. Associative
-                        retrieval is learned far sooner without it, by measurement (README)
+                        retrieval is learned far sooner without it (docs/results/retrieval.md)
     chunk               how the fast weights are stored (memory.py). None selects a chunk size. Results agree up to
                         rounding error for every chunk size
     workspace           reuses buffers from one forward to the next

@@ -89,15 +89,6 @@ def test_the_library_imports_no_task_and_only_backend_names_cupy():
                 assert path.name == "backend.py" or module.split(".")[0] not in ("cupy", "cupyx")
 
 
-def test_the_readmes_scripts_run():
-    scripts = [part.split("```")[0] for part in (ROOT / "README.md").read_text().split("```python\n")[1:]]
-    names: dict = {}
-    exec("".join(scripts), names)
-    assert names["h_t"].shape == (8, 20)
-    assert names["loss"] < 0.1
-    assert names["rewards"][-1].mean() > 0.5
-
-
 def test_import_is_light():
     """Beyond NumPy, importing the package costs next to nothing and loads no library that a call does not need."""
     program = (
