@@ -91,7 +91,7 @@ def searches_of_agents(found: list[Run]) -> str:
         best = sorted(rewards, reverse=True)[:BEST]
         rows.append([name, len(rewards), f"{mean(best):.3f}", sum(r < PASSED for r in rewards), f"{min(rewards):.3f}"])
     header = ["agent", "settings", "mean reward of the best five", f"settings below {PASSED}", "lowest reward"]
-    return markdown(header, sorted(rows, key=lambda row: row[2], reverse=True))
+    return markdown(header, sorted(rows, key=lambda row: str(row[2]), reverse=True))
 
 
 def random_starts() -> str:
