@@ -37,7 +37,7 @@ from .changes import Mutant
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE, BUILD = ROOT / "fastweights_np", ROOT / "build" / "mutants"
 EQUIVALENT = Path(__file__).with_name("equivalent.json")
-COPIED = ("fastweights_np", "tasks", "tests", "bench", "docs", "README.md", "LICENSE", "pyproject.toml")
+COPIED = ("fastweights_np", "tasks", "tests", "bench", "README.md", "pyproject.toml")
 # the tests that are about the package, by file
 TESTS = (
     "actor_critic", "arguments", "audit", "baselines", "checkpoint", "checks", "convnet", "defaults", "fast_weights",
