@@ -195,3 +195,15 @@ def test_every_layer_has_the_five_functions():
     for layer in network.LAYERS.values():
         for function in ("init", "forward", "backward", "initial_state", "step"):
             assert (getattr(layer, function).__doc__ or "").strip()
+
+
+def test_a_module_that_moved_into_a_room_can_be_imported_by_its_former_name():
+    program = (
+        "import warnings; warnings.simplefilter('always'); from tasks import expressions; "
+        "import tasks.catch_environment, tasks.vision.expressions as new; assert expressions is new; "
+        "assert new.__spec__.name == new.__name__ == 'tasks.vision.expressions'; import tasks.nothing"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
+    for name, new in (("expressions", "vision.expressions"), ("catch_environment", "games.catch_environment")):
+        assert f"DeprecationWarning: tasks.{name}: this module is now called tasks.{new}" in done.stderr
+    assert done.stderr.endswith("No module named 'tasks.nothing'\n")
