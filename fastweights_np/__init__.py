@@ -1,4 +1,19 @@
-"""Fast-weight recurrent networks (Ba et al. 2016) in plain array operations, with every gradient derived by hand."""
+"""Fast-weight recurrent networks (Ba et al. 2016) in NumPy and CuPy, with every gradient derived by hand.
+
+    import numpy as np
+    import fastweights_np as fw
+
+    rng = np.random.default_rng(0)
+    params = fw.fast_weights.init(rng, input_size=3, hidden_size=20)
+    x = rng.standard_normal((11, 8, 3), dtype="float32")  # 11 steps of 8 sequences
+    h, cache = fw.fast_weights.forward(params, x, decay=0.95, rate=0.5)
+    grads, dx, dh0 = fw.fast_weights.backward(np.ones_like(h), cache)
+
+Start with fast_weights; network has whole networks. parallel and audit are imported at their first use.
+"""
+
+from importlib import import_module
+from typing import Any
 
 from . import (
     actor_critic,
@@ -18,6 +33,12 @@ from .workspace import Workspace
 
 __version__ = "0.1.0"
 __all__ = [
-    "Workspace", "actor_critic", "associative_lstm", "checkpoint", "convnet", "fast_weights", "irnn", "lstm",
-    "multilevel", "network", "ops", "optim", "to_device", "to_host",
+    "Workspace", "actor_critic", "associative_lstm", "audit", "checkpoint", "convnet", "fast_weights", "irnn", "lstm",
+    "multilevel", "network", "ops", "optim", "parallel", "to_device", "to_host",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("audit", "parallel"):  # few need them, and importing the package stays quick
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

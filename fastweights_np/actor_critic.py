@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy
 
@@ -91,7 +91,7 @@ class ActorCritic:
     inputs: int
     actions: int
     hidden_size: int = 128
-    layer: str = "fast_weights"
+    layer: Literal["fast_weights", "irnn", "lstm"] = "fast_weights"
     init_options: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     encoded_size: int = 128

@@ -412,4 +412,4 @@ def _check(params: Params, copies: int, **arrays: Array) -> tuple[ModuleType, in
     if params["W"].ndim != 3 or blocks[0] < 9 or blocks[0] % 6 != 3:
         wanted = "(3 + 6 heads, H/2, H)"
         raise ValueError(f"W: expected shape {wanted}, got {params['W'].shape}; make it with init()")
-    return check_params(params, blocks, maps=("W",), parts=2, **arrays), (blocks[0] - 3) // 6
+    return check_params(params, blocks, arrays, parts=2), (blocks[0] - 3) // 6

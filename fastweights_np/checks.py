@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy
 
@@ -11,7 +12,7 @@ from .backend import Array
 FLOATS = ("float32", "float64")
 
 
-def shape(name: str, array: Array, expected: Sequence[int | str], remedy: str = "") -> None:
+def shape(name: str, array: Any, expected: Sequence[int | str], remedy: str = "") -> None:
     """Raise ValueError unless `array` has the expected shape; a str in `expected` names an axis of any size >= 1.
 
     Raises TypeError for an object that is not an array.

@@ -135,7 +135,7 @@ def forward(
     return xp.concatenate(features), Cache(params, layers, parts, block)
 
 
-def backward(dfeatures: Array, cache: Cache, *, input_gradient: bool = True) -> tuple[Params, Array]:
+def backward(dfeatures: Array, cache: Cache, *, input_gradient: bool = True) -> tuple[Params, Array | None]:
     """Return (grads, dimages) from dfeatures (B, features). dimages (B, channels, Y, X) is None if not wanted."""
     checks.instance("cache", cache, Cache, "forward returns it: features, cache = forward(...)")
     last = [traces[-1].y for traces in cache.parts]
@@ -214,7 +214,7 @@ def convolve(x: Array, weight: Array, stride: int, block: int) -> Array:
 
 def convolve_backward(
     dz: Array, x: Array, weight: Array, stride: int, block: int, input_gradient: bool
-) -> tuple[Array, Array]:
+) -> tuple[Array | None, Array]:
     """Return (dx, dweight) of `convolve`; dx is None if it is not wanted."""
     xp, size = array_module(x=x), weight.shape[-1]
     kernels, windows = weight.reshape(len(weight), -1), _windows(x, size, stride)

@@ -174,7 +174,7 @@ def check_forward(
     maps: tuple[str, ...] = ("W",),
 ) -> tuple[ModuleType, Array]:  # fmt: skip
     """Raise ValueError or TypeError unless the arguments of `forward` fit; return their module, and h0 or zero."""
-    xp = check_params(params, (), maps=maps, x=ops.input_array(x), **checks.given(h0=h0, A0=A0))
+    xp = check_params(params, (), {"x": ops.input_array(x)} | checks.given(h0=h0, A0=A0), maps=maps)
     check_sequences(params, x)
     if chunk is not None:
         checks.count("chunk", chunk, least=1)
@@ -250,7 +250,7 @@ def final_state(cache: Cache) -> State:
 
 def initial_state(params: Params, batch_size: int, h0: Array | None = None, A0: Array | None = None) -> State:
     """Return the state before the first step, zero unless h0 (B, H) and A0 (B, H, H) are given; see `forward`."""
-    check_params(params, (), **checks.given(h0=h0, A0=A0))
+    check_params(params, (), checks.given(h0=h0, A0=A0))
     checks.count("batch_size", batch_size, least=1)
     W, hidden_size = params["W"], len(params["W"])
     h = initial("h0", h0, (batch_size, hidden_size), W)
@@ -276,7 +276,7 @@ def step(
 def check_step(params: Params, x: Array, state: State, maps: tuple[str, ...] = ("W",)) -> None:
     """Raise ValueError or TypeError unless x (B, I), state and params fit; `maps` lead from state to state."""
     checks.instance("state", state, State, "make it with initial_state")
-    check_params(params, (), maps=maps, x=x, **{"state.h": state.h, "state.A": state.A})
+    check_params(params, (), {"x": x, "state.h": state.h, "state.A": state.A}, maps=maps)
     batch_size, hidden_size = len(state.h), len(params["W"])
     checks.shape("x", x, (batch_size, params["C"].shape[1]), "x is (sequences, inputs) for the sequences of state")
     checks.shape("state.h", state.h, ("B", hidden_size), "make it with initial_state")

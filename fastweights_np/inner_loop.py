@@ -72,7 +72,7 @@ class InnerLoop:
             h = self.activations[s + 1].forward(z, saved[s + 1])  # (5)
         return h
 
-    def slopes(self, saved: Sequence[Saved], errors: Array, da: Array) -> None:
+    def slopes(self, saved: Sequence[Saved], errors: Array | Sequence[Array], da: Array) -> None:
         """Put the slopes f'(.) of h_1 .. h_S into errors (S, ..., B, H), of h_0 into da; for one step or for all."""
         # f'(.), known from h_s alone                                                                      (F1), (F4)
         f = self.activations[0].f

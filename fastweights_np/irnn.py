@@ -91,7 +91,7 @@ def forward(
     buffers from one forward to the next. All arrays share one dtype and one device, and must not be changed before
     backward has been called. Raises ValueError or TypeError that names the argument at fault.
     """
-    xp = check_params(params, (), x=ops.input_array(x), **checks.given(h0=h0))
+    xp = check_params(params, (), {"x": ops.input_array(x)} | checks.given(h0=h0))
     check_sequences(params, x)
     checks.choice("activation", activation, ops.ACTIVATIONS)
     W, shape, layer_norm = params["W"], (*x.shape[:2], len(params["W"])), "gain" in params
@@ -156,7 +156,7 @@ def final_state(cache: Cache) -> State:
 
 def initial_state(params: Params, batch_size: int, h0: Array | None = None) -> State:
     """Return the state before the first step, zero unless h0 (B, H) is given."""
-    check_params(params, (), **checks.given(h0=h0))
+    check_params(params, (), checks.given(h0=h0))
     checks.count("batch_size", batch_size, least=1)
     return State(initial("h0", h0, (batch_size, len(params["W"])), params["W"]).copy())
 
@@ -167,7 +167,7 @@ def step(params: Params, x: Array, state: State, *, activation: str = "relu") ->
     The given state is not changed. Raises ValueError or TypeError that names the argument at fault.
     """
     checks.instance("state", state, State, "make it with initial_state")
-    check_params(params, (), x=x, **{"state.h": state.h})
+    check_params(params, (), {"x": x, "state.h": state.h})
     checks.choice("activation", activation, ops.ACTIVATIONS)
     checks.shape("state.h", state.h, ("B", len(params["W"])), "make it with initial_state")
     batch_size = len(state.h)

@@ -190,7 +190,7 @@ def forward(
     from one forward to the next. All arrays share one dtype and one device, and must not be changed before backward has
     been called. Raises ValueError or TypeError that names the argument at fault.
     """
-    xp = check_params(params, GATES, x=ops.input_array(x), **checks.given(h0=h0, c0=c0))
+    xp = check_params(params, GATES, {"x": ops.input_array(x)} | checks.given(h0=h0, c0=c0))
     check_sequences(params, x)
     W, shape, layer_norm = params["W"], (*x.shape[:2], params["W"].shape[-1]), "gain" in params
     h0, c0 = (initial(name, given, shape[1:], W) for name, given in (("h0", h0), ("c0", c0)))
@@ -266,7 +266,7 @@ def final_state(cache: Cache) -> State:
 
 def initial_state(params: Params, batch_size: int, h0: Array | None = None, c0: Array | None = None) -> State:
     """Return the state before the first step, zero unless h0 and c0 (B, H) are given."""
-    check_params(params, GATES, **checks.given(h0=h0, c0=c0))
+    check_params(params, GATES, checks.given(h0=h0, c0=c0))
     checks.count("batch_size", batch_size, least=1)
     W = params["W"]
     shape = (batch_size, W.shape[-1])
@@ -279,7 +279,7 @@ def step(params: Params, x: Array, state: State) -> tuple[Array, State]:
     The given state is not changed. Raises ValueError or TypeError that names the argument at fault.
     """
     checks.instance("state", state, State, "make it with initial_state")
-    xp = check_params(params, GATES, x=x, **{"state.h": state.h, "state.c": state.c})
+    xp = check_params(params, GATES, {"x": x, "state.h": state.h, "state.c": state.c})
     W, batch_size = params["W"], len(state.h)
     checks.shape("state.h", state.h, ("B", W.shape[-1]), "make it with initial_state")
     checks.shape("state.c", state.c, state.h.shape, "make it with initial_state")

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 
@@ -125,7 +125,7 @@ class Memory:
         if self._weighs != (decay, rate):
             self._weights[...] = rate * self.powers(range(self.chunk - 1, -1, -1))  # the last n of them weight n states
             self._weighs = decay, rate
-        self._matrices: dict[int, Array] = {0: initial}  # chunk's number -> A at its start
+        self._matrices: dict[int, Array | None] = {0: initial}  # chunk's number -> A at its start
 
     def write(self, n: int, h: Array) -> None:
         """Store h (B, H) as h(n), unless it is states[n-1] itself: A(n) = λ A(n-1) + η h hᵀ, equation (1)."""
@@ -151,7 +151,7 @@ class Memory:
         else:
             self._result.fill(0)
         if n >= self.chunk or self._matrices[0] is not None:
-            matrix = self.chunk_matrix(n)
+            matrix: Any = self.chunk_matrix(n)
             from_matrix = read_matrix(matrix.swapaxes(1, 2) if transposed else matrix, v)
             from_matrix *= self.decay**recent
             self._result += from_matrix
@@ -176,7 +176,7 @@ class Memory:
         """Return m, the n of the matrix at the start of the chunk that h(n+1) is written to."""
         return n - n % self.chunk
 
-    def chunk_matrix(self, n: int) -> Array:
+    def chunk_matrix(self, n: int) -> Array | None:
         """Return A(m), m = chunk_start(n), computed chunk by chunk, equation (1), at its first use. None is zero."""
         number = n // self.chunk
         while number not in self._matrices:
@@ -216,9 +216,9 @@ class MemoryGradient:
     def start(self, names: Sequence[str] = ()) -> None:
         """Begin with G = 0; `names` are the gradients that `extra` will return."""
         self._end = len(self._memory.reads)  # the matrix is G(end)
-        self._matrix: Array = None  # None is zero
+        self._matrix: Array | None = None  # None is zero
         self._scalars = {name: self._xp.zeros((), self._result.dtype) for name in SCALARS if name in names}
-        self._symmetric: Array = None  # the sum of the matrix and its transpose
+        self._symmetric: Array | None = None  # the sum of the matrix and its transpose
 
     def read(self, n: int) -> Array:
         """Return η (G(n) + G(n)ᵀ) h(n) (B, H): the gradient of h(n) through A(n), (F6). Valid until the next read.

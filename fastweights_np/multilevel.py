@@ -293,7 +293,7 @@ def final_state(cache: Cache) -> State:
 
 def initial_state(params: Params, batch_size: int, h0: Array | None = None, A0: Array | None = None) -> State:
     """Return the state before the first step, zero unless h0 (B, H) and A0 (B, H, H) are given; see `forward`."""
-    check_params(params, (), maps=TRANSITIONS)
+    check_params(params, (), {}, maps=TRANSITIONS)
     return fast_weights.initial_state(_with_transition(params, "W"), batch_size, h0, A0)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from math import inf
-from typing import Any
+from typing import Any, Literal
 
 import numpy
 
@@ -25,6 +25,7 @@ LAYERS = {
     "associative_lstm": associative_lstm,
 }  # fmt: skip
 
+Layer = Literal["fast_weights", "multilevel", "irnn", "lstm", "associative_lstm"]  # the names in LAYERS
 Tree = dict[str, Any]
 
 
@@ -198,7 +199,7 @@ class Network(Model):
     encoder: TokenEncoder | PatchEncoder
     readout: Classifier
     hidden_size: int
-    layer: str = "fast_weights"
+    layer: Layer = "fast_weights"
     init_options: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     processes: int = 1

@@ -144,15 +144,15 @@ def linear_backward(dy: Array, x: Input, weight: Array) -> tuple[Array, Array, A
     """
     _check_linear(x, weight, dy=dy)
     *blocks, features, inputs = weight.shape
-    x = made(x)
-    checks.shape("dy", dy, (*blocks, *x.shape[:-1], features), "it has the shape of y")
-    if isinstance(x, Embedded):
+    array = made(x)
+    checks.shape("dy", dy, (*blocks, *array.shape[:-1], features), "it has the shape of y")
+    if isinstance(array, Embedded):
         # y = (table weightᵀ + bias)[tokens]                                                                     (L2)
-        dy, x = embedding_backward(dy, x.tokens, len(x.table)), x.table
-    dy_rows, x_rows = dy.reshape(*blocks, -1, features), x.reshape(-1, inputs)
+        dy, array = embedding_backward(dy, array.tokens, len(array.table)), array.table
+    dy_rows, x_rows = dy.reshape(*blocks, -1, features), array.reshape(-1, inputs)
     # y = x weightᵀ + bias                                                                                       (L1)
     dx = dy_rows @ weight
-    return (dx.sum(axis=0) if blocks else dx).reshape(x.shape), dy_rows.swapaxes(-2, -1) @ x_rows, sum_rows(dy_rows)
+    return (dx.sum(axis=0) if blocks else dx).reshape(array.shape), dy_rows.swapaxes(-2, -1) @ x_rows, sum_rows(dy_rows)
 
 
 def _check_linear(x: Input, weight: Array, **others: Array) -> ModuleType:

@@ -265,7 +265,7 @@ def clip_by_global_norm(grads: Tree, limit: float) -> Array:
     return norm
 
 
-def _joint_norm(flat: Tree) -> Array:
+def _joint_norm(flat: Tree) -> Any:
     """Return √Σ g² of all arrays, 0-d float64; it is finite if all arrays are."""
     xp = array_module(**flat)
     if xp is numpy:

@@ -299,7 +299,7 @@ class _Helper:
         self.send(("forward", shapes, tuple(inputs), *rest))
         return arrays
 
-    def send(self, message: tuple) -> None:
+    def send(self, message: tuple[Any, ...]) -> None:
         """Send a command; `finish` has to follow."""
         self._check()
         self.finish()  # reads an answer that an exception elsewhere may have left
@@ -348,7 +348,7 @@ def _receive(pipe: Connection) -> Any:
     return pickle.loads(pipe.recv_bytes())
 
 
-def _end(commands: Connection, answers: Connection, process: subprocess.Popen, file: int) -> None:
+def _end(commands: Connection, answers: Connection, process: subprocess.Popen[bytes], file: int) -> None:
     commands.close()  # the helper ends when this pipe closes
     try:
         process.wait(timeout=5)
@@ -387,7 +387,9 @@ class _Helping:
     def __init__(self, layer: Any, shared: _Shared) -> None:
         self._layer, self._shared, self._workspace = layer, shared, Workspace()
 
-    def forward(self, shapes: Shapes, inputs: tuple[str, ...], arguments: tuple, options: dict[str, Any]) -> dict:
+    def forward(
+        self, shapes: Shapes, inputs: tuple[str, ...], arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> dict[str, Array]:  # fmt: skip
         """Compute h from the inputs."""
         self._arrays = self._shared.arrays(shapes)
         given = {name: self._arrays[name] for name in inputs}

@@ -6,7 +6,7 @@ W (H, H), C (H, I), b (H,). A layer with N such maps stacks them, W (N, H, H) an
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from math import sqrt
@@ -59,7 +59,8 @@ def identity_params(
 
 
 def check_params(
-    params: Params, blocks: tuple[int, ...], *, parts: int = 1, maps: tuple[str, ...] = ("W",), **arrays: Array
+    params: Params, blocks: tuple[int, ...], arrays: Mapping[str, Array], *, parts: int = 1,
+    maps: tuple[str, ...] = ("W",),
 ) -> ModuleType:  # fmt: skip
     """Check a layer's parameters, and that all arrays share module and dtype; return the module.
 
@@ -212,9 +213,9 @@ def transition_backward(dz: Array, h_before: Array) -> Array:
 class Saved(NamedTuple):
     """The arrays that the gradient of h = f(LN[z]) needs, for one step (..., B, H) or for all (..., T, B, H)."""
 
-    state: Array = None  # h
-    normalized: Array = None  # z, normalized, before gain and bias; None without layer norm
-    inverse_std: Array = None  # (..., 1); None without layer norm
+    state: Any = None  # h
+    normalized: Any = None  # z, normalized, before gain and bias; None without layer norm
+    inverse_std: Any = None  # (..., 1); None without layer norm
 
     @classmethod
     def of_all_steps(cls, state: Array, layer_norm: bool) -> Saved:

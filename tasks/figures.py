@@ -66,8 +66,8 @@ def glimpses(path: Path, image: numpy.ndarray, patch: int) -> None:
         )
     axes.axis("off")
     names = ["coarse", *[f"fine {n}" for n in range(1, columns - 1)], "coarse"]
-    for n, (panel, patch) in enumerate(zip(sequence.subplots(4, columns).flat, seen, strict=True)):
-        panel.imshow(patch, cmap="gray", vmin=0, vmax=255)
+    for n, (panel, glimpse) in enumerate(zip(sequence.subplots(4, columns).flat, seen, strict=True)):
+        panel.imshow(glimpse, cmap="gray", vmin=0, vmax=255)
         panel.set_xticks([])
         panel.set_yticks([])
         if n < columns:

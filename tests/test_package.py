@@ -207,3 +207,21 @@ def test_a_module_that_moved_into_a_room_can_be_imported_by_its_former_name():
     for name, new in (("expressions", "vision.expressions"), ("catch_environment", "games.catch_environment")):
         assert f"DeprecationWarning: tasks.{name}: this module is now called tasks.{new}" in done.stderr
     assert done.stderr.endswith("No module named 'tasks.nothing'\n")
+
+
+def test_type_checkers_see_a_wrong_array_and_a_wrong_layer(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "import numpy as np\nimport fastweights_np as fw\n\n"
+        "params = fw.fast_weights.init(np.random.default_rng(0), 3, 4)\n"
+        "h, cache = fw.fast_weights.forward(params, np.ones((2, 1, 3)))\n"
+        'fw.fast_weights.forward(params, "no array")\n'
+        'fw.network.Network(fw.network.TokenEncoder(3), fw.network.Classifier(2), 4, layer="gru")\n'
+    )
+    command = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path / "cache"), str(tmp_path / "script.py")]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False).stdout
+    assert [line.split(":")[1] for line in said.splitlines() if "error" in line and ":" in line] == ["6", "7"], said
+
+
+def test_parallel_and_audit_are_reachable():
+    program = "import fastweights_np as fw; fw.parallel.Layer; fw.audit.run; assert not hasattr(fw, 'nothing')"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy
 
-from .. import associative_lstm, fast_weights, multilevel, network
+from .. import associative_lstm, multilevel, network
+from ..inner_loop import Options
 from .links import Arrays
 
 PLAIN = {name: import_module(f"{network.__package__}.plain.{name}") for name in network.LAYERS}
@@ -80,7 +81,7 @@ class Case:
         """Return the options that are numbers and have gradients."""
         if not self.has_memory:
             return {}
-        return {name: self.options.get(name, getattr(fast_weights.Options, name)) for name in ("decay", "rate")}
+        return {name: self.options.get(name, getattr(Options, name)) for name in ("decay", "rate")}
 
     def extra(self) -> tuple[str, ...]:
         """Return the names of further gradients, in addition to params, x and h0."""

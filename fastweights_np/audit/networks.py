@@ -19,7 +19,7 @@ from .links import Arrays, Link, Move
 from .operations import CONVNETS
 
 
-def network_link(layers: Sequence[str], move: Move) -> Link:
+def network_link(layers: Sequence[Any], move: Move) -> Link:
     import autograd
     import autograd.numpy
 
@@ -90,7 +90,7 @@ def actor_critic_links(layers: Sequence[str], quick: bool, move: Move) -> Iterat
     by_differences = Link(4, "backward = finite differences", "actor_critic", 1e-7)
     closed = Link(5, "closed loop = what was seen again", "actor_critic", 1e-12)
     steps, games, inputs, encoded_size, hidden_size = 4, 2, 3, 3, 3
-    inits: dict[str, Arrays] = {"fast_weights": {}, "irnn": {"layer_norm": True}, "lstm": {}}
+    inits: dict[Any, Arrays] = {"fast_weights": {}, "irnn": {"layer_norm": True}, "lstm": {}}
     for seed, (layer, init) in enumerate(inits.items(), 70):
         if layer not in layers:
             continue

@@ -161,7 +161,8 @@ class Learner:
         plan, board, game = self._plan, self._board, self._game
         rng, first_frame = plan.rng(self._actor, int(board.batches[self._actor])), board.frames()
         game.reset(rng)
-        sums, state = [0.0] * (len(MEASURED) - 1), None
+        sums: list[Any] = [0.0] * (len(MEASURED) - 1)
+        state = None
         for start in range(0, plan.decisions, plan.steps):
             steps = min(plan.steps, plan.decisions - start)
             rate = plan.rate_at(min(first_frame, plan.budget), plan.budget)

@@ -1,0 +1,54 @@
+"""Every example runs, is short, and prints what it says."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.__main__ import main
+from tests.small import options
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+# the last line of what each prints, where it needs no arguments
+PRINTED = {
+    "classify_sequences": "error on 1,000 new sequences: 0.0%",
+    "control_loop": "A has 256 fast weights",
+    "stacked_bidirectional": "dL/dW[0, 1] of the backwards layer: 0.0762",
+    "learn_decay_and_rate": "update 300: 0.1",
+}
+
+
+def test_every_example_is_short_and_tried_here():
+    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    assert names == {*PRINTED, "ask_a_trained_network", "numpy_and_cupy"}
+    for path in EXAMPLES.glob("*.py"):
+        assert len(path.read_text().splitlines()) < 40, path.name
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_an_example_prints_what_it_says(name, capsys):
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    assert capsys.readouterr().out.splitlines()[-1].startswith(PRINTED[name])
+
+
+def test_the_example_for_a_gpu_says_that_there_is_none(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(SystemExit, match="no GPU: device"):
+        runpy.run_path(str(EXAMPLES / "numpy_and_cupy.py"), run_name="__main__")
+    assert capsys.readouterr().out.startswith("host: h (11, 8, 20)")
+
+
+def test_a_trained_network_answers(tmp_path, capsys, monkeypatch):
+    assert main([*options("retrieval", tmp_path), "--out", str(tmp_path / "run")]) == 0
+    example = str(EXAMPLES / "ask_a_trained_network.py")
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", [example, str(tmp_path / "run"), "q8c9m8o2??m"])
+    runpy.run_path(example, run_name="__main__")
+    assert capsys.readouterr().out.strip() in map(str, range(10))
+    for words, message in (([example], "usage:"), ([example, str(tmp_path / "run"), "Ä"], "expected letters, digits")):
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit, match=message):
+            runpy.run_path(example, run_name="__main__")
