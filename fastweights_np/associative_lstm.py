@@ -44,6 +44,7 @@ from .recurrent import (
     check_init,
     check_params,
     check_sequences,
+    gradient_of_state,
     gradients_of_steps,
     initial,
     renamed,
@@ -305,11 +306,15 @@ def forward(
 
 @exclusive
 @renamed(also="extra")
-def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params, Array, Array]:
+def backward(
+    dh: Array, cache: Cache, extra: Sequence[str] = (), dstate: State | None = None
+) -> tuple[Params, Array, Array]:  # fmt: skip
     """Return the gradients of `forward`, (grads, dx, dh0), from dh, the gradient of the loss with respect to h.
 
     dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H). `extra`
     may name one more key of grads: "c0" (B, copies, H).
+    dstate is the gradient of the state that final_state returns, if the loss depends on it; None is zero.
+
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
     check_cache(cache, Cache)
@@ -320,6 +325,11 @@ def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params
     W, steps = params["W"], len(buffers.steps)
     W_transposed, dz_now = W.reshape(-1, W.shape[-1]).T, buffers.z_now.reshape(-1, h.shape[1])
     dh_next, dc = xp.zeros_like(buffers.h[0]), xp.zeros_like(buffers.steps[0].c)  # from the steps after t
+    batch_size, copies = h.shape[1], len(dc)
+    dh_last, dc_last = gradient_of_state(dstate, State, h, h.shape[1:], (batch_size, copies, h.shape[-1]))
+    if dh_last is not None:
+        dh_next += dh_last.T
+        dc += _to_complex(dc_last).conj()
 
     for t in reversed(range(steps)):
         if (dh_t := dhs[t]) is not None:

@@ -37,6 +37,7 @@ from .recurrent import (
     check_cache,
     check_params,
     check_sequences,
+    gradient_of_state,
     gradients_of_steps,
     identity_params,
     initial,
@@ -186,11 +187,14 @@ def check_forward(
 
 @exclusive
 @renamed(also="extra")
-def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params, Array, Array]:
+def backward(
+    dh: Array, cache: Cache, extra: Sequence[str] = (), dstate: State | None = None
+) -> tuple[Params, Array, Array]:  # fmt: skip
     """Return the gradients of `forward`, (grads, dx, dh0), from dh, the gradient of the loss with respect to h.
 
     dh      (T, B, H), or (B, H) for the last step alone
     extra   names of further gradients: "decay" (dλ) and "rate" (dη), 0-d arrays, and "A0" (B, H, H)
+    dstate  the gradient of the state that final_state returns, if the loss depends on it; None is zero
     grads   has the keys of params, and the names in `extra`; dx (T, B, I); dh0 (B, H)
 
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
@@ -204,7 +208,10 @@ def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params
     loop.slopes(buffers.saved, buffers.errors.swapaxes(0, 1), da_all)
     dnorm = xp.zeros((2, 1, states.shape[-1]), dh.dtype)  # gradients of gain and bias
     dh_next = xp.zeros(states.shape[1:], dh.dtype)  # gradient of h(t+1) through W, from later steps
-    G.start(extra)
+    dh_last, dA_last = gradient_of_state(dstate, State, states, *state_shapes(states))
+    if dh_last is not None:
+        dh_next += dh_last
+    G.start(extra, final=dA_last)
 
     for t in reversed(range(len(states))):
         da, saved, errors = buffers.steps[t]
@@ -222,6 +229,11 @@ def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params
     if "gain" in params:
         grads["gain"], grads["bias"] = dnorm[:, 0]
     return grads | G.extra(extra), dx, dh_next  # dλ, dη, dA(0)                                       (F8), (F9), (F10)
+
+
+def state_shapes(h: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of a State's h (B, H) and A (B, H, H), from the states h (T, B, H)."""
+    return h.shape[1:], (*h.shape[1:], h.shape[-1])
 
 
 @exclusive

@@ -28,6 +28,7 @@ from .recurrent import (
     check_cache,
     check_params,
     check_sequences,
+    gradient_of_state,
     gradients_of_steps,
     identity_params,
     initial,
@@ -116,11 +117,15 @@ def forward(
 
 @exclusive
 @renamed(also="extra")
-def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params, Array, Array]:
+def backward(
+    dh: Array, cache: Cache, extra: Sequence[str] = (), dstate: State | None = None
+) -> tuple[Params, Array, Array]:  # fmt: skip
     """Return the gradients of `forward`, (grads, dx, dh0), from dh, the gradient of the loss with respect to h.
 
     dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H). `extra`
     must be empty; it exists because the other layers have it.
+    dstate is the gradient of the state that final_state returns, if the loss depends on it; None is zero.
+
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
     check_cache(cache, Cache)
@@ -130,6 +135,9 @@ def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params
     W, steps = params["W"], len(buffers.steps)
     dnorm = xp.zeros((2, 1, len(W)), dh.dtype)  # gradients of gain and bias
     dh_next = xp.zeros(buffers.h.shape[1:], dh.dtype)  # from the steps after t, through W
+    (dh_last,) = gradient_of_state(dstate, State, buffers.h, buffers.h.shape[1:])
+    if dh_last is not None:
+        dh_next += dh_last
 
     buffers.activation.f.slope(buffers.h[1:], out=buffers.z)  # f'(.) of all steps                    (I1)
     for t in reversed(range(steps)):

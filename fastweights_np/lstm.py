@@ -35,6 +35,7 @@ from .recurrent import (
     check_init,
     check_params,
     check_sequences,
+    gradient_of_state,
     gradients_of_steps,
     initial,
     input_sums,
@@ -218,11 +219,15 @@ def forward(
 
 @exclusive
 @renamed(also="extra")
-def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params, Array, Array]:
+def backward(
+    dh: Array, cache: Cache, extra: Sequence[str] = (), dstate: State | None = None
+) -> tuple[Params, Array, Array]:  # fmt: skip
     """Return the gradients of `forward`, (grads, dx, dh0), from dh, the gradient of the loss with respect to h.
 
     dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H). `extra`
     may name one more key of grads: "c0" (B, H).
+    dstate is the gradient of the state that final_state returns, if the loss depends on it; None is zero.
+
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
     check_cache(cache, Cache)
@@ -232,6 +237,10 @@ def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params
     W, steps = params["W"], len(buffers.steps)
     dnorm = xp.zeros((2, *GATES, 1, W.shape[-1]), dh.dtype)  # gradients of gain and bias, for each gate
     dh_next, dc, scratch = (xp.zeros(buffers.h.shape[1:], dh.dtype) for _ in range(3))  # from the steps after t
+    dh_last, dc_last = gradient_of_state(dstate, State, buffers.h, dc.shape, dc.shape)
+    if dh_last is not None:
+        dh_next += dh_last
+        dc += dc_last
     from_gates = xp.empty((*GATES, *dc.shape), dh.dtype)
 
     for stop in range(steps, 0, -buffers.steps_in_cache):

@@ -213,12 +213,12 @@ class MemoryGradient:
         self._result = memory._xp.empty(memory.states.shape[1:], memory.states.dtype)
         self._result_row = self._result[:, None]
 
-    def start(self, names: Sequence[str] = ()) -> None:
-        """Begin with G = 0; `names` are the gradients that `extra` will return."""
-        self._end = len(self._memory.reads)  # the matrix is G(end)
-        self._matrix: Array | None = None  # None is zero
+    def start(self, names: Sequence[str] = (), final: Array | None = None) -> None:
+        """Begin with `final`, the gradient of A(N) except through its reads, or 0. `extra` will return these names."""
+        self._end = len(self._memory.reads)  # reads of A(end) and later ones are in the matrix
+        self._matrix, self._at = final, len(self._memory.states)  # a part of G(at); None is zero
         self._scalars = {name: self._xp.zeros((), self._result.dtype) for name in SCALARS if name in names}
-        self._symmetric: Array | None = None  # the sum of the matrix and its transpose
+        self._symmetric = None if final is None else final + final.swapaxes(1, 2)  # the matrix and its transpose
 
     def read(self, n: int) -> Array:
         """Return η (G(n) + G(n)ᵀ) h(n) (B, H): the gradient of h(n) through A(n), (F6). Valid until the next read.
@@ -235,9 +235,9 @@ class MemoryGradient:
         else:
             self._result.fill(0)
         if self._symmetric is not None:
-            # η λ^(M-n) (G(M) + G(M)ᵀ) h(n), M = end                                                               (F6)
+            # η λ^(M-n) (G(M) + G(M)ᵀ) h(n), M = at                                                                (F6)
             from_matrix = read_matrix(self._symmetric, memory.states[n - 1])
-            from_matrix *= memory.rate * memory.decay ** (end - n)
+            from_matrix *= memory.rate * memory.decay ** (self._at - n)
             self._result += from_matrix
         return self._result
 
@@ -266,16 +266,16 @@ class MemoryGradient:
         start = memory.chunk_start(end - 1)
         errors, queries = (side[memory.first[start] : memory.first[end]] for side in (memory.errors, memory.queries))
         weights = self._xp.repeat(memory.powers(range(end - start)), memory.reads[start:end], axis=0)
-        self._matrix = fold(self._matrix, memory.decay ** (end - start), errors, queries, weights)
+        self._matrix = fold(self._matrix, memory.decay ** (self._at - start), errors, queries, weights)
         self._symmetric = self._matrix + self._matrix.swapaxes(1, 2)
-        self._end = start
+        self._end = self._at = start
 
     def _add_scalars(self) -> None:
-        """Add the terms of the chunk before `end` to dλ and dη, while the matrix is still G(end)."""
+        """Add the terms of the chunk before `end` to dλ and dη, before it is folded into the matrix."""
         # A(n) = λ^(n-m) A(m) + η Σ_k λ^(n-k) h(k) h(k)ᵀ,   k = m+1 .. n
         memory, m, end = self._memory, self._memory.chunk_start(self._end - 1), self._end
         reads, states = slice(memory.first[m], memory.first[end]), memory.states[m:end]
-        queries, errors, G = memory.queries[reads], memory.errors[reads], self._matrix
+        queries, errors, G, at = memory.queries[reads], memory.errors[reads], self._matrix, self._at
         n = numpy.array(memory.when[reads])
         # rᵀ ∂A(n) query for each read of A(n), m <= n < end                                                (F9), (F10)
         h_q, h_r = (side.swapaxes(0, 1) @ states.transpose(1, 2, 0) for side in (queries, errors))  # (B, reads, k)
@@ -283,12 +283,12 @@ class MemoryGradient:
         if (A := memory.chunk_matrix(m)) is not None:
             A_q = (A @ queries.transpose(1, 2, 0)).transpose(2, 0, 1)
             self._add(n - m, (errors * A_q).sum(axis=(1, 2)), has_rate=False)
-        # ⟨G(end), ∂A(end)⟩                                                                                 (F9), (F10)
+        # ⟨G(at), ∂A(at)⟩                                                                                   (F9), (F10)
         if G is not None:
             G_h = (G @ states.transpose(1, 2, 0)).transpose(2, 0, 1)
-            self._add(end - numpy.arange(m + 1, m + 1 + len(states)), (states * G_h).sum(axis=(1, 2)), has_rate=True)
+            self._add(at - numpy.arange(m + 1, m + 1 + len(states)), (states * G_h).sum(axis=(1, 2)), has_rate=True)
             if A is not None:
-                self._add(numpy.array(end - m), (G * A).sum(), has_rate=False)
+                self._add(numpy.array(at - m), (G * A).sum(), has_rate=False)
 
     def _add(self, ages: numpy.ndarray, products: Array, has_rate: bool) -> None:
         """Add Σ p ∂weight/∂λ to dλ and Σ p ∂weight/∂η to dη, over the products p of ages >= 0, shaped as ages.

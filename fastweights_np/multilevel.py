@@ -34,7 +34,7 @@ import numpy
 
 from . import checks, fast_weights, ops
 from .backend import Array, array_module
-from .fast_weights import State, check_forward, check_step, next_state, write
+from .fast_weights import State, check_forward, check_step, next_state, state_shapes, write
 from .inner_loop import InnerLoop, Options
 from .memory import Memory, MemoryGradient
 from .recurrent import (
@@ -43,6 +43,7 @@ from .recurrent import (
     Saved,
     check_cache,
     check_params,
+    gradient_of_state,
     gradients_of_steps,
     identity_params,
     input_sums,
@@ -218,10 +219,12 @@ def forward(
 
 @exclusive
 @renamed(also="extra")
-def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params, Array, Array]:
+def backward(
+    dh: Array, cache: Cache, extra: Sequence[str] = (), dstate: State | None = None
+) -> tuple[Params, Array, Array]:  # fmt: skip
     """Return the gradients of `forward`, (grads, dx, dh0), from dh, the gradient of the loss with respect to h.
 
-    dh (T, B, H), or (B, H) for the last step alone; `extra` and errors as in fast_weights.backward.
+    dh (T, B, H), or (B, H) for the last step alone; `extra`, `dstate` and errors as in fast_weights.backward.
     """
     check_cache(cache, Cache)
     params, x, buffers = cache.params, cache.x, cache.buffers
@@ -232,7 +235,12 @@ def backward(dh: Array, cache: Cache, extra: Sequence[str] = ()) -> tuple[Params
     buffers.unread.f.slope(states, out=da_all)
     dnorm = xp.zeros((2, 1, states.shape[-1]), dh.dtype)  # gradients of gain and bias
     dh_next = xp.zeros(states.shape[1:], dh.dtype)  # gradient of h(t+1) through U, from later steps
-    G.start(extra)  # G(t) = dL/dA(t)                                                                             (V1)
+    dh_last, dA_last = gradient_of_state(dstate, State, states, *state_shapes(states))
+    if dh_last is not None and not cache.controls.wipe[-1]:
+        dh_next += dh_last
+    G.start(
+        extra, final=dA_last
+    )  # G(t) = dL/dA(t)                                                                             (V1)
 
     for t in reversed(range(len(states))):
         da, U, saved, errors, n, first, read, store = buffers.steps[t]

@@ -134,28 +134,37 @@ class Layer:
 
     @renamed(also="extra")
     def backward(
-        self, dh: Array, cache: Cache, extra: Sequence[str] = ()
+        self, dh: Array, cache: Cache, extra: Sequence[str] = (), dstate: Any = None
     ) -> tuple[dict[str, Array], Array, Array]:  # fmt: skip
         """Run the layer's own backward."""
         with self._calls:
-            return self._backward(dh, cache, extra)
+            return self._backward(dh, cache, extra, dstate)
 
     def _backward(
-        self, dh: Array, cache: Cache, extra: Sequence[str]
+        self, dh: Array, cache: Cache, extra: Sequence[str], dstate: Any
     ) -> tuple[dict[str, Array], Array, Array]:  # fmt: skip
         array_module(dh=dh)
         self._check(cache)
         extra = (extra,) if isinstance(extra, str) else tuple(extra)
         batch_size, last_only = cache.shares[-1].stop, dh.ndim == 2
         shape = cache.shape[1:] if last_only else cache.shape
+        if dstate is not None:
+            checks.instance("dstate", dstate, self._layer.State, "pass a State with the gradients of final_state")
+            for name, array in dstate._asdict().items():
+                array_module(**{f"dstate.{name}": array})
+                if array.shape[:1] != (batch_size,):
+                    wanted = f"a row for each of the {batch_size} sequences"
+                    raise ValueError(f"dstate.{name}: expected {wanted}, got {array.shape}")
         checks.shape("dh", dh, shape, "dh has the shape of h, or of h[-1]")
         helpers = list(zip(self._helpers, cache.places, cache.shares[1:], strict=False))
         for helper, arrays, share in helpers:
             arrays["dlast" if last_only else "dh"][...] = dh[..., share, :]
-            helper.send(("backward", last_only, extra))
+            helper.send(("backward", last_only, extra, _of_share(dstate, share)))
         embedded = bool(cache.places) and "dtable" in cache.places[0]  # the table is a parameter
         try:
-            grads, dx, dh0 = self._layer.backward(dh[..., cache.shares[0], :], cache.own, extra)
+            grads, dx, dh0 = self._layer.backward(
+                dh[..., cache.shares[0], :], cache.own, extra, _of_share(dstate, cache.shares[0])
+            )
             dx, dh0 = dx if embedded else _begin(dx, batch_size, axis=1), _begin(dh0, batch_size, axis=0)
         finally:
             failures = [helper.finish() for helper in self._helpers]
@@ -224,6 +233,11 @@ def _begin(first: Array, batch_size: int, axis: int) -> Array:
     whole = numpy.empty((*first.shape[:axis], batch_size, *first.shape[axis + 1 :]), first.dtype)
     whole[(slice(None),) * axis + (slice(first.shape[axis]),)] = first
     return whole
+
+
+def _of_share(state: Any, share: slice) -> Any:
+    """Return a state's arrays for the sequences of a share; None stays."""
+    return state if state is None else type(state)(*(array[share] for array in state))
 
 
 def _input(x: Array | ops.Embedded, share: slice) -> dict[str, Array]:
@@ -401,10 +415,10 @@ class _Helping:
         self._arrays["h"][...] = h
         return {}
 
-    def backward(self, last_only: bool, extra: tuple[str, ...]) -> dict[str, Array]:
+    def backward(self, last_only: bool, extra: tuple[str, ...], dstate: Any) -> dict[str, Array]:
         """Compute all gradients from dh; return the gradients that `extra` names."""
         arrays = self._arrays
-        grads, dx, dh0 = self._layer.backward(arrays["dlast" if last_only else "dh"], self._cache, extra)
+        grads, dx, dh0 = self._layer.backward(arrays["dlast" if last_only else "dh"], self._cache, extra, dstate)
         arrays["dx" if "dx" in arrays else "dtable"][...] = dx
         arrays["dh0"][...] = dh0
         for name in grads.keys() - set(extra):

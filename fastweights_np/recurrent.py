@@ -107,6 +107,24 @@ def gradients_of_steps(dh: Array, like: Array) -> list[Array | None]:
     return [*[None] * (len(like) - 1), dh] if last_only else list(dh)
 
 
+def gradient_of_state(
+    dstate: Any, kind: Any, like: Array, *shapes: tuple[int, ...]
+) -> tuple[Any, ...]:  # fmt: skip
+    """Return the gradient of each array of the final state, of these shapes; None is zero.
+
+    Raises TypeError or ValueError unless dstate is None, or a state of this kind with the module and dtype of `like`.
+    """
+    if dstate is None:
+        return (None,) * len(shapes)
+    checks.instance("dstate", dstate, kind, "pass a State with the gradient of each array of final_state(cache)")
+    for name, gradient, shape in zip(kind._fields, dstate, shapes, strict=True):
+        arrays = {"h": like, f"dstate.{name}": gradient}
+        array_module(**arrays)
+        checks.floating(**arrays)
+        checks.shape(f"dstate.{name}", gradient, shape, f"it has the shape of the final {name}")
+    return tuple(dstate)
+
+
 def requested(extra: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     """Return the names in `extra`, of further gradients. Raises ValueError for an unknown name."""
     if not isinstance(extra, Sequence):

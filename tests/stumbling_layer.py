@@ -12,6 +12,7 @@ from fastweights_np import irnn
 
 RAISE, RAISE_UNPICKLABLE, DIE = 1e6, 2e6, 3e6
 init, initial_state, step, final_state = irnn.init, irnn.initial_state, irnn.step, irnn.final_state
+State = irnn.State
 
 
 class UnpicklableError(Exception):
@@ -26,9 +27,9 @@ def forward(params, x, h0=None, **options):
     return irnn.forward(params, x, h0, **options)
 
 
-def backward(dh, cache, extra=()):
+def backward(dh, cache, extra=(), dstate=None):
     stumble(dh)
-    return irnn.backward(dh, cache, extra)
+    return irnn.backward(dh, cache, extra, dstate)
 
 
 def stumble(array):

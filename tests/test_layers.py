@@ -569,3 +569,26 @@ def test_the_former_name_of_extra_still_works_and_says_so(layer):
     with pytest.warns(DeprecationWarning, match="^also: this argument is now called extra"):
         grads, *_ = layer.module.backward(dh, cache, also=names)
     assert set(names) <= set(grads)
+
+
+@each_layer
+def test_a_gradient_of_the_final_state_is_checked(layer):
+    arguments = layer.arguments()["forward"]
+    _, cache = layer.module.forward(**arguments)
+    state, dh = layer.module.final_state(cache), layer.arguments()["backward"]["dh"]
+    for wrong, error, message in (
+        (tuple(state), TypeError, "dstate: expected a .*State, got tuple"),
+        (state._replace(h=None), TypeError, r"dstate\.h: expected a NumPy or CuPy array, got NoneType"),
+        (state._replace(h=state.h[1:]), ValueError, r"dstate\.h: expected shape"),
+        (state._replace(h=state.h.astype("float16")), TypeError, r"dstate\.h: expected float32 or float64"),
+        (type(state)(*(array[1:] for array in state)), ValueError, r"dstate\.h: expected shape"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=f"^{message}"):
+            layer.module.backward(dh, cache, dstate=wrong)
+    zero = type(state)(*(0 * array for array in state))
+    _, again = layer.module.forward(**arguments)
+    _, once_more = layer.module.forward(**arguments | {"workspace": None})
+    _, dx, dh0 = layer.module.backward(dh, again, dstate=zero)
+    _, expected_dx, expected_dh0 = layer.module.backward(dh, once_more)
+    numpy.testing.assert_array_equal(dx, expected_dx)
+    numpy.testing.assert_array_equal(dh0, expected_dh0)

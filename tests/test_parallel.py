@@ -68,6 +68,15 @@ def test_the_state_after_the_last_step_is_the_layers(module, batch_size):
         assert type(state) is module.State
         for got, wanted in zip(state, expected, strict=True):
             numpy.testing.assert_allclose(got, wanted, atol=1e-12)
+        dh = rng.standard_normal((T, batch_size, H))
+        _, dx, dh0 = layer.backward(dh, cache, dstate=state)
+        _, expected_dx, expected_dh0 = module.backward(
+            dh, module.forward(params, x, **options)[1], dstate=expected
+        )  # fmt: skip
+        numpy.testing.assert_allclose(dx, expected_dx, atol=1e-11)
+        numpy.testing.assert_allclose(dh0, expected_dh0, atol=1e-11)
+        with pytest.raises(ValueError, match=r"dstate\.h: expected a row for each of the .* sequences, got"):
+            layer.backward(dh, cache, dstate=state._replace(h=numpy.zeros((9, H))))
         layer.forward(params, x, **options)
         with pytest.raises(RuntimeError, match="overwritten by a later forward"):
             layer.final_state(cache)

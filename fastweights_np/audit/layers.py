@@ -24,6 +24,7 @@ def layer_links(cases: list[Case], quick: bool, move: Move) -> list[Link]:
     by_autograd = Link(3, "backward = autograd", layer, 1e-12)
     by_differences = Link(4, "backward = finite differences", layer, 1e-7)
     stepped = Link(5, "step by step = forward", layer, 1e-12)
+    parts = Link(5, "two parts = the whole", layer, 1e-12)
     in_float32 = Link(7, "float32 = float64", layer, 1e-4)
     for case in cases:
         params, given, dh = case.arrays()
@@ -35,6 +36,8 @@ def layer_links(cases: list[Case], quick: bool, move: Move) -> list[Link]:
             one = {name: value[:, b : b + 1] if name == "x" else value[b : b + 1] for name, value in given.items()}
             alone.compare(f"{case} sequence {b}", {"h": case.plain(params, one)[0]}, {"h": h[:, b : b + 1]})
         stepped.compare(str(case), *_stepped_and_whole(case, params, given, move))
+        if case.steps > 1:
+            parts.compare(str(case), *_parts_and_whole(case, params, given, dh, move))
         from_autograd = _autograd_gradients(case, params, given, dh)
         plain.compare(str(case), case.plain_gradients(params, saved, dh), from_autograd)
         for way in case.ways():
@@ -55,7 +58,7 @@ def layer_links(cases: list[Case], quick: bool, move: Move) -> list[Link]:
             h32, cache = case.module.forward(move(cast[0]), **move(cast[1]), **case.options)
             in_float32.compare(str(case), {"h": h32} | hand_gradients(case, cache, move(cast[2])), {"h": h} | from_hand)
     first, last = [forms] if layer == "fast_weights" else [], [] if quick else [by_differences, in_float32]
-    return [*first, alone, fast, plain, by_autograd, stepped, *last]
+    return [*first, alone, fast, plain, by_autograd, stepped, parts, *last]
 
 
 def _reads_by_matrix_and_attention(case: Case, A0: Any, h: Any, A_last: Any, saved: Any) -> tuple[Arrays, Arrays]:
@@ -116,6 +119,31 @@ def differentiate(loss: Callable[[Arrays], float], at: Arrays, name: str) -> num
         initial_step=1e-4, order=4, maxiter=1,
     )  # fmt: skip
     return found.df.reshape(shape)
+
+
+def _parts_and_whole(
+    case: Case, params: Arrays, given: Arrays, dh: numpy.ndarray, move: Move
+) -> tuple[Arrays, Arrays]:  # fmt: skip
+    """Return all gradients of the sequence in two parts, the state's gradient handed back, and of the whole."""
+    module, cut = case.module, (case.steps + 1) // 2
+    states = {name: move(given[name]) for name in case.state_shapes()}
+    params, x, dh = move(params), move(given["x"]), move(dh)
+
+    def of(steps: slice) -> Arrays:
+        signals = case.options.get("controls")
+        ours = {} if signals is None else {"controls": type(signals)(*(each[steps] for each in vars(signals).values()))}
+        return case.options | ours
+
+    _, first = module.forward(params, x[:cut], **states, **of(slice(cut)))
+    middle = {f"{name}0": value for name, value in module.final_state(first)._asdict().items()}
+    _, second = module.forward(params, x[cut:], **middle, **of(slice(cut, None)))
+    later, dx_later, dh0 = module.backward(dh[cut:], second, case.extra())
+    dstate = module.State(dh0, *(later.pop(name) for name in states if name != "h0"))
+    earlier, dx_earlier, dh0 = module.backward(dh[:cut], first, case.extra(), dstate)
+    got = {name: to_host(value + later.get(name, 0)) for name, value in earlier.items()}
+    got |= {"h0": to_host(dh0), "x": numpy.concatenate([to_host(dx_earlier), to_host(dx_later)])}
+    _, cache = module.forward(params, x, **states, **case.options)
+    return got, to_host(hand_gradients(case, cache, dh))
 
 
 def _stepped_and_whole(case: Case, params: Arrays, given: Arrays, move: Move) -> tuple[Arrays, Arrays]:
