@@ -1,6 +1,6 @@
-"""Ask a network that `python -m tasks retrieval` has trained: python examples/ask_a_trained_network.py RUN q8c9m8o2??m
+"""Ask a network that `python -m tasks retrieval` has trained, from the root of a clone:
 
-Run it from the root of a clone, where tasks/ can be imported.
+python -m examples.ask_a_trained_network RUN q8c9m8o2??m
 """
 
 import sys
@@ -25,5 +25,8 @@ def ask(folder: Path, text: str) -> int:
 
 
 if len(sys.argv) != 3:
-    raise SystemExit("usage: python examples/ask_a_trained_network.py RUN_FOLDER q8c9m8o2??m")
-print(ask(Path(sys.argv[1]), sys.argv[2]))
+    raise SystemExit("usage: python -m examples.ask_a_trained_network RUN_FOLDER q8c9m8o2??m")
+try:
+    print(ask(Path(sys.argv[1]), sys.argv[2]))
+except (OSError, ValueError) as error:
+    raise SystemExit(str(error)) from None

@@ -26,8 +26,12 @@ def test_relative_error_finds_the_worst_entry_and_never_passes_what_is_not_finit
 
 def test_a_missing_library_is_named_with_the_remedy(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "autograd", None)
-    assert audit.main(["--quick"]) == 2
-    assert "pip install autograd scipy" in capsys.readouterr().err
+    for words in (["--quick"], ["F6"]):
+        assert audit.main(words) == 2
+        printed = capsys.readouterr()
+        assert "pip install autograd scipy" in printed.err
+        assert not printed.out
+    assert audit.main(["F6", "--lines"]) == 0
 
 
 def test_the_command_passes_an_unbroken_copy_and_prints_the_table(tmp_path, capsys):
@@ -58,6 +62,14 @@ def test_every_number_is_listed_and_some_are_explained(capsys):
     assert "4 backward = finite differences  irnn" in printed
     assert "irnn: W not transposed: caught by backward = autograd, irnn" in printed
     assert "3 backward = autograd, irnn, worst by array: W " in printed
+    assert printed.endswith("I2: every row holds, every mutant is caught\n")
+
+
+def test_a_line_that_a_user_breaks_is_seen_and_no_mutant_counts_as_caught_by_it(tmp_path, capsys):
+    broken = mutants.MUTANTS["plain irnn: recurrence dropped"]
+    with mutants.mutated(broken, tmp_path) as edited:
+        assert edited.main(["I2"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("I2: 1 rows FAIL; the mutants are left out")
 
 
 def test_every_mutant_has_its_numbers_and_every_number_a_mutant():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -41,14 +42,15 @@ def test_the_example_for_a_gpu_says_that_there_is_none(capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("host: h (11, 8, 20)")
 
 
-def test_a_trained_network_answers(tmp_path, capsys, monkeypatch):
+def test_a_trained_network_answers(tmp_path):
     assert main([*options("retrieval", tmp_path), "--out", str(tmp_path / "run")]) == 0
-    example = str(EXAMPLES / "ask_a_trained_network.py")
-    capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", [example, str(tmp_path / "run"), "q8c9m8o2??m"])
-    runpy.run_path(example, run_name="__main__")
-    assert capsys.readouterr().out.strip() in map(str, range(10))
-    for words, message in (([example], "usage:"), ([example, str(tmp_path / "run"), "Ä"], "expected letters, digits")):
-        monkeypatch.setattr(sys, "argv", words)
-        with pytest.raises(SystemExit, match=message):
-            runpy.run_path(example, run_name="__main__")
+    command = [sys.executable, "-m", "examples.ask_a_trained_network"]  # as its docstring says
+    for words, out, err in (
+        ([str(tmp_path / "run"), "q8c9m8o2??m"], [*map(str, range(10))], ""),
+        ([], [""], "usage:"), ([str(tmp_path / "run"), "Ä"], [""], "expected letters, digits"),
+        ([str(tmp_path / "nowhere"), "a"], [""], "expected a folder that holds settings.json"),
+    ):  # fmt: skip
+        done = subprocess.run([*command, *words], capture_output=True, text=True, cwd=EXAMPLES.parent, check=False)
+        assert done.stdout.strip() in out
+        assert err in done.stderr
+        assert "Traceback" not in done.stderr

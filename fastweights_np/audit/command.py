@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 import time
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.list:
             print(explain.numbers())
             return 0
+        if not chosen.lines:
+            import_module("autograd"), import_module("scipy.differentiate")  # said now, not after the first page
         if chosen.number is not None:
             return explain.explain(chosen.number, chosen.device, chosen.quick, chosen.lines)
         return _check(chosen.device, chosen.quick)
