@@ -197,7 +197,8 @@ def mutated(mutant: Mutant, folder: Path) -> Iterator[Any]:
 
 def caught_by(mutant: Mutant, folder: Path) -> list[Link]:
     """Return the rows of the gradient checks, link 3, that fail for this mutant."""
-    layer = Path(mutant.file).stem
+    stem = Path(mutant.file).stem
+    layer, others = stem if stem in LAYERS else "fast_weights", stem not in (*LAYERS, "memory", "inner_loop")
     with mutated(mutant, folder) as audit, numpy.errstate(all="ignore"):  # a mutant may overflow
-        links = audit.run(quick=True, layers=[layer if layer in LAYERS else "fast_weights"])
+        links = audit.run(quick=True, layers=[layer], others=others)
     return [link for link in links if link.number == 3 and not link.passed]

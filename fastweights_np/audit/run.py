@@ -14,16 +14,23 @@ from .operations import convnet_links, operation_links
 from .others import optimizer_link, parallel_link
 
 
-def run(device: str = "cpu", quick: bool = False, layers: Sequence[str] = tuple(LAYERS)) -> list[Link]:
+def run(
+    device: str = "cpu", quick: bool = False, layers: Sequence[str] = tuple(LAYERS), *, others: bool = True,
+    few: bool = False,
+) -> list[Link]:  # fmt: skip
     """Run the chain and return its rows. Raises ImportError if autograd or SciPy is absent.
 
     quick runs a quarter of the cases. It leaves out links 4 and 7 and the helper processes; the finite differences of
     link 4 take most of the time.
+    others: whether to run more than the links of these layers. few: whether to run a quarter of the cases, with all
+    links.
     """
     move: Move = (lambda tree: tree) if device == "cpu" else (lambda tree: to_device(tree, device))
-    cases = tuple(case for case in (QUICK if quick else FULL) if case.layer in layers)
-    links = [
-        *(link for layer in layers for link in layer_links([c for c in cases if c.layer == layer], quick, move)),
+    cases = tuple(case for case in (QUICK if few or quick else FULL) if case.layer in layers)
+    links = [link for layer in layers for link in layer_links([c for c in cases if c.layer == layer], quick, move)]
+    if not others:
+        return sorted(links, key=lambda link: link.number)
+    links += [
         *convnet_links(quick, move),
         *operation_links(move),
         optimizer_link(move),

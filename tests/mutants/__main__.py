@@ -45,7 +45,14 @@ TESTS = (
     "workspace",
 )  # fmt: skip
 # too slow to be run for one mutant; the last expects the source as it is
-NOT_RUN = ("all_runs_on_the_device", "every_link_holds", "unbroken_copy", "every_mutant")
+NOT_RUN = (
+    "all_runs_on_the_device",
+    "every_link_holds",
+    "unbroken_copy",
+    "every_mutant",
+    "type_checkers",
+    "user_breaks",
+)
 # beside the guards that changes.py finds: what a helper's failure does, and an LSTM's step that exceeds the cache
 ALWAYS = (
     "parallel.py _Helper.finish",
