@@ -1,4 +1,4 @@
-"""python -m tasks: lists the tasks. python -m tasks NAME [options]: trains and evaluates one."""
+"""List the tasks (python -m tasks), or train and evaluate one (python -m tasks NAME [options])."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import signal
 import sys
 
 TASKS = {
-    "retrieval": "associative retrieval: c9k8j3f1??c is answered by 9 (section 4.1, table 1)",
-    "mnist": "handwritten digits by glimpses (section 4.2, table 2)",
-    "faces": "facial expressions by glimpses (section 4.3, table 3)",
-    "catch": "agents that catch a ball which they no longer see (section 4.4, figure 5)",
+    "retrieval": "associative retrieval: the answer to c9k8j3f1??c is 9 (section 4.1, table 1)",
+    "mnist": "handwritten digits, seen as glimpses (section 4.2, table 2)",
+    "faces": "facial expressions, seen as glimpses (section 4.3, table 3)",
+    "catch": "agents that catch a ball after it becomes invisible (section 4.4, figure 5)",
 }
 MISSING = 'tasks: {} is not installed; pip install -e ".[tasks]"'
 USAGE = """\
-usage: python -m tasks NAME [options]     python -m tasks NAME --help explains the options
+usage: python -m tasks NAME [options]     python -m tasks NAME --help lists the options
 
 {}
 
-python -m tasks search NAME tries settings; python -m tasks search --help explains it
+python -m tasks search NAME searches settings; python -m tasks search --help lists its options
 
 exit codes
     0  done
-    1  a part of the run died, such as an actor of catch
-    2  options, data or a folder that cannot be used
+    1  a process of the run failed, such as an actor of catch
+    2  the options, the data or the output folder cannot be used
     3  a loss, a gradient or a parameter was not finite
     4  the disk is full
-    5  the folder of the run has vanished, or cannot be written any more
+    5  the output folder was deleted, or can no longer be written
     6  out of memory
-  130  interrupted, by Ctrl-C or SIGTERM
-  141  done, but nobody read standard output to its end
-After 1, 3, 4, 5, 6 and 130 the last checkpoint is kept where the folder is, and --resume starts from it.
+  130  interrupted by Ctrl-C or SIGTERM
+  141  done, but the reader of standard output closed it early
+After 1, 3, 4, 5, 6 and 130 the output folder keeps its last checkpoint. --resume FOLDER resumes from it.
 """
 
 
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
             return code
         if out.error.errno == errno.EPIPE:
             return 141
-        print(f"tasks: standard output: {out.error}; all else is done", file=sys.stderr)
+        print(f"tasks: standard output: {out.error}; everything else is done", file=sys.stderr)
         return 4
 
 

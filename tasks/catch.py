@@ -43,7 +43,7 @@ class Progress(TypedDict):
 
 @dataclass(frozen=True)
 class Settings(LayerSettings, RunSettings):
-    """Trains an agent that sees a falling ball for the first frames only, and has to catch it."""
+    """Train an agent to catch a falling ball that it sees only in the first frames."""
 
     task: ClassVar[str] = "catch"
     measure: ClassVar[runs.Measure] = runs.Measure("mean_reward", "mean reward", maximize=True)
@@ -51,48 +51,49 @@ class Settings(LayerSettings, RunSettings):
     checkpoint: ClassVar[tuple[tuple[str, ...], type]] = (("params", "moments", "counts"), Progress)
 
     layer: Literal["fast_weights", "irnn", "lstm"] = "fast_weights"
-    """The recurrent layer; irnn is the paper's ReLU RNN."""
+    """Recurrent layer. irnn is the paper's ReLU RNN."""
     size: int = 16
-    """N: the screen has N x N pixels, an episode N frames."""
+    """N. The screen has N x N pixels, and an episode has N frames."""
     visible: int = 3
-    """M, the frames before the screen is blank. The paper has 3 with N = 16, and 5 with N = 24."""
+    """M, the number of visible frames. Later frames are blank. The paper uses M = 3 for N = 16 and M = 5 for N = 24."""
     paddle_width: int = 2
-    """Pixels of the paddle."""
+    """Width of the paddle in pixels."""
     paddle_start: Literal["center", "random"] = "center"
-    """The first column of the paddle: center, as in DeepMind's bsuite, or random. The paper does not say."""
+    """Initial position of the paddle: center, as in DeepMind's bsuite, or random. The paper does not specify it."""
     frames: int = 10_000_000
-    """Frames in all."""
+    """Total number of training frames of all actors."""
     games: int = 64
-    """Games that each actor plays at the same time."""
+    """Number of games that each actor plays in parallel."""
     seed: int = 0
-    """Fixes weights and games. With a2c, or a3c with one actor, the same seed gives the same run, bit for bit."""
+    """Random seed of weights and games. With a2c, or a3c with one actor, runs with the same seed are bit-identical."""
     threads: int = 1
-    """BLAS threads of a2c; each actor of a3c has one."""
+    """BLAS threads of a2c. Each actor of a3c uses one thread."""
     method: Literal["a3c", "a2c"] = "a3c"
-    """a3c: actors in processes of their own update shared parameters, without a lock. a2c: one learner in this process,
-    which may use a GPU."""
+    """a3c: actor processes update shared parameters without a lock. a2c: one learner runs in this process and may use a
+    GPU."""
     actors: int | None = None
-    """Actor-learners of a3c. None: one for each core."""
+    """Number of actor-learners of a3c. None: one for each core."""
     steps: int | None = None
-    """Decisions between two updates. None: a whole episode."""
+    """Number of decisions (actions) between two updates. None: a whole episode."""
     discount: float = 0.99
-    """γ."""
+    """γ, the discount factor."""
     value_weight: float = 0.5
-    """The weight of the value's squared error in the loss."""
+    """Weight of the squared error of the value in the loss."""
     entropy_weight: float = 0.01
-    """β, the weight of the policy's entropy."""
+    """β, the weight of the entropy of the policy in the loss."""
     optimizer: Literal["rmsprop", "adam"] = "adam"
-    """The optimizer, whose moments the actors share. Mnih et al. use RMSProp."""
+    """Optimizer. The actors share its moments. Mnih et al. use RMSProp."""
     clip_norm: float = 1.0
-    """Gradients are clipped to this global norm."""
+    """Clip gradients to this global norm."""
     hidden_size: int = 128
-    """R, the units of the recurrent layer, and of the ReLU layer below it."""
+    """R, the number of units of the recurrent layer and of the ReLU layer before it."""
     decay: float = 0.95
-    """λ of the fast weights, 0 to 1."""
+    """λ, the decay rate of the fast weights, from 0 to 1."""
     rate: float = 0.02
-    """η of the fast weights."""
+    """η, the learning rate of the fast weights."""
     recurrent_scale: float | None = None
-    """The initial W of fast weights and IRNN is this multiple of the identity. None: 0.5 and 0.9."""
+    """Initialize W of fast weights and IRNN to this multiple of the identity. None: 0.5 for fast weights, 0.9 for
+    IRNN."""
     checkpoint_every: float = 30.0
     """Seconds between two checkpoints."""
 
@@ -188,11 +189,12 @@ def run(settings: Settings, folder: Path, data: None) -> dict[str, Any]:
         "curve": training.curve(),
     }
     runs.store_result(folder, settings, result)
-    print(f"\nmean reward {result['mean_reward']:.3f} in the last tenth of {result['frames']:,} frames")
+    print(f"\nmean training reward {result['mean_reward']:.3f} over the last tenth of {result['frames']:,} frames")
     print(
-        f"trained, in {SHOWN} games: {result['test_reward']:.3f}, by likeliest moves {result['test_reward_greedy']:.3f}"
+        f"mean test reward over {SHOWN} games: {result['test_reward']:.3f} with sampled actions, "
+        f"{result['test_reward_greedy']:.3f} with greedy actions"
     )
-    print(f"a ball caught is 1, one missed -1; random-policy baseline: {result['chance']:.3f}")
+    print(f"reward of an episode: 1 (caught) or -1 (missed); random-policy baseline: {result['chance']:.3f}")
     print(f"{result['frames_per_second']:,} frames/s, {result['seconds']:.0f} s")
     figures.reward_curve(folder / "learning_curve.png", result["curve"], result["chance"])
     outcome = "caught" if sampled.rewards[0] > 0 else "missed"
@@ -329,8 +331,9 @@ class _Training:
         if settings.continues is not None:
             rate = settings.rate_at(min(frames, settings.frames), settings.frames)
             print(
-                f"continues {settings.continues} after {frames:,} frames, as a run of {settings.frames:,} in all: the "
-                f"learning rate resumes at {rate:.3g}, where the {settings.schedule} schedule of the longer run has it",
+                f"continues {settings.continues} after {frames:,} frames, as a run of {settings.frames:,} frames: the "
+                f"learning rate resumes at {rate:.3g}, the value of the longer run's {settings.schedule} schedule at "
+                "this frame",
                 flush=True,
             )
 

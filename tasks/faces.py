@@ -13,24 +13,25 @@ from .vision.images import Data, ImageSettings
 
 @dataclass(frozen=True)
 class Settings(ImageSettings):
-    """Train a network to recognize expressions from 24 glimpses of 12 x 12 pixels, or from the whole face."""
+    """Train a network to classify facial expressions from 24 glimpses of 12 x 12 pixels, or from whole images."""
 
     task: ClassVar[str] = "faces"
 
     hidden_size: int = 200
-    """R, the units of the recurrent layer, or the ConvNet's features."""
+    """R, the number of units of the recurrent layer, or of features of the ConvNet."""
     epochs: int = 40
-    """Passes over the training set."""
+    """Number of passes over the training set."""
     shift: int = 3
-    """Training images are augmented by random shifts of up to this many pixels down and across."""
+    """Augment training images by random shifts of up to this many pixels, vertically and horizontally."""
     mirror: bool = True
-    """Whether training images are augmented by mirroring them left to right at random."""
+    """Augment training images by random horizontal flips."""
     rate: float = 0.04
-    """η of the fast weights. About 8 / R keeps what is read in balance with the input."""
+    """η, the learning rate of the fast weights. About 8 / R balances the fast weights' term with the input."""
     patch: int = 12
-    """Pixels across a glimpse."""
+    """Width of a glimpse in pixels."""
     validation_size: int = 3000
-    """Training images held out, on which the best parameters are chosen; whole people where they are known."""
+    """Number of training images held out to select the best epoch. All images of a person are held out together, if the
+    data set names its people."""
 
     def layers_of_convnet(self) -> tuple[Convolution, ...]:
         """Return two layers with 12 x 12 receptive fields, the last with R features."""
@@ -46,7 +47,7 @@ def load(settings: Settings) -> Data:
             "get it from its own distributor and name it by --data-dir"
         )
     data = expressions.load(settings.data_dir)
-    sizes = f"{len(data.training.labels)} faces to train on and {len(data.test.labels)} to test on"
+    sizes = f"{len(data.training.labels)} training and {len(data.test.labels)} test faces"
     print(f"faces: {data.name}, {sizes}, read from {data.source}", flush=True)
     held_out = expressions.hold_out(data.training, settings.validation_size, settings.streams(3)[2])
     parts = [(part.pixels, part.labels) for part in (*held_out, data.test)]

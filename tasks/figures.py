@@ -161,7 +161,7 @@ def attention(path: Path, strings: list[str], answers: list[str], strengths: num
     for axes, string, answer, row in zip(rows[:, 0], strings, answers, strengths, strict=True):
         image = axes.imshow(row[None], aspect="auto", **colours)
         axes.set_xticks(range(len(row)), list(string[:-1]), family="monospace", fontsize=12)
-        axes.set_yticks([0], [f"{string[-1]} is asked, {answer}"])
+        axes.set_yticks([0], [f"query {string[-1]}, {answer}"])
         axes.tick_params(length=0)
     figure.suptitle("How strongly the query attends to each past step:  η λ^age h(τ)·h₀", fontsize=11)
     figure.colorbar(image, ax=rows[:, 0], shrink=0.9)
@@ -182,7 +182,7 @@ def reward_curve(path: Path, curve: list[dict[str, float]], chance: float) -> No
 
 def reward_axis(axes: Any, chance: float) -> None:
     """Makes y an axis of rewards, x of frames in millions; marks chance."""
-    axes.axhline(chance, linestyle=":", color="black", label="chance")
+    axes.axhline(chance, linestyle=":", color="black", label="random policy")
     axes.set(xlabel="frames (millions)", ylabel="mean reward", ylim=(-1.03, 1.03))
     axes.grid(alpha=0.3)
 
@@ -197,7 +197,7 @@ def film_strip(
     figure = plt.figure(figsize=(0.62 * frames + 1, 1.9 if attention is None else 5.4), layout="constrained")
     heights = (1, 1) if attention is None else (1, 1, 5)
     grid = figure.add_gridspec(len(heights), frames, height_ratios=heights)
-    for row, (name, pictures) in enumerate((("there is", screens), ("is seen", seen))):
+    for row, (name, pictures) in enumerate((("screen", screens), ("visible", seen))):
         for t, picture in enumerate(pictures):
             axes = figure.add_subplot(grid[row, t])
             axes.imshow(picture, cmap="gray", vmin=0, vmax=1)
@@ -212,7 +212,7 @@ def film_strip(
     if attention is not None:
         axes = figure.add_subplot(grid[2, :])
         drawn = axes.imshow(attention.T, aspect="auto", **_colours(attention[numpy.isfinite(attention)]))
-        axes.set(xlabel="frame that attends", ylabel="to frame")
+        axes.set(xlabel="frame", ylabel="attended frame")
         names = [str(t + 1) for t in range(frames)]
         axes.set_xticks(range(frames), names)
         axes.set_yticks(range(0, frames, 4), names[::4])

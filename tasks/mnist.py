@@ -16,21 +16,21 @@ from .vision.images import Data, ImageSettings
 
 @dataclass(frozen=True)
 class Settings(ImageSettings):
-    """Train a network to read digits, or pieces of clothing, from 24 glimpses of 7 x 7 pixels, or as whole images."""
+    """Train a network to classify digits or clothing from 24 glimpses of 7 x 7 pixels, or from whole images."""
 
     task: ClassVar[str] = "mnist"
 
     data: Literal["mnist", "fashion"] = "mnist"
-    """MNIST or Fashion-MNIST; without --data-dir it is fetched once, into the user's cache."""
+    """Data set: MNIST or Fashion-MNIST. Without --data-dir it is downloaded once, into the user's cache."""
     epochs: int = 60
-    """Passes over the training set."""
+    """Number of passes over the training set."""
     learning_rate: float = 4e-3
-    """Adam's step size before the schedule."""
+    """Learning rate of Adam before the schedule is applied."""
     shift: int = 2
-    """Training images are augmented by random shifts of up to this many pixels down and across."""
+    """Augment training images by random shifts of up to this many pixels, vertically and horizontally."""
     rate: float = 0.16
-    """η of the fast weights. About 8 / R keeps what is read in balance with the input: after layer norm, h·h grows with
-    R."""
+    """η, the learning rate of the fast weights. About 8 / R balances the fast weights' term with the input: after layer
+    norm, h·h grows with R."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,22 +33,22 @@ OTHER_PAIRS, OTHER_SEPARATORS, OTHER_SIZE = (2, 4, 6, 8, 12, 16, 20, 26), (2, 4,
 
 @dataclass(frozen=True)
 class Settings(LayerSettings, TrainingSettings):
-    """Trains a recurrent network to retrieve digits by their letters: the task and the sizes of the paper, R = 50."""
+    """Train a recurrent network to retrieve the digit that followed a letter. By default, R = 50 as in the paper."""
 
     task: ClassVar[str] = "retrieval"
 
     layer: Literal["fast_weights", "irnn", "lstm", "associative_lstm"] = "fast_weights"
-    """The recurrent layer."""
+    """Recurrent layer."""
     pairs: int = 4
-    """K, the letter-digit pairs in a sequence, 1 to 26; the sequence has 2 K + 3 characters."""
+    """K, the number of letter-digit pairs in a sequence, 1 to 26. A sequence has 2 K + 3 characters."""
     training_size: int = 100_000
-    """Sequences to train on."""
+    """Number of training sequences."""
     validation_size: int = 10_000
-    """Sequences that select the best parameters."""
+    """Number of validation sequences, which select the best epoch."""
     test_size: int = 20_000
-    """Sequences on which the best parameters are tested, once."""
+    """Number of test sequences. The best parameters are tested once."""
     test_curve: bool = False
-    """Also test after each epoch, as in figure 2. Nothing is selected by it."""
+    """Also evaluate the test set after each epoch, as in figure 2. It selects nothing."""
     generalize: bool = False
     """Also test the best parameters on other numbers of pairs, and with more separators than in training."""
 
@@ -153,11 +153,11 @@ def run(settings: Settings, folder: Path, data: tuple[Split, Split, Split]) -> d
     if settings.generalize:
         result["generalization"] = generalization(net, outcome.params, settings)
     runs.store_result(folder, settings, result)
-    chosen = f"parameters of epoch {outcome.best['epoch']}, the best on validation"
+    chosen = f"epoch {outcome.best['epoch']}, the best on the validation set"
     print(f"\ntest error {error:.3%}, negative log likelihood {nll:.5f} nats ({chosen})")
-    print(f"key-blind floor {floor_error:.2%}, {floor_nll:.3f} nats: a model that does not retrieve")
+    print(f"key-blind floor {floor_error:.2%}, {floor_nll:.3f} nats: the best that a model without retrieval can reach")
     if error > 0.95 * floor_error:
-        print("this run has not learned to retrieve: give it more epochs or data, or other settings")
+        print("this run did not learn to retrieve: use more epochs, more training data or other settings")
     print(f"{outcome.updates} updates in {outcome.seconds:.0f} s\n")
     _show_examples(net, outcome.params, test_set)
     figures.learning_curve(folder / "learning_curve.png", outcome.curve, floor_nll, floor_error)
@@ -190,7 +190,7 @@ def _show_examples(net: Network, params: Any, split: Split, count: int = 10) -> 
     logits, _ = net.forward(params, inputs)
     inputs, labels, answers = to_host((inputs, labels, logits.argmax(axis=1)))
     for n, (answer, label) in enumerate(zip(answers, labels, strict=True)):
-        print(f"{text(inputs[:, n])} -> {answer}" + ("" if answer == label else f"   wrong, it is {label}"))
+        print(f"{text(inputs[:, n])} -> {answer}" + ("" if answer == label else f"   wrong, the label is {label}"))
 
 
 def _draw_attention(net: Network, params: Any, split: Split, path: Path, count: int = 6) -> None:
@@ -199,8 +199,8 @@ def _draw_attention(net: Network, params: Any, split: Split, path: Path, count: 
     answers, strengths = logits.argmax(axis=1), fast_weights.attention(layer_cache)
     inputs, labels, answers, strengths = to_host((inputs, labels, answers, strengths))
     strings = [text(sequence) for sequence in inputs.T]
-    said = [
-        f"{answer} is answered" + ("" if answer == label else f" (wrong, {label})")
+    captions = [
+        f"answer {answer}" + ("" if answer == label else f" (label {label})")
         for answer, label in zip(answers, labels, strict=True)
     ]
-    figures.attention(path, strings, said, strengths)
+    figures.attention(path, strings, captions, strengths)

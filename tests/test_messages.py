@@ -87,7 +87,7 @@ def replaced_by_a_file(folder: Path) -> None:
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(replaced_by_nothing, "the folder has vanished"), (replaced_by_a_file, "Not a directory")],
+    [(replaced_by_nothing, "the folder was deleted"), (replaced_by_a_file, "Not a directory")],
 )
 def test_a_folder_that_vanishes_during_the_run_is_named(task, change, message, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
@@ -159,10 +159,10 @@ def test_help_needs_no_greek_letters(task, environment, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout.isascii()
-    assert "?" not in done.stdout.replace("??c is answered", "")
+    assert "?" not in done.stdout.replace("c9k8j3f1??c", "")
     if task:
-        assert "lambda of the fast weights" in done.stdout
-        assert "eta of the fast weights" in done.stdout
+        assert "lambda, the decay rate of the fast weights" in done.stdout
+        assert "eta, the learning rate of the fast weights" in done.stdout
 
 
 @pytest.mark.parametrize("task", ["retrieval", "catch"])
@@ -227,7 +227,7 @@ def test_a_log_on_a_full_disk_does_not_stop_the_run(tmp_path):
         done = run(*options("retrieval", tmp_path), "--out", str(tmp_path / "run"), stdout=log)
     assert done.returncode == 4
     assert_one_sentence(done.stderr)
-    assert "standard output: [Errno 28] No space left on device; all else is done" in done.stderr
+    assert "standard output: [Errno 28] No space left on device; everything else is done" in done.stderr
     assert (tmp_path / "run" / "result.json").exists()
 
 

@@ -155,7 +155,7 @@ def test_a_search_that_was_stopped_resumes_its_trials(told, tmp_path):
         assert json.loads((folder / "search.json").read_text())["left"] == 2
     lines = (first / "metrics.jsonl").read_text()
     again = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=120, text=True)
-    assert "the best of 2: " in again.stdout
+    assert "the best of 2 trials: " in again.stdout
     assert (first / "metrics.jsonl").read_text().startswith(lines)
     assert "--resume" not in json.loads((first / "result.json").read_text())["command"]
     states = [trial.state.name for trial in trials(folder / "study.db")]
@@ -238,7 +238,7 @@ def test_one_search_at_a_time_uses_a_folder(searched, capsys):
         assert main([*GRID, "--out", str(searched)]) == 2
     said = capsys.readouterr().err
     assert f"out: {searched} is in use by process {os.getpid()} on " in said
-    assert "; wait until that ends, or choose another --out" in said
+    assert "; wait until it ends, or choose another --out" in said
 
 
 def test_searches_of_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):

@@ -149,7 +149,7 @@ def test_settings_are_written_as_the_task_reads_them():
 def test_settings_are_drawn_once_until_there_are_no_others(opened, tmp_path, capsys):
     trials = opened(tmp_path / "s", TWO, random=6)
     assert sorted(chosen["inner_steps"] for chosen in finish(trials)) == [1, 2]
-    assert "the 2 that there are have been tried" in capsys.readouterr().out
+    assert "all 2 existing settings were tried" in capsys.readouterr().out
     assert (trials.left(), len(trials.best()), len(trials.rows())) == (0, 2, 2)
 
 
@@ -197,7 +197,7 @@ def test_draws_that_cannot_be_run_are_left_out_and_named(opened, tmp_path, capsy
     trials = opened(tmp_path / "s", {"hidden_size": Range(8, 13, False)}, random=6, base=base)
     assert sorted(chosen["hidden_size"] for chosen in finish(trials)) == [8, 10, 12]
     printed = capsys.readouterr().out
-    assert printed.count("search: draws like this one are left out: hidden_size: expected an even number") == 1
+    assert printed.count("search: settings like these are skipped: hidden_size: expected an even number") == 1
 
 
 def test_a_larger_n_draws_further_settings(opened, tmp_path):
@@ -259,7 +259,7 @@ def test_a_trial_waits_for_the_process_that_writes_to_its_folder(opened, tmp_pat
     with ThreadPoolExecutor(2) as pool:
         with locked(tmp_path / "s"):
             released = pool.submit(workers._wait_for, tmp_path / "s")
-            while "s: waiting, for " not in capsys.readouterr().out:
+            while "s: waiting: " not in capsys.readouterr().out:
                 pass
             assert not released.done()
         assert released.result() is None

@@ -49,7 +49,7 @@ def explained(error: BaseException, settings: Any, folder: Path | None, program:
         return DISK_FULL, f"{_described(error)}; {kept}; make room, then {again}"
     if number in NOT_WRITABLE and folder is not None:
         if not folder.exists():
-            return FOLDER_LOST, f"{folder}: the folder has vanished during the run, and all in it; start again"
+            return FOLDER_LOST, f"{folder}: the folder was deleted during the run, with all files in it; start again"
         return FOLDER_LOST, f"{_described(error)}; {kept}; make the folder writable, then resume with: {resume}"
     if isinstance(error, ValueError | TypeError | OSError | RuntimeError):
         return REFUSED, str(error)

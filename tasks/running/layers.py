@@ -33,27 +33,28 @@ class LayerSettings(RunSettings):
     """
 
     layer: str = "fast_weights"
-    """The recurrent layer."""
+    """Recurrent layer."""
     hidden_size: int = 50
-    """R, the units of the recurrent layer."""
+    """R, the number of units of the recurrent layer."""
     decay: float = 0.9
-    """λ of the fast weights, 0 to 1."""
+    """λ, the decay rate of the fast weights, from 0 to 1."""
     rate: float = 0.1
-    """η of the fast weights."""
+    """η, the learning rate of the fast weights."""
     inner_steps: int = 1
-    """S, the steps of the inner loop of fast weights."""
+    """S, the number of steps of the inner loop of the fast weights."""
     normalize_preliminary: bool = False
-    """Apply layer norm to the preliminary state, too, which does not see the fast weights."""
+    """Also apply layer norm to the preliminary state, which is computed before the fast weights are read."""
     layer_norm: bool | None = None
-    """Layer norm: True or False. None: with it if the layer has fast weights, else without."""
+    """Use layer norm. None: True for layers with fast weights, False for other layers."""
     recurrent_scale: float | None = None
-    """The initial W of fast weights and IRNN is this multiple of the identity. None: 0.05 and 0.5."""
+    """Initialize W of fast weights and IRNN to this multiple of the identity. None: 0.05 for fast weights, 0.5 for
+    IRNN."""
     forget_bias: float = 1.0
-    """The initial bias of the forget gate of LSTM and associative LSTM."""
+    """Initial bias of the forget gate of LSTM and associative LSTM."""
     copies: int = 4
-    """Redundant copies of the associative LSTM's memory."""
+    """Number of redundant copies of the associative LSTM's memory."""
     heads: int = 3
-    """Keys and values that the associative LSTM writes, and keys that it reads with, in each time step."""
+    """Number of key-value pairs that the associative LSTM writes, and of keys that it reads, at each time step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -38,7 +38,7 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
-            print(f"tasks: {folder} cannot be locked ({error}): start no second run in it", file=sys.stderr)
+            print(f"tasks: {folder} cannot be locked ({error}): do not start a second run in it", file=sys.stderr)
     try:
         yield
     finally:

@@ -69,33 +69,34 @@ class RunSettings:
     checkpoint: ClassVar[tuple[tuple[str, ...], type]]  # its groups of arrays, and the types of all else in it
 
     seed: int = 0
-    """Fixes data, weights and order. On the CPU of one machine, the same seed gives the same run, bit for bit."""
+    """Random seed of data, initial weights and batch order. On the CPU of one machine, runs with the same seed are
+    bit-identical."""
     learning_rate: float = 1e-3
-    """The optimizer's step size before the schedule."""
+    """Learning rate of the optimizer before the schedule is applied."""
     schedule: Literal["linear", "constant"] = "linear"
-    """The learning-rate schedule. linear: constant for --hold of the updates, then linearly down to zero."""
+    """Learning-rate schedule. linear: constant for the fraction --hold of the updates, then linear decay to zero."""
     hold: float = 0.5
-    """The fraction of the updates before the linear schedule begins to fall."""
+    """Fraction of the updates before the linear decay of the learning rate begins."""
     clip_norm: float = 5.0
-    """Gradients are clipped to this global norm."""
+    """Clip gradients to this global norm."""
     dtype: Literal["float32", "float64"] = "float32"
-    """The floating-point type of parameters and states."""
+    """Floating-point type of parameters and hidden states."""
     device: Literal["cpu", "cuda"] = "cpu"
     """cpu: NumPy; cuda: CuPy on the current GPU."""
     threads: int = 1
     """BLAS threads. The matrix products are small, so several threads usually slow the run down."""
     out: Path | None = None
-    """The output folder, new or empty; by default runs/TASK-DATE-TIME."""
+    """Output folder, new or empty. None: runs/TASK-DATE-TIME."""
     resume: Path | None = None
-    """The output folder of a run to resume, with its settings. A longer run (more epochs, or frames) is a new one in a
-    new folder: it starts from the last checkpoint, and the learning-rate schedule is that of the longer run."""
+    """Resume the run in this output folder with its settings. More epochs or frames start a longer run in a new folder,
+    from the last checkpoint. The learning-rate schedule then covers the new length."""
     initial: Path | None = None
-    """The output folder of a run whose best parameters are the initial weights. Names, shapes and dtypes must match."""
+    """Output folder of a run whose best parameters become the initial weights. Names, shapes and dtypes must match."""
     settings: Path | None = None
-    """A file of settings: settings.json or result.json of a run, or best.json of a search. Command-line options
-    override it."""
+    """Settings file: settings.json or result.json of a run, or best.json of a search. Command-line options override
+    it."""
     continues: Annotated[Path | None, tyro.conf.Suppress] = None
-    """The run that --resume named, if this is a longer one."""
+    """Output folder of the run that this longer run continues; --resume named it."""
 
     def __post_init__(self) -> None:
         for name, value in typed.checked(type(self), vars(self)).items():

@@ -49,18 +49,18 @@ class TrainingSettings(RunSettings):
     checkpoint: ClassVar[tuple[tuple[str, ...], type]] = (("params", "best_params", "optimizer"), Progress)
 
     epochs: int = 20
-    """Passes over the training set."""
+    """Number of passes over the training set."""
     batch_size: int = 128
-    """Sequences in an update. The last, smaller batch of an epoch is dropped."""
+    """Examples in each update. The last, smaller batch of an epoch is dropped."""
     weight_decay: float = 0.0
     """Decoupled weight decay (AdamW). Applied to weight matrices, not to biases and gains."""
     best_by: Literal["loss", "error"] = "loss"
-    """The validation measure that selects the best epoch. The loss decides between equal errors."""
+    """Validation metric that selects the best epoch. For error, the loss breaks ties."""
     threads: int = 1
-    """BLAS threads. The matrix products are small, so several threads usually slow the run down. With the ConvNet they
-    share the images of a batch, which speeds it up."""
+    """BLAS threads. The matrix products are small, so several threads usually slow the run down. The ConvNet splits
+    each batch among its threads, which speeds it up."""
     processes: int = 1
-    """Processes that share each batch in the recurrent layer. Two are faster from about 100 units on."""
+    """Processes that share each batch in the recurrent layer. Two are faster than one from about 100 units."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -340,9 +340,9 @@ class _Run:
         if self.settings.continues is not None:
             rate = self.settings.rate_at(self.update, self.updates)
             print(
-                f"continues {self.settings.continues} after {self.update} updates, as a run of {self.updates} "
-                f"({self.settings.epochs} epochs in all): the learning rate resumes at {rate:.3g}, where the "
-                f"{self.settings.schedule} schedule of the longer run has it",
+                f"continues {self.settings.continues} after {self.update} updates, as a run of {self.updates} updates "
+                f"({self.settings.epochs} epochs): the learning rate resumes at {rate:.3g}, the value of the longer "
+                f"run's {self.settings.schedule} schedule at this update",
                 flush=True,
             )
 

@@ -1,12 +1,12 @@
-"""python -m tasks search TASK: searches settings by validation data, over a grid or at random, as the paper did.
+"""Search settings on the validation set, by grid search or random search, as in the paper.
 
     python -m tasks search retrieval --grid learning_rate=5e-4,1e-3,2e-3 layer=lstm,irnn --epochs 10
     python -m tasks search retrieval --random 30 --over learning_rate=1e-4..1e-2:log rate=0.02..0.5:log
 
-All other options are options of the task, the same for every trial. A trial is a run of the task in a process and a
-folder of its own. It is judged by its best negative log likelihood on the validation set; its test results are not
-used. Agents are judged by their mean reward in the last tenth of the run. search.json lists number, settings, measure
-and folder of every finished trial; best.json holds the best settings.
+All other options are passed to every trial. A trial is a run of the task in its own process and folder. Its objective
+is its best validation negative log likelihood. Test results are not used. For catch the objective is the mean reward
+over the last tenth of the run. search.json lists the number, settings, objective and folder of every finished trial.
+best.json holds the best settings.
 """
 
 from __future__ import annotations
@@ -42,13 +42,12 @@ TOP = 5  # of the best trials the mean is reported, as the paper averages its ag
 BUDGET = ("epochs", "frames", "training_size", "validation_size", "test_size")  # what makes the runs of a search short
 STORAGE_LOST = 7  # the exit code that a run does not have
 EPILOG = """\
-A search that was stopped, in whatever way, is resumed by the same command with --out FOLDER: its unfinished trials
-resume from their checkpoints. With a larger N it draws further settings. Settings that were tried are not tried again.
-One search at a time uses a folder; several searches, also on several machines, share a study by --storage URL, each
-with a folder of its own.
+To resume a stopped search, repeat its command with --out FOLDER. Its unfinished trials resume from their checkpoints. A
+larger N draws additional settings. No settings are tried twice. Only one search at a time can use a folder. Several
+searches, also on several machines, can share a study with --storage URL; each needs its own folder.
 
-exit codes: 0 done; 1 the run of a trial failed; 2 the search was refused before anything was lost or overwritten;
-4 the disk is full; 5 the folder cannot be read or written; 7 the study's storage cannot be used any more;
+exit codes: 0 done; 1 the run of a trial failed; 2 the search was refused, and nothing was lost or overwritten;
+4 the disk is full; 5 the folder cannot be read or written; 7 the study's storage can no longer be used;
 130 interrupted by Ctrl-C or SIGTERM. Finished trials are kept in every case.
 """
 
@@ -59,7 +58,7 @@ def main(arguments: list[str], tasks: dict[str, type[RunSettings]]) -> int:
     try:
         search = _asked_for(chosen, options, tasks[chosen.task])
     except KeyboardInterrupt:
-        print("\ninterrupted before anything was started", file=sys.stderr)
+        print("\ninterrupted before the search started", file=sys.stderr)
         return INTERRUPTED
     except (ValueError, TypeError, OSError) as error:
         print(f"tasks: {error}", file=sys.stderr)
@@ -75,7 +74,7 @@ def main(arguments: list[str], tasks: dict[str, type[RunSettings]]) -> int:
         return 0
     except (ValueError, TypeError, FolderInUse) as error:
         in_use = isinstance(error, FolderInUse)
-        message = f"out: {error}; wait until that ends, or choose another --out" if in_use else error
+        message = f"out: {error}; wait until it ends, or choose another --out" if in_use else error
         print(f"tasks: {message}", file=sys.stderr)
         with suppress(OSError):  # it holds files
             search.folder.rmdir()
@@ -101,20 +100,24 @@ def _parser(tasks: list[str]) -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("task", choices=tasks)
     parser.add_argument(
-        "--grid", nargs="+", metavar="NAME=V,V", default=[], help="try all combinations of these values"
+        "--grid", nargs="+", metavar="NAME=V,V", default=[], help="try every combination of these values"
     )
-    parser.add_argument("--random", type=int, metavar="N", help="try N different settings drawn from --over")
+    parser.add_argument("--random", type=int, metavar="N", help="try N different settings, sampled from --over")
     parser.add_argument(
-        "--over", nargs="+", metavar="NAME=LOW..HIGH[:log]", default=[], help="what --random draws; NAME=V,V too"
+        "--over",
+        nargs="+",
+        metavar="NAME=LOW..HIGH[:log]",
+        default=[],
+        help="ranges or lists (NAME=V,V) to sample from",
     )
-    parser.add_argument("--jobs", type=int, default=1, help="trials at the same time")
-    parser.add_argument("--out", type=Path, help="the search's folder; by default runs/search-TASK-DATE-TIME")
+    parser.add_argument("--jobs", type=int, default=1, help="number of trials to run in parallel (default: 1)")
+    parser.add_argument("--out", type=Path, help="output folder (default: runs/search-TASK-DATE-TIME)")
     parser.add_argument(
-        "--storage", help="where the Optuna study is kept, as a database URL; by default study.db in the folder"
+        "--storage", help="database URL that stores the Optuna study (default: study.db in the output folder)"
     )
-    parser.add_argument("--study", help="the study's name in the storage; by default search-TASK")
+    parser.add_argument("--study", help="name of the study in the storage (default: search-TASK)")
     parser.add_argument(
-        "--prune", action="store_true", help="stop trials that are worse than the median at the same epoch"
+        "--prune", action="store_true", help="stop a trial that is worse than the median at the same epoch"
     )
     return parser
 
@@ -141,7 +144,7 @@ def _asked_for(chosen: argparse.Namespace, options: list[str], kind: type[RunSet
         if any(word.replace("_", "-").partition("=")[0] in (option, f"--no-{option[2:]}") for word in options):
             print(f"search: {option} has no effect, because {name} is varied", file=sys.stderr)
     for name, user in space.without_effect(varied, base).items():
-        print(f"search: {name} is not varied, because it is not used by {user}", file=sys.stderr)
+        print(f"search: {name} is not varied, because {user} does not use it", file=sys.stderr)
         del varied[name]
     if not varied:
         raise ValueError("search: expected a setting that has an effect on the runs, got none; vary another one")
@@ -214,18 +217,18 @@ def _report(study: Study) -> None:
     _write_table(study)
     search, best = study.search, study.best()
     if left := study.left():
-        print(f"\nsettings that were not finished here: {left}")
+        print(f"\nunfinished settings: {left}")
     if not best:
         return
     measure = search.base.measure
     figures.search(search.folder / "search.png", study.rows(), search.space, measure)
-    print(f"\nthe best of {len(best)}: {best[0].params}, {measure.title} {best[0].value:.5f}")
+    print(f"\nthe best of {len(best)} trials: {best[0].params}, {measure.title} {best[0].value:.5f}")
     for what, mean in _mean_of_the_best(best).items():
         print(f"{what}: {mean:.5f}")
     options = shlex.join([search.base.task, "--settings", str(search.folder / "best.json")])
-    print(f"train with it: python -m tasks {options}")
+    print(f"train with these settings: python -m tasks {options}")
     if own := _own_budget(search):
-        print(f"This trains for the task's own length and on all its data. The search used {own}, not in best.json.")
+        print(f"This uses the task's default length and data sizes. The search used {own}, which best.json leaves out.")
 
 
 def _mean_of_the_best(best: list[FrozenTrial]) -> dict[str, float]:

@@ -198,7 +198,7 @@ class Study:
             if _key(chosen) not in tried and self._can_be_run(chosen):
                 return chosen
         if not self.exhausted:
-            print(f"search: {DRAWS} draws gave no new settings: the {len(tried)} that there are have been tried")
+            print(f"search: {DRAWS} samples gave no new settings; all {len(tried)} existing settings were tried")
         self.exhausted = True
         return None
 
@@ -210,7 +210,7 @@ class Study:
         except ValueError as error:
             name = str(error).partition(":")[0]
             if name not in self._left_out.values():
-                print(f"search: draws like this one are left out: {error}", flush=True)
+                print(f"search: settings like these are skipped: {error}", flush=True)
             self._left_out[_key(chosen)] = name
             return False
         return True

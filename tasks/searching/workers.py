@@ -81,7 +81,7 @@ class Workers:
             if code in (INTERRUPTED, -signal.SIGINT, -signal.SIGTERM):
                 raise InterruptedError
             if code == DIVERGED:
-                print(f"{folder.name}: the loss was not finite: the worst possible", flush=True)
+                print(f"{folder.name}: the loss was not finite; it counts as the worst trial", flush=True)
                 return measure.worst
             if code:
                 raise RunFailed(
@@ -117,7 +117,7 @@ class Workers:
                 with locked(folder):
                     return
             except FolderInUse as error:
-                print(f"{folder.name}: waiting, for {error}", flush=True)
+                print(f"{folder.name}: waiting: {error}", flush=True)
                 self._stopped.wait(10 * POLL)
         raise InterruptedError
 

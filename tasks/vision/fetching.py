@@ -143,7 +143,7 @@ def _cached(folder: Path, file: str, source: Source) -> Path | None:
                 return path
             bad = path.replace(path.with_name(path.name + ".bad"))
             print(
-                f"{path}: expected SHA-256 {sums[number]}, got {got}; renamed to {bad}, fetching it again", flush=True
+                f"{path}: expected SHA-256 {sums[number]}, got {got}; renamed to {bad}; fetching it again", flush=True
             )
     return None
 

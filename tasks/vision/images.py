@@ -27,21 +27,21 @@ class ImageSettings(LayerSettings, TrainingSettings):
     """The options of a task on images."""
 
     layer: Literal["multilevel", "fast_weights", "irnn", "lstm", "associative_lstm", "convnet"] = "multilevel"
-    """multilevel: fast weights that store, wipe, read and integrate as figure 3 has it; fast_weights: that store and
-    read at every glimpse; irnn, lstm, associative_lstm: on the same glimpses; convnet: on the whole image."""
+    """multilevel: fast weights with the control signals of figure 3. fast_weights: fast weights that store and read at
+    every glimpse. irnn, lstm, associative_lstm: baselines on the same glimpses. convnet: baseline on whole images."""
     data_dir: Path | None = None
-    """The folder of the images."""
+    """Folder of the data set."""
     validation_size: int = 5000
-    """Training images held out, on which the best parameters are chosen."""
+    """Number of training images held out as the validation set, which selects the best epoch."""
     best_by: Literal["loss", "error"] = "error"
-    """What on the validation set decides which epoch's parameters are the best; of equal errors, the loss. The loss
-    rises when a network becomes too sure of its errors, while they still grow fewer."""
+    """Validation metric that selects the best epoch. For error, the loss breaks ties. The loss can rise, because errors
+    become overconfident, while the error rate still falls."""
     patch: int = 7
-    """Pixels across a glimpse, or across the kernels of the ConvNet's first layer."""
+    """Width in pixels of a glimpse, or of the kernels of the ConvNet's first layer."""
     shift: int = 0
-    """Training images are augmented by random shifts of up to this many pixels down and across."""
+    """Augment training images by random shifts of up to this many pixels, vertically and horizontally."""
     mirror: bool = False
-    """Whether training images are augmented by mirroring them left to right at random."""
+    """Augment training images by random horizontal flips."""
 
     @property
     def blas_threads(self) -> int:
@@ -186,7 +186,7 @@ def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
         "curve": outcome.curve,
     }
     runs.store_result(folder, settings, result)
-    chosen = f"parameters of epoch {outcome.best['epoch']}, the best on validation"
+    chosen = f"epoch {outcome.best['epoch']}, the best on the validation set"
     print(f"\ntest error {error:.2%}, accuracy {1 - error:.2%}, negative log likelihood {nll:.4f} nats ({chosen})")
     print(f"{outcome.updates} updates in {outcome.seconds:.0f} s")
     figures.learning_curve(folder / "learning_curve.png", outcome.curve)
@@ -217,10 +217,10 @@ def _draw_attention(
     steps = [t for t, integrates in enumerate(layer_cache.controls.integrate) if integrates]
     strengths = [multilevel.attention(layer_cache, t) for t in steps]
     images, labels, answers, strengths = to_host((split.pixels[chosen], labels, logits.argmax(axis=1), strengths))
-    said = [
-        f"{classes[answer]}" + ("" if answer == label else f" (wrong: {classes[label]})")
+    captions = [
+        f"{classes[answer]}" + ("" if answer == label else f" (label {classes[label]})")
         for answer, label in zip(answers, labels, strict=True)
     ]
     stored = [t for t, stores in enumerate(layer_cache.controls.store) if stores]
     where = glimpses.places(glimpses.layout(images.shape[-1], patch))
-    figures.attention_to_places(path, images, said, strengths, [where[t] for t in stored])
+    figures.attention_to_places(path, images, captions, strengths, [where[t] for t in stored])
