@@ -78,7 +78,7 @@ def _run(arguments: list[str]) -> int:
         _interrupt_by_exception()
         settings = runs.settings_asked_for(task.Settings, options, program)
         machine.check(settings)
-        to_device({}, settings.device)  # complains now rather than after the folder is made
+        to_device({}, settings.device)  # raises before the folder is made
         data = task.load(settings)  # likewise
         with runs.interrupts_noted(), folders.open_folder(settings) as folder:
             print(f"{name}: writing to {folder}", flush=True)
@@ -106,13 +106,13 @@ def _search(options: list[str]) -> int:
 
 
 def _end_at_once(number: int, frame: object) -> None:
-    """Handle Ctrl-C and SIGTERM while modules are imported, which may take an exception for a failure of their own."""
+    """Handle Ctrl-C and SIGTERM during imports: an imported module might catch an exception as its own failure."""
     os.write(2, b"tasks: interrupted; no folder was made\n")
     os._exit(130)
 
 
 def _interrupt_by_exception() -> None:
-    """Let KeyboardInterrupt be raised from now on. Does nothing unless `_end_at_once` is the handler."""
+    """Make signals raise KeyboardInterrupt from now on. Do nothing unless `_end_at_once` is the handler."""
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is _end_at_once:
             signal.signal(number, signal.default_int_handler)
@@ -123,7 +123,7 @@ if __name__ == "__main__":
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end_at_once)
     code = main(sys.argv[1:])
-    # after a KeyboardInterrupt within eval of a string (namedtuple has one), handled or not, Python ends by SIGINT
-    # instead of this code, until the next eval
+    # after a KeyboardInterrupt within eval of a string (namedtuple calls one), Python exits by SIGINT instead of with
+    # this code, even if the exception was handled; another eval resets this
     eval("0")
     sys.exit(code)

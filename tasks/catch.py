@@ -1,4 +1,4 @@
-"""Catch by agents with memory (section 4.4, figure 5): A3C, or A2C, of fast weights, LSTM or ReLU RNN."""
+"""Train agents with memory to play Catch (section 4.4, figure 5): A3C or A2C with fast weights, LSTM or ReLU RNN."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from fastweights_np.backend import array_module
 from fastweights_np.trees import flatten
 
 from . import figures
-from .games.agents import MEASURED, ActorError, Actors, Board, Learner, Plan
+from .games.agents import REPORTED, A3CConfig, ActorError, Actors, Learner, SharedState
 from .games.catch_game import ACTIONS, Catch, Rules
 from .running import checkpoints, runs
 from .running.layers import LayerSettings
 from .running.machine import cores
 from .running.runs import NOT_FINITE, Interruption, RunSettings, interrupts_noted
 
-PARTS = 100  # of a run, in each of which rewards are averaged
-REPORT_EVERY = 10  # batches of games that A2C plays between two looks at how they went, each of which makes a GPU wait
-LAST = 10  # of these, the last, whose mean is the run's result
-SHOWN = 512  # games that the trained agent plays in the end, without learning
-W_SCALE = {"fast_weights": 0.5, "irnn": 0.9}  # at 0.5 hardly a ReLU RNN without layer norm learns (24, 5)
+PARTS = 100  # number of parts of a run; rewards are averaged over each part
+REPORT_EVERY = 10  # batches of games between two reports of A2C; each report waits for a GPU
+LAST = 10  # the mean reward of this many last parts is the run's result
+SHOWN = 512  # test games that the trained agent plays without learning
+W_SCALE = {"fast_weights": 0.5, "irnn": 0.9}  # at 0.5 a ReLU RNN without layer norm rarely learns (N, M) = (24, 5)
 
 
 class Progress(TypedDict):
-    """What a checkpoint holds beside arrays."""
+    """The contents of a checkpoint in addition to arrays."""
 
     settings: dict
     seconds: float
@@ -46,7 +46,7 @@ class Settings(LayerSettings, RunSettings):
     """Train an agent to catch a falling ball that it sees only in the first frames."""
 
     task: ClassVar[str] = "catch"
-    measure: ClassVar[runs.Measure] = runs.Measure("mean_reward", "mean reward", maximize=True)
+    objective: ClassVar[runs.Objective] = runs.Objective("mean_reward", "mean reward", maximize=True)
     length: ClassVar[str] = "frames"
     checkpoint: ClassVar[tuple[tuple[str, ...], type]] = (("params", "moments", "counts"), Progress)
 
@@ -99,7 +99,7 @@ class Settings(LayerSettings, RunSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.rules()  # raises for what makes no game
+        self.rules()  # raises for invalid rules
         for name in ("frames", "games"):
             checks.count(name, getattr(self, name), least=1)
         checks.fraction("discount", self.discount)
@@ -120,17 +120,20 @@ class Settings(LayerSettings, RunSettings):
 
     @property
     def reports(self) -> int:
-        """How many lines of metrics a whole run writes."""
+        """Return the number of lines of metrics that a whole run writes."""
         return PARTS
 
     @classmethod
     def unused(cls, values: Mapping[str, Any]) -> dict[str, str]:
-        """Return the options that have no effect on a run with these settings, each with what does not use it."""
+        """Return the options that have no effect on a run with these settings, each with the reason."""
         found = super().unused(values)
         return found | ({"threads": "the method a3c"} if values["method"] == "a3c" else {})
 
     def longer(self, arrays: dict[str, Any], length: int) -> dict[str, Any]:
-        """Return the arrays of a checkpoint of `length` frames. A part's sums move to the part that has its middle."""
+        """Return the arrays of a checkpoint of a run of `length` frames, adapted to this longer run.
+
+        The sums of each part move to the new part that contains the middle of the old one.
+        """
         sums = arrays["counts"].get("sums") if isinstance(arrays["counts"], dict) else None
         if sums is None or sums.ndim != 3 or sums.shape[1] != PARTS:
             raise ValueError("checkpoint: expected sums of the rewards in each part of the run, got others")
@@ -144,16 +147,16 @@ class Settings(LayerSettings, RunSettings):
         return {name: value for name, value in super().as_json().items() if name != "checkpoint_every"}
 
     def rules(self) -> Rules:
-        """The game."""
+        """Return the rules of the game."""
         return Rules(self.size, self.visible, self.paddle_width, self.paddle_start)
 
-    def plan(self) -> Plan:
-        """How to play and to learn."""
+    def a3c_config(self) -> A3CConfig:
+        """Return the configuration of the agent and its training."""
         rules, of_layer = self.rules(), self.of_layer()
         if self.layer in W_SCALE:
             of_layer["init_options"].setdefault("recurrent_scale", W_SCALE[self.layer])
         agent = ActorCritic(self.size**2, len(ACTIONS), encoded_size=self.hidden_size, **of_layer)
-        return Plan(
+        return A3CConfig(
             agent=agent, games=self.games, decisions=rules.decisions, frames=self.size,
             steps=self.steps or rules.decisions, discount=self.discount, value_weight=self.value_weight,
             entropy_weight=self.entropy_weight, clip_norm=self.clip_norm, optimizer=self.optimizer,
@@ -162,30 +165,30 @@ class Settings(LayerSettings, RunSettings):
 
 
 def load(settings: Settings) -> None:
-    """There is nothing to read."""
+    """Return None: the game needs no data."""
 
 
 def run(settings: Settings, folder: Path, data: None) -> dict[str, Any]:
-    """Trains, lets the trained agent play, stores the result, draws the pictures.
+    """Train the agent, test it, store the result and draw the pictures.
 
-    Raises Interruption on Ctrl-C, after a checkpoint, ActorError if an actor has ended, FloatingPointError if a loss
-    or a parameter was not finite; the last checkpoint is kept.
+    Raise Interruption on Ctrl-C, after a checkpoint; ActorError if an actor ended early; FloatingPointError if a loss
+    or a parameter was not finite. The last checkpoint is kept.
     """
-    plan = settings.plan()
-    training = _Training(settings, plan, folder)
+    config = settings.a3c_config()
+    training = _Training(settings, config, folder)
     training.run()
-    board = training.board
-    greedy, sampled = (_play(settings, plan, board.params, noise) for noise in (0.0, 1.0))
+    shared = training.shared
+    greedy, sampled = (_play(settings, config, shared.params, noise) for noise in (0.0, 1.0))
     result: dict[str, Any] = {
         "mean_reward": training.last_reward(),
         "test_reward": float(sampled.rewards.mean()),
         "test_reward_greedy": float(greedy.rewards.mean()),
         "chance": settings.rules().chance,
-        "actors": len(board.batches),
-        "frames": board.frames(),
-        "updates": int(board.updates.sum()),
+        "actors": len(shared.batches),
+        "frames": shared.frames(),
+        "updates": int(shared.updates.sum()),
         "seconds": round(training.seconds, 1),
-        "frames_per_second": round(board.frames() / training.seconds),
+        "frames_per_second": round(shared.frames() / training.seconds),
         "curve": training.curve(),
     }
     runs.store_result(folder, settings, result)
@@ -204,47 +207,47 @@ def run(settings: Settings, folder: Path, data: None) -> dict[str, Any]:
 
 
 class _Training:
-    """A run: the board, who plays on it, and its checkpoints."""
+    """One training run: the shared state, the learners that update it, and the checkpoints."""
 
-    def __init__(self, settings: Settings, plan: Plan, folder: Path) -> None:
-        self._settings, self._plan, self._folder = settings, plan, folder
+    def __init__(self, settings: Settings, config: A3CConfig, folder: Path) -> None:
+        self._settings, self._config, self._folder = settings, config, folder
         stored = checkpoints.load(folder, settings)
         actors = settings.actors or (_actors_of(stored[0]) if stored else cores())
         self._make_game = partial(Catch, settings.rules(), settings.games, settings.dtype)
-        self._actors = Actors(plan, actors, self._make_game) if settings.method == "a3c" else None
-        self.board = self._actors.board if self._actors else Board(plan, 1, device=settings.device)
+        self._actors = Actors(config, actors, self._make_game) if settings.method == "a3c" else None
+        self.shared = self._actors.shared if self._actors else SharedState(config, 1, device=settings.device)
         self.seconds = 0.0  # of training, in all sessions
         if stored is not None:
             arrays, info = stored
-            self.board.load(folder / checkpoints.NAME, arrays)
+            self.shared.load(folder / checkpoints.NAME, arrays)
             self.seconds = info["seconds"]
-            self._tell_of_origin()
+            self._print_origin()
             return
-        weights = plan.agent.init(settings.streams(1)[0], plan.dtype)
+        weights = config.agent.init(settings.streams(1)[0], config.dtype)
         if settings.initial is not None:
             path, ours = settings.initial / checkpoints.NAME, weights
             weights, _ = checkpoints.initial_params(settings.initial)
             checkpoints.check_arrays(path, weights, ours, "name a run of the same network by --initial")
         for name, leaf in flatten(to_device(weights, settings.device)).items():
-            flatten(self.board.params)[name][...] = leaf
+            flatten(self.shared.params)[name][...] = leaf
 
     def run(self) -> None:
-        """Plays until the budget is reached."""
-        if self.board.frames() >= self._plan.budget:
+        """Train until the budget of frames is reached."""
+        if self.shared.frames() >= self._config.budget:
             return
         before, started = self.seconds, time.perf_counter()
         saved, part = started, 0
-        bar = tqdm(total=self._plan.budget, disable=None, unit=" frames", unit_scale=True, dynamic_ncols=True)
+        bar = tqdm(total=self._config.budget, disable=None, unit=" frames", unit_scale=True, dynamic_ncols=True)
         with interrupts_noted() as interrupted, bar, self._playing():
             while self._play_on() and not interrupted:
-                now, frames = time.perf_counter(), self.board.frames()
+                now, frames = time.perf_counter(), self.shared.frames()
                 self.seconds = before + now - started
-                bar.n = min(frames, self._plan.budget)
+                bar.n = min(frames, self._config.budget)
                 bar.set_postfix_str(f"mean reward {self._latest():.3f}")
-                if self._plan.part(frames) > part:
-                    part = self._plan.part(frames)
+                if self._config.part(frames) > part:
+                    part = self._config.part(frames)
                     if not (self._folder / checkpoints.NAME).exists():
-                        self.save()  # metrics without a checkpoint would say that one is lost
+                        self.save()  # `load` takes metrics without a checkpoint for a lost one
                     self._write_metrics(part)
                     if bar.disable:  # no terminal
                         print(f"{frames:,} of {bar.total:,} frames: mean reward {self._latest():.3f}", flush=True)
@@ -253,15 +256,15 @@ class _Training:
                     saved = now
         self.seconds = before + time.perf_counter() - started
         self.save()
-        if self.board.frames() < self._plan.budget:
+        if self.shared.frames() < self._config.budget:
             raise Interruption
         self._write_metrics(PARTS)
 
     @contextmanager
     def _playing(self) -> Iterator[None]:
-        """Within, actors play, if there are any; when one has died, what they have learned is saved."""
+        """Run the actors, if there are any, within the block. If one dies, save a checkpoint and raise ActorError."""
         if self._actors is None:
-            self._learner = Learner(self._plan, self.board, self._make_game(xp=self._module()))
+            self._learner = Learner(self._config, self.shared, self._make_game(xp=self._module()))
             yield
             return
         try:
@@ -271,32 +274,32 @@ class _Training:
             self._actors.close()
             self.save()
             raise ActorError(
-                f"{error}; the checkpoint holds {self.board.frames():,} frames; resume with: "
+                f"{error}; the checkpoint holds {self.shared.frames():,} frames; resume with: "
                 f"python -m tasks {self._settings.task} --resume {self._folder}"
             ) from error
         finally:
             self._actors.close()
 
     def _module(self) -> Any:
-        return array_module(**flatten(self.board.params))
+        return array_module(**flatten(self.shared.params))
 
     def _play_on(self) -> bool:
-        """Plays for a moment; whether there is more to play."""
+        """Play briefly and return whether the budget is not yet reached."""
         if self._actors is not None:
             return self._actors.running()
         for _ in range(REPORT_EVERY):
-            if self.board.frames() < self._plan.budget:
+            if self.shared.frames() < self._config.budget:
                 self._learner.play()
         self._learner.report()
-        return self.board.frames() < self._plan.budget
+        return self.shared.frames() < self._config.budget
 
     def curve(self, parts: int = PARTS) -> list[dict[str, float]]:
-        """How it went in each of the first parts of the run, but for those in which no games began."""
-        sums, plan = self.board.sums.sum(axis=0)[:parts], self._plan
-        names = [name.replace(" ", "_") for name in MEASURED[1:-1]]
+        """Return the metrics of each of the first parts of the run. Parts in which no games began are left out."""
+        sums, config = self.shared.sums.sum(axis=0)[:parts], self._config
+        names = [name.replace(" ", "_") for name in REPORTED[1:-1]]
         return [
             {
-                "frames": min(-(-(part + 1) * plan.budget // plan.parts), self.board.frames()),  # rounded up
+                "frames": min(-(-(part + 1) * config.budget // config.parts), self.shared.frames()),  # rounded up
                 "mean_reward": float(row[0] / row[-1]),
                 **{name: float(value / row[-1]) for name, value in zip(names, row[1:-1], strict=True)},
             }
@@ -305,8 +308,8 @@ class _Training:
         ]
 
     def last_reward(self) -> float:
-        """The mean reward of the games that began in the last parts of the run; of all, if none did."""
-        sums = self.board.sums.sum(axis=0)
+        """Return the mean reward of the games that began in the last parts of the run, or of all games if none did."""
+        sums = self.shared.sums.sum(axis=0)
         last = sums[-LAST:].sum(axis=0)
         rewards, *_, batches = last if last[-1] else sums.sum(axis=0)
         return float(rewards / batches)
@@ -316,18 +319,18 @@ class _Training:
         return curve[-1]["mean_reward"] if curve else float("nan")
 
     def _write_metrics(self, parts: int) -> None:
-        """The parts of the run that are over: such a line does not change again but for games that began in it."""
+        """Write the metrics of the finished parts. A line changes later only for games that began in its part."""
         files.write_text(self._folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.curve(parts)))
 
     def save(self) -> None:
-        """Write a checkpoint. Raise FloatingPointError if it would not be finite: the one before is kept."""
-        with self._actors.resting() if self._actors else nullcontext():
-            arrays = to_host(self.board.arrays())
+        """Write a checkpoint. Raise FloatingPointError if a number is not finite; the previous checkpoint is kept."""
+        with self._actors.paused() if self._actors else nullcontext():
+            arrays = to_host(self.shared.arrays())
             info: Progress = {"settings": self._settings.as_json(), "seconds": self.seconds}
-            checkpoints.save(self._folder, arrays, dict(info), f"frame {self.board.frames()}")
+            checkpoints.save(self._folder, arrays, dict(info), f"frame {self.shared.frames()}")
 
-    def _tell_of_origin(self) -> None:
-        settings, frames = self._settings, self.board.frames()
+    def _print_origin(self) -> None:
+        settings, frames = self._settings, self.shared.frames()
         if settings.continues is not None:
             rate = settings.rate_at(min(frames, settings.frames), settings.frames)
             print(
@@ -339,18 +342,20 @@ class _Training:
 
 
 def _actors_of(arrays: dict[str, Any]) -> int:
-    """Return how many actors a checkpoint is from."""
+    """Return the number of actors of the run that wrote a checkpoint."""
     counts = arrays["counts"]
     return max(numpy.size(counts.get("batches", 0) if isinstance(counts, dict) else 0), 1)
 
 
-# ------------------------------------------------------------------------------------------------------ to look at it
+# ------------------------------------------------------------------------------------------------- playing when trained
 
 
 @dataclass(frozen=True)
 class Played:
-    """Games of a trained agent: the rewards (games,); of the first game the screens and what was seen, (N, N, N) each,
-    and, with fast weights, how strongly each frame attends to those before it (frames, frames), else None.
+    """Games of a trained agent: the rewards (games,) of all games, and the frames of the first game.
+
+    screens, seen: (N, N, N), the whole screens and the observations. attention: (frames, frames), how strongly each
+    frame attends to earlier frames; None without fast weights.
     """
 
     rewards: numpy.ndarray
@@ -359,14 +364,14 @@ class Played:
     attention: numpy.ndarray | None
 
 
-def _play(settings: Settings, plan: Plan, params: Any, noise: float) -> Played:
-    """Games without learning, actions drawn from the policy, or the likeliest ones without noise."""
+def _play(settings: Settings, config: A3CConfig, params: Any, noise: float) -> Played:
+    """Play games without learning. Actions are sampled from the policy for noise 1, and greedy for noise 0."""
     xp = array_module(**flatten(params))
     game, rng = Catch(settings.rules(), SHOWN, settings.dtype, xp), settings.streams(3)[2]
     game.reset(rng)
     screens, seen = [], []
 
-    def look() -> Any:
+    def record() -> Any:
         screens.append(to_host(game.screen()[0]))
         seen.append(to_host(game.seen()[0]))
         return game.seen()
@@ -378,17 +383,17 @@ def _play(settings: Settings, plan: Plan, params: Any, noise: float) -> Played:
     def see(t: int, logits: Any) -> Any:
         if logits is not None:
             act(logits)
-        return look()
+        return record()
 
-    logits, _, cache = plan.agent.forward(params, see, plan.decisions, SHOWN)
+    logits, _, cache = config.agent.forward(params, see, config.decisions, SHOWN)
     if not bool(xp.isfinite(logits).all()):
         raise FloatingPointError(f"logits: expected finite ones of the trained agent, got others; {NOT_FINITE}")
     rewards = act(logits[-1])
-    look()
+    record()
     attention = None
-    if settings.layer == "fast_weights" and plan.decisions > 1:  # the first has none before it to attend to
+    if settings.layer == "fast_weights" and config.decisions > 1:  # the first frame has no earlier frame to attend to
         attention = numpy.full((settings.size, settings.size), numpy.nan)
-        for t in range(1, plan.decisions):
+        for t in range(1, config.decisions):
             attention[t, :t] = to_host(fast_weights.attention(cache[-1], t)[0])
     shape = (settings.size,) * 3
     return Played(to_host(rewards), numpy.reshape(screens, shape), numpy.reshape(seen, shape), attention)

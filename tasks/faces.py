@@ -1,4 +1,4 @@
-"""Facial expressions by glimpses (section 4.3, table 3): Multi-PIE, or FER-2013."""
+"""Classify facial expressions from glimpses (section 4.3, table 3): Multi-PIE or FER-2013."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Settings(ImageSettings):
 
 
 def load(settings: Settings) -> Data:
-    """Return the faces, checked, with validation faces held out of the training set. Raises OSError or ValueError."""
+    """Return the checked faces, with validation faces held out of the training set. Raise OSError or ValueError."""
     if settings.data_dir is None:
         raise ValueError(
             "data_dir: expected the folder of Multi-PIE or FER-2013, which cannot be fetched for you: "

@@ -1,4 +1,4 @@
-"""The pictures of an output folder."""
+"""Draw the pictures of an output folder."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from PIL import Image
 
 from fastweights_np import files
 
-from .running.runs import Measure
+from .running.runs import Objective
 from .vision.glimpses import glimpses as as_glimpses
 from .vision.glimpses import layout
 from .vision.glimpses import places as places_of
 
 
 def error_axis(axes: Any, floor: float | None = None) -> None:
-    """Makes y an axis of errors in %, logarithmic down to 0.01 and then linear to 0; marks the key-blind floor."""
+    """Make y an axis of errors in %, logarithmic down to 0.01 and then linear to 0. Draw the key-blind floor."""
     if floor is not None:
         axes.axhline(floor, linestyle=":", color="black", label="key-blind floor")
     axes.set_ylim(0, 100)
@@ -34,10 +34,10 @@ def error_axis(axes: Any, floor: float | None = None) -> None:
 def learning_curve(
     path: Path, curve: list[dict[str, float]], floor_nll: float | None = None, floor_error: float | None = None
 ) -> None:  # fmt: skip
-    """Training and validation loss, and validation error, against updates, with the floor of a key-blind model."""
+    """Plot training and validation loss, and validation error, against updates, with the key-blind floor."""
     updates = [line["update"] for line in curve]
     figure, (loss, error) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    marker = "." if len(curve) < 3 else ""  # a line between fewer points is hardly seen, or not at all
+    marker = "." if len(curve) < 3 else ""  # a line through fewer points is hardly visible
     for name, label, colour in (("train_loss", "training", "tab:gray"), ("validation_nll", "validation", "tab:blue")):
         loss.plot(updates, [line[name] for line in curve], marker=marker, label=label, color=colour)
     if floor_nll is not None:
@@ -52,7 +52,7 @@ def learning_curve(
 
 
 def glimpses(path: Path, image: numpy.ndarray, patch: int) -> None:
-    """The image (side, side), with every glimpse framed where it is, and the glimpses as they are seen, in order."""
+    """Draw the image (side, side) with a frame around every glimpse, and the glimpses in the order of the model."""
     seen = as_glimpses(image[None].astype("float32"), patch).reshape(-1, patch, patch)
     places = places_of(layout(len(image), patch))
     columns = len(seen) // 4
@@ -76,7 +76,7 @@ def glimpses(path: Path, image: numpy.ndarray, patch: int) -> None:
 
 
 def confusion(path: Path, counts: numpy.ndarray, classes: tuple[str, ...]) -> None:
-    """How often each class was answered for each; counts [label, answer]. Shaded by the share of the label's row."""
+    """Draw the confusion matrix counts [label, answer], shaded by the share of the label's row."""
     shares = counts / numpy.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 1.2 + 0.55 * len(classes)
     figure, axes = plt.subplots(figsize=(size + 0.6, size), layout="constrained")
@@ -97,8 +97,10 @@ def attention_to_places(
     path: Path, images: numpy.ndarray, answers: list[str], strengths: list[numpy.ndarray],
     places: list[tuple[int, int, int]],
 ) -> None:  # fmt: skip
-    """What each integration step attends to: strengths[step] (images, stored states so far), drawn over the places that
-    were seen when they were stored, (row, column, side) in pixels; red is towards, blue away from.
+    """Draw the attention of each integration step over the image: red is positive, blue is negative.
+
+    strengths[step]: (images, states stored so far). places: (row, column, side) in pixels, the square that was seen
+    when each state was stored.
     """
     colours = _colours(numpy.concatenate([step.ravel() for step in strengths]))
     size = (1.5 * len(strengths) + 1.2, 1.5 * len(images) + 0.5)
@@ -119,16 +121,16 @@ def attention_to_places(
     _save(figure, path)
 
 
-def search(path: Path, trials: list[dict[str, Any]], space: dict[str, Any], measure: Measure) -> None:
-    """What trials are judged by against each setting that was varied; the best trial is filled."""
-    tried = [trial for trial in trials if trial[measure.name] is not None]
-    best = measure.best(trial[measure.name] for trial in tried)
+def search(path: Path, trials: list[dict[str, Any]], space: dict[str, Any], objective: Objective) -> None:
+    """Plot the objective of the trials against each searched setting. The best trial is filled."""
+    tried = [trial for trial in trials if trial[objective.name] is not None]
+    best = objective.best(trial[objective.name] for trial in tried)
     size = (3.2 * len(space) + 0.6, 3.2)
     figure, panels = plt.subplots(1, len(space), figsize=size, layout="constrained", squeeze=False, sharey=True)
     for axes, (name, values) in zip(panels[0], space.items(), strict=True):
         numeric = all(isinstance(trial[name], int | float) and not isinstance(trial[name], bool) for trial in tried)
         places = [trial[name] if numeric else str(trial[name]) for trial in tried]
-        values_found = [trial[measure.name] for trial in tried]
+        values_found = [trial[objective.name] for trial in tried]
         axes.plot(places, values_found, "o", color="tab:blue", fillstyle="none")
         of_the_best = [place for place, value in zip(places, values_found, strict=True) if value == best]
         axes.plot(of_the_best, [best] * len(of_the_best), "o", color="tab:red")
@@ -139,14 +141,14 @@ def search(path: Path, trials: list[dict[str, Any]], space: dict[str, Any], meas
         if numeric and isinstance(values, list):
             axes.set_xticks(values, [f"{value:g}" for value in values])
             axes.minorticks_off()
-        axes.set(xlabel=name, yscale="linear" if measure.maximize else "log")
+        axes.set(xlabel=name, yscale="linear" if objective.maximize else "log")
         axes.grid(alpha=0.3)
-    panels[0, 0].set_ylabel(measure.title)
+    panels[0, 0].set_ylabel(objective.title)
     _save(figure, path)
 
 
 def _colours(strengths: numpy.ndarray) -> dict[str, Any]:
-    """Red for positive strengths; if there are negative ones, too, blue for these."""
+    """Return the colour map: red for positive strengths, and blue for negative ones if there are any."""
     limit = float(numpy.abs(strengths).max()) or 1.0
     if strengths.min() >= 0:
         return dict(cmap="Reds", vmin=0, vmax=limit)
@@ -154,7 +156,7 @@ def _colours(strengths: numpy.ndarray) -> dict[str, Any]:
 
 
 def attention(path: Path, strings: list[str], answers: list[str], strengths: numpy.ndarray) -> None:
-    """How strongly the last character of each string attends to each one before it; strengths (strings, length - 1)."""
+    """Draw how strongly each string's last character attends to the earlier ones: strengths (strings, length - 1)."""
     colours = _colours(strengths)
     size = (7, 0.75 * len(strings) + 0.6)
     figure, rows = plt.subplots(len(strings), 1, figsize=size, layout="constrained", squeeze=False)
@@ -172,7 +174,7 @@ def attention(path: Path, strings: list[str], answers: list[str], strengths: num
 
 
 def reward_curve(path: Path, curve: list[dict[str, float]], chance: float) -> None:
-    """Mean reward against frames."""
+    """Plot mean reward against frames."""
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     axes.plot([line["frames"] / 1e6 for line in curve], [line["mean_reward"] for line in curve], marker=".")
     reward_axis(axes, chance)
@@ -181,7 +183,7 @@ def reward_curve(path: Path, curve: list[dict[str, float]], chance: float) -> No
 
 
 def reward_axis(axes: Any, chance: float) -> None:
-    """Makes y an axis of rewards, x of frames in millions; marks chance."""
+    """Make y an axis of rewards and x an axis of frames in millions. Draw the random-policy baseline."""
     axes.axhline(chance, linestyle=":", color="black", label="random policy")
     axes.set(xlabel="frames (millions)", ylabel="mean reward", ylim=(-1.03, 1.03))
     axes.grid(alpha=0.3)
@@ -190,8 +192,9 @@ def reward_axis(axes: Any, chance: float) -> None:
 def film_strip(
     path: Path, screens: numpy.ndarray, seen: numpy.ndarray, outcome: str, attention: numpy.ndarray | None
 ) -> None:  # fmt: skip
-    """An episode frame by frame: the screens (frames, N, N), what was seen of them, a word on how it ended, and, if
-    given, how strongly each frame attends to those before it (frames, frames), whose columns stand below those that do.
+    """Draw an episode frame by frame: the screens and the observations, (frames, N, N) each, and the outcome.
+
+    attention: (frames, frames), how strongly each frame attends to earlier ones. Its column is below the frame.
     """
     frames = len(screens)
     figure = plt.figure(figsize=(0.62 * frames + 1, 1.9 if attention is None else 5.4), layout="constrained")
@@ -221,7 +224,7 @@ def film_strip(
 
 
 def film(path: Path, screens: numpy.ndarray, seen: numpy.ndarray, magnify: int = 10) -> None:
-    """The same as an animated GIF: the screen beside what is seen of it."""
+    """Write the episode as an animated GIF: the screen on the left, the observation on the right."""
     gap = numpy.full((*screens.shape[:2], 1), 0.4)
     pictures = numpy.concatenate([screens, gap, seen], axis=2).repeat(magnify, axis=1).repeat(magnify, axis=2)
     first, *rest = (Image.fromarray((255 * picture).astype("uint8")) for picture in pictures)

@@ -1,4 +1,4 @@
-"""MNIST by glimpses (section 4.2, table 2): a digit is seen as a sequence of patches, quadrant by quadrant."""
+"""Classify MNIST digits from glimpses (section 4.2, table 2): a sequence of patches, quadrant by quadrant."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Settings(ImageSettings):
 
 
 def load(settings: Settings) -> Data:
-    """Return the images, checked, with validation images held out of the training set. Raises OSError or ValueError."""
+    """Return the checked images, with validation images held out of the training set. Raise OSError or ValueError."""
     training, test = digits.load(settings.data, settings.data_dir)
     count = len(training.labels)
     if settings.validation_size >= count:

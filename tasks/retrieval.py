@@ -1,8 +1,8 @@
-"""Associative retrieval (section 4.1, table 1): c9k8j3f1??c is answered by 9, the digit that followed the letter c.
+"""Associative retrieval (section 4.1, table 1): the answer to c9k8j3f1??c is 9, the digit that followed the letter c.
 
-K different letters, each followed by a digit, then ??, then one of the letters; the label is its digit. A model that
-knows the digits but not which letter is asked for cannot get below the key-blind floor: an error near it is no
-retrieval at all.
+A sequence has K different letters, each followed by a digit, then ??, then one of the letters. The label is the digit
+of that letter. The key-blind floor is the lowest error of a model that knows the digits, but not the queried letter. An
+error near it means that the model does not retrieve.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from .running.training import Split, TrainingSettings
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TOKENS = LETTERS + "0123456789?"
-SEPARATORS = 2  # question marks between the pairs and the letter that is asked for
-# other formats that a trained network is tested on, and the sequences of each
+SEPARATORS = 2  # question marks between the pairs and the queried letter
+# other formats that a trained network is tested on, and the number of sequences of each
 OTHER_PAIRS, OTHER_SEPARATORS, OTHER_SIZE = (2, 4, 6, 8, 12, 16, 20, 26), (2, 4, 8, 16, 32, 64), 5_000
 
 
@@ -63,17 +63,17 @@ class Settings(LayerSettings, TrainingSettings):
 
 
 def check_pairs(pairs: int) -> None:
-    """Raises unless 1 <= pairs <= 26."""
+    """Raise ValueError or TypeError unless 1 <= pairs <= 26."""
     checks.count("pairs", pairs, least=1)
     if pairs > len(LETTERS):
         raise ValueError(f"pairs: expected at most {len(LETTERS)}, one for each letter, got {pairs}")
 
 
 def generate(rng: numpy.random.Generator, count: int, pairs: int, separators: int = SEPARATORS) -> Split:
-    """Return `count` sequences of K = pairs: tokens (2 K + separators + 1, count), and the digits asked for (count,).
+    """Return `count` sequences of K = pairs: tokens (2 K + separators + 1, count), and the queried digits (count,).
 
-    Both are int64. Letters are drawn without replacement, digits with; every letter of a sequence is equally likely to
-    be asked for.
+    Both are int64. Letters are drawn without replacement, digits with replacement. Every letter of a sequence is
+    queried with equal probability.
     """
     checks.count("count", count, least=1)
     checks.count("separators", separators, least=0)
@@ -90,7 +90,7 @@ def generate(rng: numpy.random.Generator, count: int, pairs: int, separators: in
 
 
 def load(settings: Settings) -> tuple[Split, Split, Split]:
-    """Training, validation and test data, from generator streams of their own."""
+    """Return training, validation and test data, each from its own generator."""
     sizes = settings.training_size, settings.validation_size, settings.test_size
     streams = settings.streams(5)[2:]  # the first two draw the weights and the order
     training_set, validation_set, test_set = (
@@ -100,18 +100,18 @@ def load(settings: Settings) -> tuple[Split, Split, Split]:
 
 
 def key_blind_floor(pairs: int) -> tuple[float, float]:
-    """(error, negative log likelihood in nats) of the best model that knows the K digits but not which is asked for.
+    """Return (error, negative log likelihood in nats) of the best model that knows the K digits, but not the query.
 
-    It gives each digit the probability n/K, where n of the K pairs hold it: for K = 4, 61.65 % and 1.187 nats. Exact.
+    Its probability of a digit is n/K, where n of the K pairs have that digit. For K = 4: 61.65 % and 1.187 nats. Exact.
     """
     check_pairs(pairs)
-    # n of one digit is binomial(K, 1/10), and all ten digits are alike
+    # n of one digit is binomial(K, 1/10), and all ten digits have the same distribution
     nats = 0.0
     for n in range(1, pairs + 1):
         nats -= 10 * comb(pairs, n) * 0.1**n * 0.9 ** (pairs - n) * (n / pairs) * log(n / pairs)
 
     def most_common_at_most(m: int) -> float:
-        """The probability that no digit occurs more than m times: exponential generating function of ten digits."""
+        """Return the probability that no digit occurs more than m times, by exponential generating functions."""
         one_digit = [1 / factorial(n) for n in range(m + 1)]
         ten_digits = polypow(one_digit, 10)
         return ten_digits[pairs] * factorial(pairs) / 10**pairs if pairs < len(ten_digits) else 0.0
@@ -121,7 +121,7 @@ def key_blind_floor(pairs: int) -> tuple[float, float]:
 
 
 def network(settings: Settings) -> Network:
-    """Token to 50-d embedding to 100-d code to R recurrent units; the last state to 100 ReLU units to softmax."""
+    """Return the network: token, 50-d embedding, 100-d code, R recurrent units; last state, 100 ReLU units, softmax."""
     return Network(
         encoder=TokenEncoder(len(TOKENS)),
         readout=Classifier(classes=10),
@@ -131,13 +131,13 @@ def network(settings: Settings) -> Network:
 
 
 def run(settings: Settings, folder: Path, data: tuple[Split, Split, Split]) -> dict[str, Any]:
-    """Trains, tests the parameters that were best on validation, stores the result, draws the pictures."""
+    """Train, test the parameters that were best on the validation set, store the result and draw the pictures."""
     splits = to_device(data, settings.device)
     test_set = splits[-1]
     watched = {"test": test_set} if settings.test_curve else {}
     with closing(network(settings)) as net:
         outcome = training.train(net, settings, folder, splits, watched)
-    net = replace(net, processes=1)  # the rest is quickly done, and looks into the layer's own cache
+    net = replace(net, processes=1)  # the rest is fast, and needs the layer's own cache
     nll, error = training.evaluate(net, outcome.params, test_set)
     floor_error, floor_nll = key_blind_floor(settings.pairs)
     result: dict[str, Any] = {
@@ -168,7 +168,7 @@ def run(settings: Settings, folder: Path, data: tuple[Split, Split, Split]) -> d
 
 def generalization(net: Network, params: Any, settings: Settings) -> dict[str, dict[int, float]]:
     """Return the error rate by the number of pairs, and by the number of separators, without training on them."""
-    rng = settings.streams(6)[5]  # after those of the run's own data
+    rng = settings.streams(6)[5]  # the first five draw the weights, the order and the run's own data
 
     def error(pairs: int, separators: int) -> float:
         split = generate(rng, OTHER_SIZE, pairs, separators)
@@ -181,7 +181,7 @@ def generalization(net: Network, params: Any, settings: Settings) -> dict[str, d
 
 
 def text(tokens: numpy.ndarray) -> str:
-    """The characters of one sequence of tokens."""
+    """Return the characters of one sequence of tokens."""
     return "".join(TOKENS[token] for token in tokens)
 
 

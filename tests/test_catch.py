@@ -346,10 +346,10 @@ def test_settings_that_are_left_open_stay_so(tmp_path):
     """So that another layer, method, or machine may fill them in; a search over layers is a case of it."""
     stored = catch.Settings(layer="fast_weights").as_json()
     assert (stored["recurrent_scale"], stored["actors"]) == (None, None)
-    assert replace(catch.Settings(), layer="lstm", method="a2c").plan().agent.layer == "lstm"
-    assert catch.Settings().plan().agent.init_options["recurrent_scale"] == 0.5
-    assert catch.Settings(layer="irnn").plan().agent.init_options["recurrent_scale"] == 0.9
-    assert catch.Settings(layer="irnn", recurrent_scale=1.0).plan().agent.init_options["recurrent_scale"] == 1.0
+    assert replace(catch.Settings(), layer="lstm", method="a2c").a3c_config().agent.layer == "lstm"
+    assert catch.Settings().a3c_config().agent.init_options["recurrent_scale"] == 0.5
+    assert catch.Settings(layer="irnn").a3c_config().agent.init_options["recurrent_scale"] == 0.9
+    assert catch.Settings(layer="irnn", recurrent_scale=1.0).a3c_config().agent.init_options["recurrent_scale"] == 1.0
 
 
 def test_a_run_whose_checkpoint_is_lost_is_not_begun_anew_by_resuming(tmp_path, capsys):
@@ -374,8 +374,8 @@ def test_the_smallest_game_and_the_shortest_run_have_all_their_files(layer, tmp_
 
 def test_the_last_tenth_is_that_of_the_run(tmp_path):
     settings = catch.Settings(size=6, hidden_size=8, games=10, frames=6000, method="a2c")
-    training = catch._Training(settings, settings.plan(), tmp_path)
-    sums = training.board.sums[0]
+    training = catch._Training(settings, settings.a3c_config(), tmp_path)
+    sums = training.shared.sums[0]
     sums[:90, 0], sums[90:, 0], sums[:, -1] = -1.0, 0.5, 1.0
     sums[95] = 3 * sums[95]  # three batches began in it
     assert training.last_reward() == pytest.approx(0.5)
@@ -393,11 +393,11 @@ def test_a_search_over_agents_prefers_more_reward(tmp_path):
 
 
 def test_the_board_refuses_what_belongs_to_another_run(tmp_path):
-    plan = catch.Settings(size=6, hidden_size=8, actors=1, frames=100).plan()
-    board = agents.Board(plan, 1)
-    other = agents.Board(replace(plan, agent=replace(plan.agent, hidden_size=9)), 1)
+    config = catch.Settings(size=6, hidden_size=8, actors=1, frames=100).a3c_config()
+    shared = agents.SharedState(config, 1)
+    other = agents.SharedState(replace(config, agent=replace(config.agent, hidden_size=9)), 1)
     with pytest.raises(ValueError, match=r"params/layer/W: expected float32 of shape \(8, 8\).*got .*\(9, 9\)"):
-        board.load(tmp_path, other.arrays())
+        shared.load(tmp_path, other.arrays())
 
 
 def test_no_metrics_are_written_before_the_first_checkpoint(tmp_path, monkeypatch):

@@ -154,7 +154,7 @@ def test_reads_columns_in_any_order(tmp_path):
 def test_two_tables_without_usage_are_read_and_one_alone_says_what_is_missing(tmp_path):
     two = "\n".join(line.rpartition(",")[0] for line in ("emotion,pixels,Usage", row(1, value=5), row(2, value=6)))
     (tmp_path / "train.csv").write_text(two)
-    with pytest.raises(FileNotFoundError, match=r"expected test.csv beside train.csv, .* found train.csv in"):
+    with pytest.raises(FileNotFoundError, match=r"expected test.csv next to train.csv, .* found train.csv in"):
         load(tmp_path)
     (tmp_path / "test.csv").write_text("pixels\n1 2 3\n")
     with pytest.raises(
@@ -168,7 +168,7 @@ def test_two_tables_without_usage_are_read_and_one_alone_says_what_is_missing(tm
     data = load(tmp_path)
     assert (data.training.labels.tolist(), data.test.labels.tolist()) == ([1, 2], [1, 2])
     (tmp_path / "train.csv").unlink()
-    with pytest.raises(FileNotFoundError, match=r"expected train.csv beside test.csv"):
+    with pytest.raises(FileNotFoundError, match=r"expected train.csv next to test.csv"):
         load(tmp_path)
 
 

@@ -158,5 +158,5 @@ def test_an_exif_orientation_is_followed_or_refused_beside_landmarks(tmp_path):
     exif[0x0112] = 6  # a viewer turns it by 90 degrees clockwise
     Image.fromarray(GREY).save(tmp_path / "x.png", exif=exif)
     numpy.testing.assert_array_equal(numpy.asarray(read_grey(tmp_path / "x.png")), numpy.rot90(GREY, -1))
-    with pytest.raises(ValueError, match=r"x.png: expected no EXIF orientation beside landmarks, got 6"):
+    with pytest.raises(ValueError, match=r"x.png: expected no EXIF orientation with landmarks, got 6"):
         read_grey(tmp_path / "x.png", in_stored_pixels=True)

@@ -175,7 +175,7 @@ def test_images_to_train_on_are_moved_and_mirrored_anew_in_each_epoch():
     moves = [(down, across, way) for down in range(5) for across in range(5) for way in (1, -1)]
     found = []
     for _ in range(2):
-        inputs, labels = split.varied(rng).batch(numpy.arange(40)[::-1])
+        inputs, labels = split.augmented(rng).batch(numpy.arange(40)[::-1])
         for image, n in zip(inputs, labels, strict=True):
             same = [
                 numpy.allclose(wide[n, down : down + 28, across : across + 28][:, ::way], image)
@@ -187,7 +187,7 @@ def test_images_to_train_on_are_moved_and_mirrored_anew_in_each_epoch():
     assert {way for _, _, way in found} == {1, -1}
     assert {across for _, across, _ in found} == {down for down, _, _ in found} == set(range(5))
     still = images.Images(pixels, numpy.arange(40), mnist.Settings(shift=0), standardize=False)
-    assert still.varied(rng) is still
+    assert still.augmented(rng) is still
 
 
 def test_the_convnets_have_as_many_layers_as_in_the_paper_and_r_features():

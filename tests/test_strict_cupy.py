@@ -155,12 +155,12 @@ def test_an_update_pulls_nothing(layer, cupy):
 
 def test_an_agents_episode_pulls_nothing(cupy):
     from tasks.catch import Settings
-    from tasks.games.agents import Board, Learner
+    from tasks.games.agents import Learner, SharedState
     from tasks.games.catch_game import Catch
 
-    plan = Settings(size=6, hidden_size=8, games=4, method="a2c", device="cuda", frames=1000, steps=2).plan()
-    board = Board(plan, 1, device="cuda")
-    learner = Learner(plan, board, Catch(Settings(size=6).rules(), 4, xp=cupy))
+    config = Settings(size=6, hidden_size=8, games=4, method="a2c", device="cuda", frames=1000, steps=2).a3c_config()
+    shared = SharedState(config, 1, device="cuda")
+    learner = Learner(config, shared, Catch(Settings(size=6).rules(), 4, xp=cupy))
     learner.play()
     cupy.usage.clear()
     learner.play()

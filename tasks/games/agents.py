@@ -1,11 +1,11 @@
-"""Actor-critics at play: a learner that plays a batch of games and learns, alone (A2C) or with others at once (A3C).
+"""Train actor-critics: one learner plays batches of games (A2C), or several learners play in parallel (A3C).
 
-A2C is one learner, in this process, and may be on a GPU. In A3C (Mnih et al. 2016, arXiv 1602.01783, algorithm S3) each
-actor-learner is a process; parameters and the optimizer's statistics lie in memory that all of them share, and each
-changes them in place, without a lock, by the gradients of what it played itself with the copy that it took before.
+A2C is one learner in this process, and may use a GPU. In A3C (Mnih et al. 2016, arXiv 1602.01783, algorithm S3) each
+actor-learner is a process. Parameters and the optimizer's moments are in shared memory. An actor copies the parameters,
+plays with the copy, and updates the shared parameters in place by its gradients, without a lock.
 
-Every batch of games draws from a generator of its own, fixed by seed, actor and number, so that a run with one actor is
-deterministic, and goes on from a checkpoint as if it had not been stopped.
+Every batch of games has its own random generator, seeded by seed, actor and batch number. So a run with one actor is
+deterministic, and a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from ..running import checkpoints
 from ..running.runs import DIVERGED, NOT_FINITE, RunFailed
 
 OPTIMIZERS: dict[str, Any] = {"rmsprop": optim.RMSProp, "adam": optim.Adam}
-MEASURED = ("reward", "policy loss", "value loss", "entropy", "batches")  # what is added up in each part of the run
-POLL = 0.05  # seconds between two looks at the actors
-PATIENCE = 30.0  # seconds in which actors can end by themselves; after that they are killed
+REPORTED = ("reward", "policy loss", "value loss", "entropy", "batches")  # sums for each part of the run
+POLL = 0.05  # seconds between two checks of the actors
+PATIENCE = 30.0  # seconds that actors have to end; after that they are killed
 
 
 class Game(Protocol):
@@ -44,93 +44,93 @@ class Game(Protocol):
 
     @property
     def over(self) -> bool:
-        """Whether they have ended."""
+        """Return whether the games have ended."""
 
     def reset(self, rng: numpy.random.Generator) -> None:
-        """Begins new ones."""
+        """Begin new games."""
 
     def seen(self) -> Array:
-        """What is seen, (games, inputs)."""
+        """Return the observations (games, inputs)."""
 
     def step(self, actions: Array) -> Array:
-        """Takes the actions (games,); the rewards (games,)."""
+        """Take the actions (games,) and return the rewards (games,)."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How to play and to learn; the same for all actors."""
+class A3CConfig:
+    """The configuration of the agent and its training, the same for all actors."""
 
     agent: ActorCritic
-    games: int  # that an actor plays at the same time
+    games: int  # that an actor plays in parallel
     decisions: int  # in an episode
     frames: int  # in an episode
-    steps: int  # after how many decisions parameters are updated; an episode's last part may be shorter
+    steps: int  # decisions for each update; the last update of an episode may have fewer
     discount: float
     value_weight: float
     entropy_weight: float
     clip_norm: float
     optimizer: str
-    rate_at: Callable[[int, int], float]  # the learning rate, when so many frames of so many have been played
-    budget: int  # frames in all
-    parts: int  # of the run, in each of which rewards are averaged
+    rate_at: Callable[[int, int], float]  # learning rate after (frames played, frames in total)
+    budget: int  # frames in total
+    parts: int  # number of parts of the run; rewards are averaged over each part
     seed: int
     dtype: str
 
     def part(self, frame: int) -> int:
-        """The part of the run that a frame belongs to."""
+        """Return the part of the run that contains a frame."""
         return min(frame * self.parts // self.budget, self.parts - 1)
 
     def rng(self, actor: int, batch: int) -> numpy.random.Generator:
-        """Of one batch of games of one actor; the first spawned by the seed draws the weights."""
+        """Return the generator of one actor's batch of games. The seed's first spawned generator draws the weights."""
         return numpy.random.default_rng(numpy.random.SeedSequence(self.seed, spawn_key=(1, actor, batch)))
 
 
-# ------------------------------------------------------------------------------------------------------- what is shared
+# -------------------------------------------------------------------------------------------------------- shared state
 
 
-class Board:
-    """All that changes while learners play: parameters, the optimizer's moments, and what each learner has done.
+class SharedState:
+    """The state that learners share: parameters, the optimizer's moments, and each learner's counters.
 
-    memory: bytes that several processes see, in which everything lies; None for arrays of this process alone.
+    memory: shared bytes that hold all arrays. None: the arrays belong to this process only.
     """
 
-    def __init__(self, plan: Plan, actors: int, memory: Any = None, device: str = "cpu") -> None:
-        params = plan.agent.init(numpy.random.default_rng(0), plan.dtype)
+    def __init__(self, config: A3CConfig, actors: int, memory: Any = None, device: str = "cpu") -> None:
+        params = config.agent.init(numpy.random.default_rng(0), config.dtype)
         self._memory, self._offset = memory, 0
         flat = {name: self._array(leaf.shape, leaf.dtype) for name, leaf in flatten(params).items()}
         self.params = to_device(unflatten(flat), device)
         size = sum(leaf.size for leaf in flat.values())
-        moments = {name: self._array((size,), plan.dtype) for name in OPTIMIZERS[plan.optimizer].moments}
+        moments = {name: self._array((size,), config.dtype) for name in OPTIMIZERS[config.optimizer].moments}
         self.moments = to_device(moments, device)
         self.batches = self._array((actors,), "int64")  # that each actor has played
         self.updates = self._array((actors,), "int64")
-        self.sums = self._array((actors, plan.parts, len(MEASURED)), "float64")
-        self._frames_a_batch = plan.games * plan.frames
+        self.sums = self._array((actors, config.parts, len(REPORTED)), "float64")
+        self._frames_a_batch = config.games * config.frames
 
     @classmethod
-    def size(cls, plan: Plan, actors: int) -> int:
-        """How many bytes of memory it takes."""
-        board = cls(plan, actors)
-        return board._offset
+    def size(cls, config: A3CConfig, actors: int) -> int:
+        """Return the number of bytes of memory that it takes."""
+        shared = cls(config, actors)
+        return shared._offset
 
     def _array(self, shape: tuple[int, ...], dtype: Any) -> numpy.ndarray:
-        start = -(-self._offset // 64) * 64  # each on a cache line of its own
+        start = -(-self._offset // 64) * 64  # each array starts a cache line
         self._offset = start + prod(shape) * numpy.dtype(dtype).itemsize
         if self._memory is None:
             return numpy.zeros(shape, dtype)
         return numpy.frombuffer(self._memory, dtype, prod(shape), start).reshape(shape)
 
     def frames(self) -> int:
-        """Played so far, by all."""
+        """Return the number of frames that all actors have played so far."""
         return int(self.batches.sum()) * self._frames_a_batch
 
     def arrays(self) -> dict[str, Any]:
-        """All of it, for a checkpoint: the arrays themselves."""
+        """Return all arrays, not copied, for a checkpoint."""
         counts = {"batches": self.batches, "updates": self.updates, "sums": self.sums}
         return {"params": self.params, "moments": self.moments, "counts": counts}
 
     def load(self, path: Path, arrays: dict[str, Any]) -> None:
-        """Take what `arrays` gave and the file holds. Raise ValueError if it belongs to another run."""
+        """Load the arrays that `arrays` returned and the file stores. Raise ValueError if they are of another run."""
         checkpoints.check_arrays(path, arrays, self.arrays())
         theirs = flatten(arrays)
         for name in ("batches", "updates", "sums"):
@@ -145,40 +145,40 @@ class Board:
 
 
 class Learner:
-    """Plays batches of games and learns from them, on a board that may be others', too."""
+    """A learner: it plays batches of games and updates the shared state. Several learners may share one state."""
 
-    def __init__(self, plan: Plan, board: Board, game: Game, actor: int = 0) -> None:
-        self._plan, self._board, self._game, self._actor = plan, board, game, actor
-        self._optimizer = OPTIMIZERS[plan.optimizer](board.params, moments=board.moments)
-        self._params = map_leaves(lambda leaf: leaf.copy(), board.params)
-        self._pairs = list(zip(flatten(self._params).values(), flatten(board.params).values(), strict=True))
+    def __init__(self, config: A3CConfig, shared: SharedState, game: Game, actor: int = 0) -> None:
+        self._config, self._shared, self._game, self._actor = config, shared, game, actor
+        self._optimizer = OPTIMIZERS[config.optimizer](shared.params, moments=shared.moments)
+        self._params = map_leaves(lambda leaf: leaf.copy(), shared.params)
+        self._pairs = list(zip(flatten(self._params).values(), flatten(shared.params).values(), strict=True))
         self._xp = array_module(params=self._pairs[0][0])
         self._workspaces: dict[int, Workspace] = {}  # by the number of steps
-        self._unreported: list[tuple[int, list[Array]]] = []  # of each batch its first frame, and what is MEASURED
+        self._unreported: list[tuple[int, list[Array]]] = []  # each batch's first frame, and the values REPORTED
 
     def play(self) -> None:
-        """A batch of games, from their beginning to their end, and all updates in it."""
-        plan, board, game = self._plan, self._board, self._game
-        rng, first_frame = plan.rng(self._actor, int(board.batches[self._actor])), board.frames()
+        """Play a batch of games from beginning to end, and make its updates."""
+        config, shared, game = self._config, self._shared, self._game
+        rng, first_frame = config.rng(self._actor, int(shared.batches[self._actor])), shared.frames()
         game.reset(rng)
-        sums: list[Any] = [0.0] * (len(MEASURED) - 1)
+        sums: list[Any] = [0.0] * (len(REPORTED) - 1)
         state = None
-        for start in range(0, plan.decisions, plan.steps):
-            steps = min(plan.steps, plan.decisions - start)
-            rate = plan.rate_at(min(first_frame, plan.budget), plan.budget)
+        for start in range(0, config.decisions, config.steps):
+            steps = min(config.steps, config.decisions - start)
+            rate = config.rate_at(min(first_frame, config.budget), config.budget)
             try:
                 state, rewards, loss = self._learn(steps, state, rng, rate)
             except FloatingPointError as error:
                 raise FloatingPointError(f"{error}; it was at frame {first_frame}; {NOT_FINITE}") from error
-            of_decisions = [value * (steps / plan.decisions) for value in loss]
+            of_decisions = [value * (steps / config.decisions) for value in loss]
             sums = [before + value for before, value in zip(sums, [rewards, *of_decisions], strict=True)]
         self._unreported.append((first_frame, sums))
-        board.batches[self._actor] += 1
+        shared.batches[self._actor] += 1
 
     def report(self) -> None:
-        """Puts down on the board how it went since the last report. A GPU is waited for here, and nowhere else.
+        """Add the rewards and losses since the last report to the shared sums. Only this method waits for a GPU.
 
-        Raises FloatingPointError if a loss was not finite.
+        Raise FloatingPointError if a loss was not finite.
         """
         for first_frame, values in self._unreported:
             sums = [float(value) for value in values]
@@ -186,20 +186,20 @@ class Learner:
                 raise FloatingPointError(
                     f"loss: expected a finite number, got {sums[1:]} at frame {first_frame}; {NOT_FINITE}"
                 )
-            self._board.sums[self._actor, self._plan.part(first_frame)] += [*sums, 1.0]
+            self._shared.sums[self._actor, self._config.part(first_frame)] += [*sums, 1.0]
         self._unreported.clear()
 
     def _learn(
         self, steps: int, state: Any, rng: numpy.random.Generator, learning_rate: float
     ) -> tuple[Any, Array, actor_critic.Loss]:
-        """Some steps and the update by them: (the recurrent state after them, the rewards' sum in a game, the loss)."""
-        plan, game, xp = self._plan, self._game, self._xp
-        for own, shared in self._pairs:
-            own[...] = shared
-        agent, params, dtype = plan.agent, self._params, plan.dtype
-        # the greatest of the logits with Gumbel noise is drawn from the softmax
-        noise = xp.asarray(rng.gumbel(size=(steps, plan.games, agent.actions)).astype(dtype))
-        actions, rewards = xp.empty((steps, plan.games), "int64"), xp.empty((steps, plan.games), dtype)
+        """Play these steps and update. Return the recurrent state, the mean reward of a game and the loss."""
+        config, game, xp = self._config, self._game, self._xp
+        for own, leaf in self._pairs:
+            own[...] = leaf
+        agent, params, dtype = config.agent, self._params, config.dtype
+        # the argmax of the logits plus Gumbel noise is a sample from the softmax
+        noise = xp.asarray(rng.gumbel(size=(steps, config.games, agent.actions)).astype(dtype))
+        actions, rewards = xp.empty((steps, config.games), "int64"), xp.empty((steps, config.games), dtype)
 
         def act(t: int, logits: Array) -> None:
             actions[t] = (logits + noise[t]).argmax(axis=1)
@@ -211,79 +211,79 @@ class Learner:
             return game.seen()
 
         workspace = self._workspaces.setdefault(steps, Workspace())
-        logits, values, cache = agent.forward(params, see, steps, plan.games, state, workspace)
+        logits, values, cache = agent.forward(params, see, steps, config.games, state, workspace)
         act(steps - 1, logits[-1])
         if game.over:
-            state, following = None, xp.zeros(plan.games, dtype)
+            state, following = None, xp.zeros(config.games, dtype)
         else:
             state = agent.final_state(cache)
             following = agent.next_values(params, game.seen(), state)
-        targets = actor_critic.returns(rewards, plan.discount, following)
+        targets = actor_critic.returns(rewards, config.discount, following)
         loss, dlogits, dvalues = actor_critic.loss_and_gradients(
-            logits, values, actions, targets, plan.value_weight, plan.entropy_weight
+            logits, values, actions, targets, config.value_weight, config.entropy_weight
         )
         grads = agent.backward(dlogits, dvalues, cache)
-        optim.clip_by_global_norm(grads, plan.clip_norm)
-        self._optimizer.updates = int(self._board.updates.sum())
-        self._optimizer.step(self._board.params, grads, learning_rate)
-        self._board.updates[self._actor] += 1
-        return state, rewards.sum() / plan.games, loss
+        optim.clip_by_global_norm(grads, config.clip_norm)
+        self._optimizer.updates = int(self._shared.updates.sum())
+        self._optimizer.step(self._shared.params, grads, learning_rate)
+        self._shared.updates[self._actor] += 1
+        return state, rewards.sum() / config.games, loss
 
 
 # ----------------------------------------------------------------------------------------------------- several learners
 
 
 class ActorError(RunFailed):
-    """An actor has ended before its time."""
+    """An actor process ended before the run was complete."""
 
 
 class Actors:
-    """Learners in processes of their own, over a board in memory that all share. Ends them when it is closed.
+    """Learners in separate processes, over a state in shared memory. `close` ends the processes.
 
-    make_game() makes the game that an actor plays; it has to be a function that another process can import.
+    make_game() returns the game that an actor plays. It must be picklable.
     """
 
-    def __init__(self, plan: Plan, actors: int, make_game: Any) -> None:
+    def __init__(self, config: A3CConfig, actors: int, make_game: Any) -> None:
         context = multiprocessing.get_context("spawn")
-        memory = context.RawArray("b", Board.size(plan, actors))  # without a name: nothing is left if all end
-        self.board = Board(plan, actors, memory)
+        memory = context.RawArray("b", SharedState.size(config, actors))  # anonymous: the system frees it when all end
+        self.shared = SharedState(config, actors, memory)
         self._stop = context.Event()
         self._between = [context.Lock() for _ in range(actors)]  # held by an actor while it plays a batch
         pipes = [context.Pipe(duplex=False) for _ in range(actors)]
-        self._told = [pipe[0] for pipe in pipes]
+        self._message_pipes = [pipe[0] for pipe in pipes]
         self._processes = [
             context.Process(
                 target=_act, daemon=True, name=f"actor {n}",
-                args=(plan, actors, n, make_game, memory, self._stop, self._between[n], pipes[n][1], os.getpid()),
+                args=(config, actors, n, make_game, memory, self._stop, self._between[n], pipes[n][1], os.getpid()),
             )
             for n in range(actors)
         ]  # fmt: skip
-        self._theirs = [pipe[1] for pipe in pipes]
+        self._actor_ends = [pipe[1] for pipe in pipes]
 
     def start(self) -> None:
-        """Starts them, from what the board holds."""
-        with _signals_held_back():  # which they inherit: a terminal's Ctrl-C is for the process that asked
+        """Start the actors from the shared state."""
+        with _signals_blocked():  # actors inherit it: only the parent process handles a terminal's Ctrl-C
             for process in self._processes:
                 process.start()
-        for end in self._theirs:
+        for end in self._actor_ends:
             end.close()
 
     def running(self) -> bool:
-        """Waits a moment; whether any still plays. Raises ActorError or FloatingPointError if one has failed."""
+        """Wait briefly, return whether an actor still plays. Raise ActorError or FloatingPointError if one failed."""
         self._processes[0].join(POLL)
-        playing = any(process.exitcode is None for process in self._processes)  # before: so that no failure is missed
+        playing = any(process.exitcode is None for process in self._processes)  # first, so that no failure is missed
         for number, process in enumerate(self._processes):
             if process.exitcode:
-                told = _last_words(self._told[number])
+                message = _received_message(self._message_pipes[number])
                 if process.exitcode == DIVERGED:
-                    raise FloatingPointError(told)
+                    raise FloatingPointError(message)
                 how = f"by signal {-process.exitcode}" if process.exitcode < 0 else f"with code {process.exitcode}"
-                raise ActorError(f"actor {number} ended {how}" + (f": {told}" if told else ""))
+                raise ActorError(f"actor {number} ended {how}" + (f": {message}" if message else ""))
         return playing
 
     @contextmanager
-    def resting(self) -> Iterator[None]:
-        """Within, no actor is in the middle of a batch; one that has died in it is not waited for."""
+    def paused(self) -> Iterator[None]:
+        """Hold all actors between two batches within the block. Do not wait for an actor that died in a batch."""
         held = [
             lock
             for lock, process in zip(self._between, self._processes, strict=True)
@@ -296,9 +296,9 @@ class Actors:
                 lock.release()
 
     def close(self) -> None:
-        """Tells all to end after the batch that they play, and waits for it."""
+        """Ask all actors to end after their current batch, and wait for them."""
         self._stop.set()
-        deadline = time.monotonic() + PATIENCE  # for all of them together
+        deadline = time.monotonic() + PATIENCE  # for all actors together
         for process in self._processes:
             if process.pid is None:
                 continue
@@ -306,13 +306,13 @@ class Actors:
             if process.exitcode is None:
                 process.kill()
                 process.join()
-        for end in self._told:
+        for end in self._message_pipes:
             end.close()
 
 
 @contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Within, being told to stop waits; processes that are started then are never told."""
+def _signals_blocked() -> Iterator[None]:
+    """Block SIGINT and SIGTERM within the block. Processes that start in it never receive them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -323,7 +323,7 @@ def _signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _last_words(pipe: Any) -> str | None:
+def _received_message(pipe: Any) -> str | None:
     try:
         return pipe.recv()
     except EOFError:  # it was killed
@@ -331,7 +331,7 @@ def _last_words(pipe: Any) -> str | None:
 
 
 def _acquire(lock: Any, waits: Callable[[], bool]) -> bool:
-    """Waits for the lock, for as long as waits() says so: who holds it may have died. Whether it was given."""
+    """Acquire the lock while waits() is true: its holder may have died. Return whether it was acquired."""
     while not lock.acquire(timeout=POLL):
         if not waits():
             return False
@@ -339,28 +339,29 @@ def _acquire(lock: Any, waits: Callable[[], bool]) -> bool:
 
 
 def _act(
-    plan: Plan, actors: int, number: int, make_game: Any, memory: Any, stop: Any, between: Any, tell: Any, parent: int
+    config: A3CConfig, actors: int, number: int, make_game: Any, memory: Any, stop: Any, between: Any,
+    message_pipe: Any, parent: int,
 ) -> None:  # fmt: skip
-    """An actor's life: one batch after another, until all actors together have played the budget."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where signals cannot be held back
+    """Play one batch after another in an actor process, until all actors together have played the budget."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where signals cannot be blocked
     try:
         with threadpool_limits(1):
-            board = Board(plan, actors, memory)
-            learner = Learner(plan, board, make_game(), number)
+            shared = SharedState(config, actors, memory)
+            learner = Learner(config, shared, make_game(), number)
 
-            def goes_on() -> bool:
-                return board.frames() < plan.budget and not stop.is_set() and os.getppid() == parent
+            def may_continue() -> bool:
+                return shared.frames() < config.budget and not stop.is_set() and os.getppid() == parent
 
-            while goes_on() and _acquire(between, goes_on):
+            while may_continue() and _acquire(between, may_continue):
                 try:
                     learner.play()
                     learner.report()
                 finally:
                     between.release()
-                time.sleep(0)  # or else the lock is hardly ever free
+                time.sleep(0)  # yield: else the lock is hardly ever free
     except FloatingPointError as error:
-        tell.send(str(error))
+        message_pipe.send(str(error))
         sys.exit(DIVERGED)
     except Exception as error:
-        tell.send(f"{type(error).__name__}: {error}")
+        message_pipe.send(f"{type(error).__name__}: {error}")
         raise

@@ -1,7 +1,7 @@
-"""Catch as a Gymnasium environment, for agents from elsewhere: pip install -e ".[gym]".
+"""Catch as a Gymnasium environment, for other agents: pip install -e ".[gym]".
 
 import gymnasium
-import tasks.catch_environment
+import tasks.games.catch_environment
 env = gymnasium.make("fastweights_np/Catch-v0", size=24, visible=5, render_mode="ansi")
 """
 
@@ -15,8 +15,8 @@ from gymnasium.spaces import Box, Discrete
 
 from .catch_game import ACTIONS, Catch, Rules
 
-PIXELS = 8  # across one of the game's, in a picture
-COLOURS = numpy.array([[0, 0, 0], [255, 255, 255], [60, 60, 60]], "uint8")  # nothing, what is seen, what is not
+PIXELS = 8  # width in the picture of one pixel of the game
+COLOURS = numpy.array([[0, 0, 0], [255, 255, 255], [60, 60, 60]], "uint8")  # background, visible, invisible
 
 
 class CatchEnvironment(gymnasium.Env):
@@ -37,20 +37,20 @@ class CatchEnvironment(gymnasium.Env):
         self._game = Catch(self.rules, 1)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[numpy.ndarray, dict]:
-        """Begins a game: (observation, {})."""
+        """Begin a game and return (observation, {})."""
         super().reset(seed=seed)
         self._game.reset(self.np_random)
         return self._square(self._game.seen()), {}
 
     def step(self, action: int) -> tuple[numpy.ndarray, float, bool, bool, dict[str, Any]]:
-        """(observation, reward, whether the game is over, False, {})."""
+        """Take an action and return (observation, reward, whether the game is over, False, {})."""
         if not self.action_space.contains(action):
             raise ValueError(f"action: expected 0, 1 or 2, for {', '.join(ACTIONS)}; got {action!r}")
         reward = self._game.step(numpy.array([action]))
         return self._square(self._game.seen()), float(reward[0]), self._game.over, False, {}
 
     def render(self) -> Any:
-        """What there is, seen or not: a picture (rows, columns, 3), or lines of text, where o is what is not seen."""
+        """Return the whole screen as a picture (rows, columns, 3) or lines of text, where o marks invisible pixels."""
         screen = self._square(self._game.screen()).astype(int)
         hidden = self._game.frame >= self.rules.visible
         if self.render_mode == "rgb_array":

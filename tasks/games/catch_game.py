@@ -1,10 +1,10 @@
-"""Catch (section 4.4 of Ba et al. 2016): a ball falls, a paddle has to be under it, and after M frames nothing is seen.
+"""Catch (section 4.4 of Ba et al. 2016): a paddle has to catch a falling ball, and the screen is blank after M frames.
 
-The screen has N x N pixels, an episode N frames. A ball of one pixel starts in a random column of the first row and
-falls a row a frame; the paddle moves along the bottom row. When the ball is at the bottom row, the reward is +1 if the
-paddle touches it, else -1. Of a frame after the Mth nothing is seen, the paddle neither. The paper does not say where
-the paddle starts: here in the middle, as in the Catch of DeepMind's bsuite, or by choice anywhere, which gives an agent
-more to remember.
+The screen has N x N pixels, and an episode has N frames. A ball of one pixel starts in a random column of the first row
+and falls one row in each frame. The paddle moves along the bottom row. When the ball is at the bottom row, the reward
+is +1 if the paddle touches it, else -1. Frames after the Mth show neither ball nor paddle. The paper does not specify
+the start of the paddle. Here it starts in the middle, as in DeepMind's bsuite, or optionally at random, which gives an
+agent more to remember.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STARTS = ("center", "random")
 
 @dataclass(frozen=True)
 class Rules:
-    """Which game it is. Raises ValueError or TypeError for what makes no game."""
+    """The parameters of the game. Invalid ones raise ValueError or TypeError."""
 
     size: int = 16
     visible: int = 3
@@ -42,12 +42,12 @@ class Rules:
 
     @property
     def decisions(self) -> int:
-        """Actions in an episode: one after each frame but the last, which shows how it ended."""
+        """Return the number of actions in an episode: one after each frame except the last, which shows the outcome."""
         return self.size - 1
 
     @property
     def chance(self) -> float:
-        """The mean reward of a paddle that is anywhere, wherever the ball is."""
+        """Return the random-policy baseline: the mean reward if the paddle's final position ignores the ball."""
         return 2 * self.paddle_width / self.size - 1
 
 
@@ -62,7 +62,7 @@ class Catch(HoldsModule):
         self.ball = self.paddle = xp.zeros(games, "int64")  # columns: of the ball, of the paddle's left end
 
     def reset(self, rng: numpy.random.Generator) -> None:
-        """Begins new games; where balls and paddles start is drawn on the host."""
+        """Begin new games. The initial positions of balls and paddles are drawn on the host."""
         rules, games = self.rules, len(self._everyone)
         self.frame = 0
         self.ball = self._xp.asarray(rng.integers(0, rules.size, games))
@@ -72,11 +72,11 @@ class Catch(HoldsModule):
 
     @property
     def over(self) -> bool:
-        """Whether the ball is at the bottom row."""
+        """Return whether the ball is at the bottom row."""
         return self.frame == self.rules.decisions
 
     def screen(self) -> Array:
-        """What there is, (games, N²): 1 where the ball or the paddle is, else 0."""
+        """Return the whole screen (games, N²): 1 where the ball or the paddle is, else 0."""
         size = self.rules.size
         pixels = self._xp.zeros((len(self._everyone), size * size), self._dtype)
         pixels[self._everyone, self.frame * size + self.ball] = 1
@@ -85,15 +85,15 @@ class Catch(HoldsModule):
         return pixels
 
     def seen(self) -> Array:
-        """What is seen of it, (games, N²)."""
+        """Return the observation (games, N²): the screen, or zeros after the Mth frame."""
         if self.frame < self.rules.visible:
             return self.screen()
         return self._xp.zeros((len(self._everyone), self.rules.size**2), self._dtype)
 
     def step(self, actions: Array) -> Array:
-        """Moves the paddles by the actions (games,), numbers of ACTIONS, and the balls; returns the rewards (games,).
+        """Move the paddles by the actions (games,), indices into ACTIONS, and the balls. Return the rewards (games,).
 
-        Raises RuntimeError if the games are over.
+        Raise RuntimeError if the games are over.
         """
         if self.over:
             raise RuntimeError("step: expected games that are not over; begin new ones by reset(rng)")

@@ -1,4 +1,4 @@
-"""Checkpoints of runs: written only if all numbers are finite, read only if they fit the run."""
+"""Write checkpoints only if all numbers are finite, and read them only if they fit the run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ANEW = "start anew with another --out"
 
 
 def save(folder: Path, arrays: dict[str, Any], info: dict[str, Any], when: str) -> None:
-    """Write the run's checkpoint. Raise FloatingPointError for a number that is not finite: the one before is kept."""
+    """Write the run's checkpoint. Raise FloatingPointError if a number is not finite; the previous one is kept."""
     arrays = to_host(arrays)
     for name, array in flatten(arrays).items():
         if not numpy.isfinite(array).all():
@@ -35,8 +35,8 @@ def save(folder: Path, arrays: dict[str, Any], info: dict[str, Any], when: str) 
 def load(folder: Path, settings: RunSettings) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Return (arrays, info) of the run's checkpoint, or None if the run was stopped before its first one.
 
-    Shapes and counters remain to be compared with the run. Raise FileNotFoundError if it is lost, ValueError if it is
-    damaged, not finite, or belongs to other settings.
+    The caller compares shapes and counters with the run. Raise FileNotFoundError if the checkpoint is lost, and
+    ValueError if it is damaged, not finite, or belongs to other settings.
     """
     path, (groups, info_types) = folder / NAME, settings.checkpoint
     if not path.exists() and not (folder / "metrics.jsonl").exists():
@@ -55,7 +55,7 @@ def load(folder: Path, settings: RunSettings) -> tuple[dict[str, Any], dict[str,
 
 
 def load_for_longer(settings: RunSettings) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the checkpoint of the run that these settings continue, as the longer run needs it. Raise as `load`."""
+    """Return the checkpoint of the run that these settings continue, adapted to the longer run. Raise as `load`."""
     run, length = settings.continues, settings.length
     assert run is not None
     before = settings_of(run, type(settings))
@@ -67,7 +67,7 @@ def load_for_longer(settings: RunSettings) -> tuple[dict[str, Any], dict[str, An
 
 
 def initial_params(run: Path) -> tuple[dict[str, Any], int]:
-    """Return the best parameters of a run, and the updates behind them. Raise OSError or ValueError."""
+    """Return the best parameters of a run, and the number of updates that made them. Raise OSError or ValueError."""
     path = run / NAME
     if not path.is_file():
         raise FileNotFoundError(f"initial: expected the folder of a run with a checkpoint, found none in {run}")
@@ -83,7 +83,7 @@ def initial_params(run: Path) -> tuple[dict[str, Any], int]:
 
 
 def updates_made(arrays: dict[str, Any], info: dict[str, Any]) -> int:
-    """Return the updates behind a checkpoint: a training counts them in all, agents one by one."""
+    """Return the number of updates behind a checkpoint: supervised tasks store the total, catch stores each actor's."""
     return int(info["update"]) if "update" in info else int(numpy.sum(arrays["counts"]["updates"]))
 
 

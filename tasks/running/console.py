@@ -1,7 +1,7 @@
-"""Standard output and error as a long run needs them: no reader and no console stops the run.
+"""Make standard output and error safe for a long run: neither a closed reader nor a console's encoding stops it.
 
-A reader that goes away (| head) or a full disk (> log) loses what is printed after that. A console without Greek
-letters gets their names.
+After a reader closes the stream (| head) or the disk is full (> log), further output is discarded. A console without
+Greek letters gets their names.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _SIGNS = {"×": "x", "·": "*", "√": "sqrt ", "−": "-", "–": "-", "→": "
 
 
 class Output:
-    """A text stream that takes any text and never raises; `error` is the first OSError, after which it is silent."""
+    """A text stream that accepts any text and never raises. After the first OSError, `error`, it discards output."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self.error = stream, None
 
     def write(self, text: str) -> int:
-        """Write the text, spelled with the characters that the stream has."""
+        """Write the text in the characters of the stream's encoding."""
         try:
             self._stream.write(spelled(text, getattr(self._stream, "encoding", None) or "utf-8"))
         except OSError as error:
@@ -43,7 +43,7 @@ class Output:
 
     def _give_up(self, error: OSError) -> None:
         self.error = self.error or error  # type: ignore[assignment]
-        with suppress(OSError, ValueError):  # what is left in the buffer goes there at the end
+        with suppress(OSError, ValueError):  # the buffer is flushed to the null device at exit
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
@@ -51,7 +51,7 @@ class Output:
 
 @contextmanager
 def outputs() -> Iterator[tuple[Output, Output]]:
-    """Make sys.stdout and sys.stderr an Output each within the block."""
+    """Replace sys.stdout and sys.stderr by an Output each within the block."""
     before = sys.stdout, sys.stderr
     made = Output(sys.stdout or io.StringIO()), Output(sys.stderr or io.StringIO())  # None: closed before the start
     sys.stdout, sys.stderr = made
@@ -64,7 +64,7 @@ def outputs() -> Iterator[tuple[Output, Output]]:
 
 
 def spelled(text: str, encoding: str) -> str:
-    """Return the text with names or likenesses for the characters that the encoding lacks: λ becomes lambda."""
+    """Return the text with names or similar characters for those that the encoding lacks: λ becomes lambda."""
     with suppress(UnicodeEncodeError):
         text.encode(encoding)
         return text
@@ -80,5 +80,5 @@ def _spelled(character: str, encoding: str) -> str:
         return name.split()[-1].lower().replace("lamda", "lambda")
     if name.startswith("BOX DRAWINGS"):
         return _SIGNS.get(character, "+")
-    alike = unicodedata.normalize("NFKD", character).encode(encoding, "ignore").decode(encoding)
-    return _SIGNS.get(character) or alike or character.encode(encoding, "backslashreplace").decode(encoding)
+    similar = unicodedata.normalize("NFKD", character).encode(encoding, "ignore").decode(encoding)
+    return _SIGNS.get(character) or similar or character.encode(encoding, "backslashreplace").decode(encoding)

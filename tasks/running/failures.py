@@ -1,4 +1,4 @@
-"""What a failed run exits with: a code, and one sentence with the file, what is kept and what to do."""
+"""Map the error of a failed run to an exit code and one sentence: the file, what is kept, and the remedy."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fastweights_np.files import UNFINISHED
 from .checkpoints import NAME
 from .runs import DIVERGED, FAILED, INTERRUPTED, Interruption, RunFailed
 
-# exit codes beside those of runs: options, data or a folder that cannot be used; no room on the disk; the folder cannot
-# be written any more; no memory
+# further exit codes: options, data or folder cannot be used; the disk is full; the folder can no longer be written; out
+# of memory
 REFUSED, DISK_FULL, FOLDER_LOST, NO_MEMORY = 2, 4, 5, 6
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EIO, errno.ESTALE}
-# settings that decide how much memory a run takes
+# settings that determine the memory of a run
 SIZES = (
     "batch_size", "games", "hidden_size", "training_size", "validation_size", "test_size", "pairs", "copies", "heads",
     "size", "actors", "steps", "inner_steps", "processes",
@@ -27,10 +27,10 @@ TOO_LARGE = ("array is too big", "maximum allowed dimension", "maximum allowed s
 
 
 def explained(error: BaseException, settings: Any, folder: Path | None, program: str) -> tuple[int, str]:
-    """Return the exit code and the sentence for an error. Raise it again if it is a mistake of this program.
+    """Return the exit code and the sentence for an error. Raise it again if it is a bug of this program.
 
-    settings: those of the run, None if the error came before them.
-    folder: the run's, None if the error came before it was made.
+    settings: the settings of the run; None if the error came before them.
+    folder: the output folder; None if the error came before it was made.
     program: the command without its options.
     """
     resume = f"{program} --resume {shlex.quote(str(folder))}"
@@ -64,7 +64,7 @@ def _kept(folder: Path) -> str:
 
 
 def _described(error: Any) -> str:
-    """Return the file and what is wrong with it, in words."""
+    """Return the name of the file and the system's error message."""
     if not error.filename or not error.strerror:
         return str(error)
     return f"{str(error.filename).partition(UNFINISHED)[0]}: {os.strerror(error.errno)}"
@@ -75,7 +75,7 @@ def _is_too_large(error: BaseException) -> bool:
 
 
 def _sizes(settings: Any) -> str:
-    """Return the sizes that were raised above their defaults; if none was, the first three."""
+    """Return the sizes above their defaults as options; if there are none, the first three sizes."""
     found = {name: value for name in SIZES if (value := getattr(settings, name, None)) is not None}
     raised = {name: value for name, value in found.items() if value > (getattr(type(settings), name) or 1)}
     asked = raised or dict(list(found.items())[:3])

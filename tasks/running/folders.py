@@ -1,4 +1,4 @@
-"""The output folder of a run: made by one run only, and locked while a run writes to it."""
+"""Make, lock and check the output folder of a run. One run creates it, and one process at a time writes to it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .runs import RunSettings, write_json
 
 @contextmanager
 def open_folder(settings: RunSettings) -> Iterator[Path]:
-    """Hold the run's output folder within the block: new or resumed, locked, writable, with settings.json in it.
+    """Open the run's output folder for the block: new or resumed, locked, writable, with settings.json in it.
 
-    The default, runs/TASK-DATE-TIME, gets a suffix, -2 and so on, if there is such a folder already. A run that
-    continues another one finds a copy of its checkpoint. What writers that were killed left is removed. So is a new
-    folder, if the block raises ValueError or TypeError before the first result.
+    The default runs/TASK-DATE-TIME gets a suffix, -2 and so on, if that folder exists. A run that continues another one
+    gets a copy of its checkpoint. Unfinished files of killed writers are removed. A new folder is removed if the block
+    raises ValueError or TypeError before the first result.
 
-    Raise FileExistsError if the folder holds files, locks.FolderInUse if a process writes to it, OSError if it cannot
-    be written, ValueError for out with resume, and for a run to start from that does not fit.
+    Raise FileExistsError if the folder holds files, locks.FolderInUse if another process writes to it, and OSError if
+    it cannot be written. Raise ValueError for out with resume, and for an initial run that does not fit.
     """
     if settings.resume is not None and settings.out is not None:
         raise ValueError("out: expected none with --resume, which writes to the folder that it names; leave --out out")
@@ -54,7 +54,7 @@ def open_folder(settings: RunSettings) -> Iterator[Path]:
             yield folder
         except (ValueError, TypeError):
             if settings.resume is None and not (folder / "metrics.jsonl").exists():
-                _remove_own_files(folder)  # refused before the first result: the same --out can be used again
+                _remove_own_files(folder)  # no result yet: the same --out can be used again
             raise
 
 
@@ -63,7 +63,7 @@ def _origin(run: Path | None, taken: str, updates: int) -> dict[str, Any]:
 
 
 def _new_folder(settings: RunSettings, stack: ExitStack) -> Path:
-    """Return the folder that --out names, or one that was not there before. A new one that stays empty is removed."""
+    """Return the folder that --out names, or a new default one. A new folder is removed if it stays empty."""
     folder = wanted = settings.out or Path("runs") / time.strftime(f"{settings.task}-%Y%m%d-%H%M%S")
     wanted.parent.mkdir(parents=True, exist_ok=True)
     number = 1
@@ -92,7 +92,7 @@ def _remove_own_files(folder: Path) -> None:
 
 
 def _check_empty(folder: Path) -> None:
-    """Raise FileExistsError if a run, or anybody, has put files there."""
+    """Raise FileExistsError if the folder holds files."""
     for entry in folder.iterdir():
         if entry.name != locks.NAME and files.UNFINISHED not in entry.name:
             raise FileExistsError(
@@ -103,7 +103,7 @@ def _check_empty(folder: Path) -> None:
 
 @contextmanager
 def _explained(settings: RunSettings) -> Iterator[None]:
-    """Name the option, and what to do, in an error about the folder."""
+    """Add the option and the remedy to an error about the folder."""
     option = "out" if settings.resume is None else "resume"
     try:
         yield

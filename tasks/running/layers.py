@@ -1,4 +1,4 @@
-"""The options of a task's recurrent layer, and which of them go to the layer's init and forward."""
+"""Define the options of a task's recurrent layer, and select the options of the layer's init and forward."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class LayerSettings(RunSettings):
-    """The options of a task's recurrent layer. An option of another layer than the chosen one is refused.
+    """The options of a task's recurrent layer. An option that the chosen layer does not use is refused.
 
     A task narrows the type of `layer` to a Literal of the layers that it offers.
     """
@@ -61,13 +61,13 @@ class LayerSettings(RunSettings):
         checks.count("hidden_size", self.hidden_size, least=1)
         checks.count("copies", self.copies, least=1)
         checks.count("heads", self.heads, least=1)
-        fast_weights.Options(self.decay, self.rate, self.inner_steps)  # raises on a bad one
+        fast_weights.Options(self.decay, self.rate, self.inner_steps)  # raises for invalid options
         if self.layer == "associative_lstm" and self.hidden_size % 2:
             raise ValueError(f"hidden_size: expected an even number, two for a complex one, got {self.hidden_size}")
 
     @classmethod
     def unused(cls, values: Mapping[str, Any]) -> dict[str, str]:
-        """Return the options that have no effect on a run with these settings, each with what does not use it."""
+        """Return the options that have no effect on a run with these settings, each with the reason."""
         used = {name for names in TAKES[values["layer"]] for name in names}
         layers_own = {name for takes in TAKES.values() for names in takes for name in names}
         found = super().unused(values) | dict.fromkeys(sorted(layers_own - used), f"the layer {values['layer']}")
@@ -80,7 +80,7 @@ class LayerSettings(RunSettings):
         return {name: user for user, names in of_the_rest.items() for name in names} | found
 
     def of_layer(self) -> dict[str, Any]:
-        """layer, hidden_size, init_options and options, as network.Network takes them."""
+        """Return layer, hidden_size, init_options and options: the arguments of network.Network."""
         init_options, options = (
             {name: getattr(self, name) for name in names if getattr(self, name) is not None}
             for names in TAKES[self.layer]

@@ -1,7 +1,7 @@
-"""A lock on a folder that one process writes to. The kernel releases it when the process ends, however it ends.
+"""Lock a folder so that only one process writes to it. The kernel releases the lock when the process ends or is killed.
 
 The lock is `flock` on a file in the folder, which also names the process. Windows has no `flock`, and some network file
-systems refuse it: there nothing keeps two processes apart, and on such a file system a warning says so.
+systems do not support it. There nothing prevents a second process; on such a file system a warning is printed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-NAME = ".lock"  # of the file; it is removed with the lock, and left behind, without a lock, by a process that is killed
+NAME = ".lock"  # the file is removed with the lock; a killed process leaves it behind, unlocked
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
-_held: set[int] = set()  # descriptors; a forked child closes its copies, or it would hold the lock after its parent
+_held: set[int] = set()  # descriptors; a forked child closes its copies, else the lock would outlive the parent
 
 
 class FolderInUse(RuntimeError):
@@ -56,8 +56,8 @@ def _lock(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(path, descriptor):  # else the holder before has removed it meanwhile
-                with suppress(OSError):  # on a full disk the lock has no name, but holds
+            if _is_at(path, descriptor):  # else the previous holder has removed it
+                with suppress(OSError):  # on a full disk the lock works, but names no process
                     os.ftruncate(descriptor, 0)
                     os.write(descriptor, f"{os.getpid()} on {platform.node()}".encode())
                 _held.add(descriptor)

@@ -1,11 +1,11 @@
-"""What this machine can run at once: its cores, and how many threads, processes or actors they can carry."""
+"""Count this machine's cores, and check that threads, processes and actors do not exceed them by far."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-MOST = 16  # threads, processes or actors for each core: more only wait for one another, and fill the memory
+MOST = 16  # threads, processes or actors for each core; more only wait for one another and use memory
 
 
 def cores() -> int:
@@ -14,7 +14,7 @@ def cores() -> int:
 
 
 def check(settings: Any) -> None:
-    """Raise ValueError for more threads, processes or actors than this machine can carry."""
+    """Raise ValueError for more than MOST threads, processes or actors for each core."""
     most = MOST * cores()
     for name in ("threads", "processes", "actors"):
         if (value := getattr(settings, name, None)) is not None and value > most:

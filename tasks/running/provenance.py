@@ -1,4 +1,4 @@
-"""Where a figure comes from: command, commit, machine and versions."""
+"""Record the provenance of a result: command, commit, machine and versions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CODE = ("../fastweights_np", ".", "../bench", ":(exclude)../bench/results")
 
 @cache
 def provenance() -> dict[str, Any]:
-    """All of it, as it is when this is first asked for: the checkout can change while a run goes on."""
+    """Return the provenance at the first call: the checkout can change during a run."""
     return {
         "command": shlex.join(["python", "-m", Path(sys.argv[0]).parent.name, *sys.argv[1:]]),
         "commit": _commit(),

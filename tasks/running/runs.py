@@ -1,7 +1,7 @@
-"""Share between all tasks: settings and where they come from, being asked to stop, and the result.
+"""Provide what all tasks share: settings and their sources, interruption, and the result.
 
-An output folder holds settings.json (what was asked for), metrics.jsonl (a line for each evaluation), checkpoint.npz
-(everything that resuming needs) and, at the end, result.json with the figures of the run and where they come from.
+An output folder holds settings.json (the settings of the run), metrics.jsonl (a line for each evaluation),
+checkpoint.npz (everything that resuming needs) and, at the end, result.json with the run's results and provenance.
 """
 
 from __future__ import annotations
@@ -27,35 +27,33 @@ from fastweights_np import checks, files, optim
 from . import typed
 from .provenance import provenance
 
-# settings that say where, not what: they may change when a run is resumed
+# settings that do not change what is computed: they may change when a run is resumed
 PLACES = ("out", "resume", "continues", "settings", "device", "processes", "data_dir")
-KEPT = ("data_dir",)  # of these, what resuming needs to know
-ABOUT = ("task", "command", "origin")  # what settings.json says beside the settings
-NOT_FINITE = "lower --learning-rate or --clip-norm, or --rate if the layer is fast_weights"  # what to do
-LARGEST = 10_000_000  # bytes of a file of settings
-FAILED, DIVERGED, INTERRUPTED = 1, 3, 130  # exit codes: a part of the run died; not finite; Ctrl-C or SIGTERM
+KEPT = ("data_dir",)  # the places that resuming needs
+ABOUT = ("task", "command", "origin")  # entries of settings.json in addition to the settings
+NOT_FINITE = "lower --learning-rate or --clip-norm, or --rate if the layer is fast_weights"  # remedy in error messages
+LARGEST = 10_000_000  # bytes of a settings file
+FAILED, DIVERGED, INTERRUPTED = 1, 3, 130  # exit codes: a process failed; not finite; Ctrl-C or SIGTERM
 
 
-class Measure(NamedTuple):
-    """What runs are compared by in a search: its name in each line of the metrics, what it is, and whether more of it
-    is better.
-    """
+class Objective(NamedTuple):
+    """The objective of a search: its name in each line of the metrics, its title, and whether it is maximized."""
 
     name: str
     title: str
     maximize: bool
 
     def best(self, values: Iterable[float]) -> float:
-        """The best of these values."""
+        """Return the best of these values."""
         return max(values) if self.maximize else min(values)
 
     @property
     def worst(self) -> float:
-        """What a run is worth whose loss was not finite."""
+        """Return the objective of a run whose loss was not finite."""
         return -inf if self.maximize else inf
 
     def of(self, result: dict[str, Any]) -> float:
-        """What a run is worth: its result's own figure of this name, else the best in its curve."""
+        """Return the objective of a run: the entry of this name in its result, else the best value of its curve."""
         return result[self.name] if self.name in result else self.best(line[self.name] for line in result["curve"])
 
 
@@ -64,9 +62,9 @@ class RunSettings:
     """The options that every task has."""
 
     task: ClassVar[str]
-    measure: ClassVar[Measure] = Measure("validation_nll", "validation loss (nats)", maximize=False)
-    length: ClassVar[str]  # the setting that says how long a run is
-    checkpoint: ClassVar[tuple[tuple[str, ...], type]]  # its groups of arrays, and the types of all else in it
+    objective: ClassVar[Objective] = Objective("validation_nll", "validation loss (nats)", maximize=False)
+    length: ClassVar[str]  # the setting for the length of a run
+    checkpoint: ClassVar[tuple[tuple[str, ...], type]]  # its groups of arrays, and the types of its other entries
 
     seed: int = 0
     """Random seed of data, initial weights and batch order. On the CPU of one machine, runs with the same seed are
@@ -114,22 +112,22 @@ class RunSettings:
 
     @property
     def reports(self) -> int:
-        """How many lines of metrics a whole run writes."""
+        """Return the number of lines of metrics that a whole run writes."""
         raise NotImplementedError
 
     @property
     def blas_threads(self) -> int:
-        """How many threads BLAS is to use."""
+        """Return the number of BLAS threads."""
         return self.threads
 
     @classmethod
     def unused(cls, values: Mapping[str, Any]) -> dict[str, str]:
-        """Return the options that have no effect on a run with these settings, each with what does not use it."""
+        """Return the options that have no effect on a run with these settings, each with the reason."""
         return {"hold": "the constant schedule"} if values["schedule"] == "constant" else {}
 
     @classmethod
     def ignored(cls, values: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-        """Return the options that are set but have no effect, each with its default and what does not use it."""
+        """Return the options that are set but have no effect, each with its default and the reason."""
         defaults = {field.name: field.default for field in fields(cls)}
         unused = cls.unused(defaults | dict(values))
         return {
@@ -138,7 +136,7 @@ class RunSettings:
         }  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
-        """Return every setting that decides what is computed."""
+        """Return every setting that affects the result."""
         return {
             name: str(value) if isinstance(value, Path) else value
             for name, value in asdict(self).items() if name not in PLACES
@@ -149,19 +147,19 @@ class RunSettings:
         return {name: str(place.resolve()) for name in KEPT if (place := getattr(self, name, None)) is not None}
 
     def longer(self, arrays: dict[str, Any], length: int) -> dict[str, Any]:
-        """Return the arrays of a checkpoint, made by a run of this length, for this longer run."""
+        """Return the arrays of a checkpoint of a run of `length`, adapted to this longer run."""
         return arrays
 
     def streams(self, count: int) -> list[numpy.random.Generator]:
-        """Independent generators, all fixed by the seed."""
+        """Return independent generators, all seeded by the seed."""
         return [numpy.random.default_rng(s) for s in numpy.random.SeedSequence(self.seed).spawn(count)]
 
     def rate_at(self, update: int, updates: int) -> float:
-        """The learning rate of this update, counted from 0."""
+        """Return the learning rate of this update, counted from 0."""
         return self.learning_rate * optim.SCHEDULES[self.schedule](update, updates, self.hold)
 
     def check_resumed(self, stored: Mapping[str, Any], path: Path) -> None:
-        """Raise ValueError unless these are the settings with which the file at `path` was made."""
+        """Raise ValueError unless these settings equal the stored ones, with which the file at `path` was made."""
         try:
             before = _settings(stored, type(self), path)[0].as_json()
         except (ValueError, TypeError) as error:
@@ -176,9 +174,9 @@ class RunSettings:
 
 
 def settings_asked_for(kind: type[RunSettings], arguments: list[str], program: str) -> RunSettings:
-    """Return the settings that a command line means, with those that --resume or --settings name as its defaults.
+    """Return the settings of a command line. The settings of --resume or --settings are its defaults.
 
-    Exit with a message for what is not in the command line's form; raise OSError or ValueError for a bad file.
+    Exit with a message for an invalid command line. Raise OSError or ValueError for a bad file.
     """
     sources = _sources(arguments, program)
     if sources.resume is not None:
@@ -205,7 +203,7 @@ def settings_asked_for(kind: type[RunSettings], arguments: list[str], program: s
 
 
 def _sources(arguments: list[str], program: str) -> argparse.Namespace:
-    """Return where the defaults of the other options come from."""
+    """Return the options that name the source of the other options' defaults: --resume and --settings."""
     parser = argparse.ArgumentParser(prog=program, add_help=False, allow_abbrev=False)
     for option in ("--resume", "--settings"):
         parser.add_argument(option, type=lambda text: None if text == "None" else Path(text))
@@ -215,8 +213,8 @@ def _sources(arguments: list[str], program: str) -> argparse.Namespace:
 def settings_from(path: Path, kind: type[RunSettings], **places: Any) -> RunSettings:
     """Return the settings in a file, such as a run's settings.json, and the given places.
 
-    Options that are set but have no effect are left at their defaults, which is said on standard error: older versions
-    had other defaults. Raise OSError or ValueError.
+    Options that have no effect are set to their defaults, with a note on standard error: older versions had other
+    defaults. Raise OSError or ValueError.
     """
     place = next(iter(places))
     try:
@@ -236,7 +234,7 @@ def settings_from(path: Path, kind: type[RunSettings], **places: Any) -> RunSett
 
 
 def _settings(stored: Any, kind: type[RunSettings], path: Path) -> tuple[RunSettings, list[str]]:
-    """Return the settings that were stored in `path`, and what to say about them."""
+    """Return the settings that were stored in `path`, and notes for the user."""
     if not isinstance(stored, Mapping):
         raise ValueError(f"settings: expected named values, got {stored!r}")
     known = {field.name for field in fields(kind)} - {"out", "resume", "continues", "settings"}
@@ -257,7 +255,7 @@ def settings_of(folder: Path, kind: type[RunSettings]) -> RunSettings:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file. Raise OSError, or ValueError for what is larger, repeated or something else."""
+    """Return the object in a JSON file. Raise OSError, or ValueError for a large file, a repeated key or no object."""
     with open(path, "rb") as file:
         content = file.read(LARGEST + 1)
     if len(content) > LARGEST:
@@ -279,22 +277,22 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class RunFailed(RuntimeError):
-    """A part of the run has died, and its settings are not the cause: the checkpoint has been written."""
+    """A process of the run failed, but not because of its settings. The checkpoint has been written."""
 
 
 class Interruption(Exception):
-    """Ctrl-C, or a request to end: the checkpoint has been written."""
+    """The run was interrupted by Ctrl-C or SIGTERM. The checkpoint has been written."""
 
 
-_noted: list[int] | None = None  # by the outermost interrupts_noted()
+_noted: list[int] | None = None  # the list of the outermost interrupts_noted()
 
 
 @contextmanager
 def interrupts_noted() -> Iterator[list[int]]:
-    """Put Ctrl-C and SIGTERM on the list, within the block, instead of stopping in the middle of an update.
+    """Append Ctrl-C and SIGTERM to the list within the block, instead of stopping in the middle of an update.
 
-    A block within a block has the same list. The second signal raises KeyboardInterrupt. An exception from the first
-    could be lost: a callback from C, such as threadpoolctl's, ignores it.
+    Nested blocks share the list. The second signal raises KeyboardInterrupt. The first raises nothing, because C code's
+    callbacks, such as threadpoolctl's, ignore exceptions.
     """
     global _noted
     if _noted is not None:
@@ -328,10 +326,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def store_result(folder: Path, settings: RunSettings, result: dict[str, Any]) -> None:
-    """Write result.json: the result, after the settings and where it comes from."""
+    """Write result.json: the settings, the provenance and the result."""
     made_by: dict[str, Any] = {"task": settings.task, "settings": settings.as_json(), "device": settings.device}
     made_by |= {"processes": getattr(settings, "processes", 1)} | provenance()
     started = read_json(folder / "settings.json")
-    made_by |= {name: started[name] for name in ("command", "origin") if name in started}  # not the command of resuming
+    made_by |= {name: started[name] for name in ("command", "origin") if name in started}  # of the first session
     finished = {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     write_json(folder / "result.json", made_by | finished | result)

@@ -1,4 +1,4 @@
-"""What all supervised tasks share: the training loop and its checkpoints."""
+"""Train the networks of all supervised tasks: the training loop and its checkpoints."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from fastweights_np.trees import map_leaves
 from . import checkpoints, typed
 from .runs import NOT_FINITE, Interruption, RunSettings, interrupts_noted
 
-MEASURES = {"loss": ("validation_nll",), "error": ("validation_error", "validation_nll")}  # of the best epoch
+SELECTED_BY = {"loss": ("validation_nll",), "error": ("validation_error", "validation_nll")}  # best epoch
 LINE = ("update", "epoch", "train_loss", "validation_nll", "validation_error", "learning_rate", "seconds")  # of metrics
-REPORT_EVERY = 50  # updates between two looks at the loss; each look makes a GPU wait
+REPORT_EVERY = 50  # updates between two reports of the loss; each report waits for a GPU
 
 
 class Progress(TypedDict):
-    """What a checkpoint holds beside arrays."""
+    """The contents of a checkpoint in addition to arrays."""
 
     settings: dict
     data: str
@@ -83,22 +83,22 @@ class TrainingSettings(RunSettings):
 
     @property
     def reports(self) -> int:
-        """How many lines of metrics a whole run writes: one for each epoch."""
+        """Return the number of lines of metrics that a whole run writes: one for each epoch."""
         return self.epochs
 
 
 class Examples(Protocol):
-    """What can be trained on: labels (N,), and batches of inputs."""
+    """A set of N examples: labels (N,), and batches of inputs."""
 
     @property
     def labels(self) -> Array:
-        """(N,)."""
+        """Return the labels (N,)."""
 
     def batch(self, chosen: Any) -> tuple[Array, Array]:
-        """(inputs, labels) of the chosen examples, a slice or an array of indices."""
+        """Return (inputs, labels) of the chosen examples, a slice or an array of indices."""
 
-    def varied(self, rng: numpy.random.Generator) -> Examples:
-        """The same examples as an epoch of training is to see them, changed at random or as they are."""
+    def augmented(self, rng: numpy.random.Generator) -> Examples:
+        """Return the examples for one epoch of training, with random data augmentation if the set has one."""
 
 
 class Split(NamedTuple):
@@ -108,16 +108,16 @@ class Split(NamedTuple):
     labels: Array
 
     def batch(self, chosen: Any) -> tuple[Array, Array]:
-        """(inputs, labels) of the chosen sequences, a slice or an array of indices."""
+        """Return (inputs, labels) of the chosen sequences, a slice or an array of indices."""
         return self.inputs[:, chosen], self.labels[chosen]
 
-    def varied(self, rng: numpy.random.Generator) -> Split:
-        """As they are."""
+    def augmented(self, rng: numpy.random.Generator) -> Split:
+        """Return the sequences unchanged."""
         return self
 
 
 def fingerprint(*splits: Examples) -> str:
-    """Return a SHA-256 over all labels and the first inputs, by which a resumed run knows its data."""
+    """Return a SHA-256 of all labels and the first 1000 inputs of each split. A resumed run checks it."""
     digest = hashlib.sha256()
     for split in splits:
         inputs, _ = split.batch(slice(0, 1000))
@@ -128,7 +128,7 @@ def fingerprint(*splits: Examples) -> str:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What training leaves: the best parameters on the validation set, and the way there."""
+    """The outcome of training: the best parameters on the validation set, and the learning curve."""
 
     params: dict[str, Any]
     best: dict[str, float]  # the metrics line of those parameters
@@ -141,7 +141,7 @@ def evaluate(
     network: Model, params: Any, split: Examples, workspace: Workspace | None = None,
     answers: list[Array] | None = None,
 ) -> tuple[float, float]:  # fmt: skip
-    """Return (mean negative log likelihood in nats, error rate) over a split; append what is answered to `answers`."""
+    """Return (mean negative log likelihood in nats, error rate) over a split. Append the answers to `answers`."""
     count, nll, wrong = len(split.labels), 0.0, 0.0
     for start in range(0, count, 1000):
         inputs, labels = split.batch(slice(start, start + 1000))
@@ -158,12 +158,12 @@ def train(
     network: Model, settings: TrainingSettings, folder: Path, splits: tuple[Examples, Examples, Examples],
     watched: Mapping[str, Examples] = MappingProxyType({}),
 ) -> Outcome:  # fmt: skip
-    """Train to the end of the settings' epochs, from the folder's checkpoint if there is one.
+    """Train for the settings' number of epochs, from the folder's checkpoint if there is one.
 
-    splits: training, validation and test data. The test data are not evaluated: a resumed run must have the same.
+    splits: training, validation and test data. The test data are not evaluated, but a resumed run must have the same.
+    watched: further splits that are evaluated after each epoch. They do not select the best parameters.
 
-    Evaluate on the validation set and write a checkpoint after each epoch. Splits that are watched are evaluated too,
-    for the record: the best parameters are chosen on the validation set alone. Raise Interruption on Ctrl-C, after a
+    Evaluate the validation set and write a checkpoint after each epoch. Raise Interruption on Ctrl-C, after a
     checkpoint; FloatingPointError, naming the update, if a loss, a gradient or a parameter is not finite; ValueError if
     the checkpoint belongs to other settings.
     """
@@ -194,7 +194,7 @@ def train(
 
 
 class _Run:
-    """The state of one training: all that a checkpoint holds, and how it moves on."""
+    """The state of one training run, which a checkpoint stores, and the methods that advance it."""
 
     def __init__(
         self, network: Model, settings: TrainingSettings, folder: Path, training: Examples, data: str
@@ -208,13 +208,13 @@ class _Run:
         self.best_params, self.best = self.params, dict[str, float]()
         self.curve: list[dict[str, float]] = []
         self._workspace, self._evaluation = Workspace(), Workspace()
-        self._epoch_start = dict(self._order.bit_generator.state)  # from which the running epoch's order was drawn
-        self._unseen: list[Array] = []  # losses since the last look
+        self._epoch_start = dict(self._order.bit_generator.state)  # before the current epoch's order was drawn
+        self._unreported: list[Array] = []  # losses since the last report
         self._epoch_loss = 0.0
         self._before, self._started = 0.0, time.perf_counter()
 
     def _initial(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Return the best parameters of the run that settings.initial names, or these."""
+        """Return the best parameters of the run that settings.initial names, or `params` if it names none."""
         run = self.settings.initial
         if run is None or (self.folder / checkpoints.NAME).exists():
             return params
@@ -223,10 +223,10 @@ class _Run:
         return best
 
     def rest_of_epoch(self) -> Iterator[None]:
-        """Makes the updates that are left of this epoch, yielding after each."""
+        """Make the remaining updates of this epoch, and yield after each."""
         self._epoch_start = dict(self._order.bit_generator.state)
         order = to_device(self._order.permutation(len(self.training.labels)), self.settings.device)
-        training = self.training.varied(self._order)
+        training = self.training.augmented(self._order)
         done, size = self.update % self.batches, self.settings.batch_size
         for start in range(done * size, self.batches * size, size):
             inputs, labels = training.batch(order[start : start + size])
@@ -239,15 +239,15 @@ class _Run:
             except FloatingPointError as error:
                 raise FloatingPointError(f"{error}; it was update {self.update + 1}; {NOT_FINITE}") from error
             self.update += 1
-            self._unseen.append(loss)
+            self._unreported.append(loss)
             yield
 
     def report(self) -> float:
-        """Bring the unseen losses to the host, check that they are finite, and return their mean."""
-        losses = [float(loss) for loss in self._unseen]
+        """Copy the losses since the last report to the host, check that they are finite, and return their mean."""
+        losses = [float(loss) for loss in self._unreported]
         for update, loss in enumerate(losses, self.update - len(losses) + 1):
             _check_finite("loss", loss, update)
-        self._unseen.clear()
+        self._unreported.clear()
         self._epoch_loss += sum(losses)
         return sum(losses) / max(len(losses), 1)
 
@@ -267,11 +267,11 @@ class _Run:
         }
         self._epoch_loss = 0.0
         self._epoch_start = dict(self._order.bit_generator.state)
-        measures = MEASURES[self.settings.best_by]
-        if not self.best or [line[name] for name in measures] < [self.best[name] for name in measures]:
+        metrics = SELECTED_BY[self.settings.best_by]
+        if not self.best or [line[name] for name in metrics] < [self.best[name] for name in metrics]:
             self.best, self.best_params = line, map_leaves(lambda array: array.copy(), self.params)
         self.curve.append(line)
-        self.save()  # before the line: resuming writes the metrics anew from the checkpoint
+        self.save()  # before the metrics, which resuming rewrites from the checkpoint
         self._write_metrics()
 
     def _write_metrics(self) -> None:
@@ -286,7 +286,7 @@ class _Run:
         return line
 
     def epoch_line(self) -> str:
-        """Return how the last epoch went, in one line."""
+        """Return one line with the metrics of the last epoch."""
         line = self.curve[-1]
         return (
             f"epoch {line['epoch']} of {self.settings.epochs}: training loss {line['train_loss']:.4f}, validation loss "
@@ -297,11 +297,11 @@ class _Run:
         return f"{self.curve[-1]['validation_error']:.2%}" if self.curve else "-"
 
     def seconds(self) -> float:
-        """Training time so far, in all sessions."""
+        """Return the training time so far, over all sessions."""
         return self._before + time.perf_counter() - self._started
 
     def save(self) -> None:
-        """Write a checkpoint. Raise FloatingPointError if it would not be finite: the one before is kept."""
+        """Write a checkpoint. Raise FloatingPointError if a number is not finite; the previous checkpoint is kept."""
         arrays = {"params": self.params, "best_params": self.best_params, "optimizer": self._moments()}
         info: Progress = {
             "settings": self.settings.as_json(),
@@ -316,10 +316,10 @@ class _Run:
         checkpoints.save(self.folder, arrays, dict(info), f"update {self.update}")
 
     def restore(self) -> None:
-        """Resume from the folder's checkpoint, if the run got as far as writing one. Raise ValueError if it is bad."""
+        """Resume from the folder's checkpoint, if there is one. Raise ValueError if it does not fit the run."""
         stored = checkpoints.load(self.folder, self.settings)
         if stored is None:
-            return  # new, or stopped within the first epoch
+            return  # a new run, or one stopped in the first epoch
         arrays, info = stored
         path = self.folder / checkpoints.NAME
         ours = {"params": self.params, "best_params": self.params, "optimizer": self._moments()}
@@ -336,7 +336,7 @@ class _Run:
         self.optimizer.load_state(arrays["optimizer"] | {"updates": self.update})
         self._epoch_start = info["random_state"]
         self._epoch_loss, self._before = info["epoch_loss"], info["seconds"]
-        self._write_metrics()  # lines after the checkpoint belong to updates that will be made again
+        self._write_metrics()  # drops lines after the checkpoint: their updates are repeated
         if self.settings.continues is not None:
             rate = self.settings.rate_at(self.update, self.updates)
             print(
@@ -351,7 +351,7 @@ class _Run:
         return {name: state[name] for name in self.optimizer.moments}
 
     def _check_progress(self, path: Path, info: dict[str, Any]) -> None:
-        """Set the order's random state. Raise ValueError unless the counters and the curve are those of such a run."""
+        """Restore the random state of the order. Raise ValueError unless the counters and the curve fit the run."""
         epochs, curve = info["update"] // self.batches, info["curve"]
         if not 0 <= info["update"] <= self.updates:
             raise checkpoints.unfit(path, f"update: expected 0 to {self.updates}, got {info['update']}")

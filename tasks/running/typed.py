@@ -19,12 +19,12 @@ _hints = cache(get_type_hints)
 
 
 def checked(kind: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values, where text for a Path has become one.
+    """Return the values, with text converted to Path where the type hint is Path.
 
     kind: a class whose annotations name every value: bool, int, float, str, None, Path, dict, list, Literal and unions.
 
-    A bool is no number, an int is a float, text is nothing else, and numbers are finite. Raise TypeError for another
-    type, ValueError for a number or a text that its type does not allow.
+    A bool is not a number, an int is accepted as a float, and text is never converted to a number. Numbers must be
+    finite. Raise TypeError for another type, and ValueError for a number or text that the type does not allow.
     """
     return {name: _checked(name, value, _hints(kind)[name]) for name, value in values.items()}
 
@@ -51,7 +51,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _types(hint: Any) -> tuple[type, ...]:
-    """Return the types of which the values of a hint are."""
+    """Return the types that the values of a hint can have."""
     if get_origin(hint) is Literal:
         return tuple({type(known) for known in get_args(hint)})
     return {float: (float, int), Path: (str, os.PathLike)}.get(hint, (hint,))

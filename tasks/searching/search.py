@@ -38,9 +38,9 @@ from . import space
 from .study import Search, Study
 from .workers import Workers
 
-TOP = 5  # of the best trials the mean is reported, as the paper averages its agents
-BUDGET = ("epochs", "frames", "training_size", "validation_size", "test_size")  # what makes the runs of a search short
-STORAGE_LOST = 7  # the exit code that a run does not have
+TOP = 5  # number of best trials whose mean is reported; the paper averages its agents like this
+BUDGET = ("epochs", "frames", "training_size", "validation_size", "test_size")  # settings that shorten a search's runs
+STORAGE_LOST = 7  # exit code of searches only
 EPILOG = """\
 To resume a stopped search, repeat its command with --out FOLDER. Its unfinished trials resume from their checkpoints. A
 larger N draws additional settings. No settings are tried twice. Only one search at a time can use a folder. Several
@@ -53,7 +53,7 @@ exit codes: 0 done; 1 the run of a trial failed; 2 the search was refused, and n
 
 
 def main(arguments: list[str], tasks: dict[str, type[RunSettings]]) -> int:
-    """Return the exit code, see EPILOG."""
+    """Run a search from its command line and return the exit code, one of those in EPILOG."""
     chosen, options = _parser(list(tasks)).parse_known_args(arguments)
     try:
         search = _asked_for(chosen, options, tasks[chosen.task])
@@ -76,7 +76,7 @@ def main(arguments: list[str], tasks: dict[str, type[RunSettings]]) -> int:
         in_use = isinstance(error, FolderInUse)
         message = f"out: {error}; wait until it ends, or choose another --out" if in_use else error
         print(f"tasks: {message}", file=sys.stderr)
-        with suppress(OSError):  # it holds files
+        with suppress(OSError):  # the folder holds files
             search.folder.rmdir()
         return REFUSED
     except (KeyboardInterrupt, InterruptedError):
@@ -123,7 +123,7 @@ def _parser(tasks: list[str]) -> argparse.ArgumentParser:
 
 
 def _asked_for(chosen: argparse.Namespace, options: list[str], kind: type[RunSettings]) -> Search:
-    """Return the search that the command line means; its folder is made. Raise ValueError or OSError."""
+    """Make the folder of the search and return the search. Raise ValueError or OSError for a bad command line."""
     if bool(chosen.grid) == (chosen.random is not None):
         raise ValueError("search: expected either --grid NAME=V,V ... or --random N --over NAME=LOW..HIGH ...")
     if (chosen.random is not None) != bool(chosen.over):
@@ -153,7 +153,7 @@ def _asked_for(chosen: argparse.Namespace, options: list[str], kind: type[RunSet
 
 
 def _folder(out: Path | None, task: str) -> Path:
-    """Return the search's folder, which is made. Raise ValueError if it cannot be."""
+    """Make the search's folder and return it. Raise ValueError if it cannot be made."""
     usual = Path("runs") / time.strftime(f"search-{task}-%Y%m%d-%H%M%S")
     for number in count(1):
         folder = out or (usual if number == 1 else usual.with_name(f"{usual.name}-{number}"))
@@ -168,7 +168,7 @@ def _folder(out: Path | None, task: str) -> Path:
 
 
 def _opened(search: Search, chosen: argparse.Namespace) -> Study:
-    """Return the study. Raise ValueError if its storage cannot be used or if it was begun with another search."""
+    """Return the study. Raise ValueError if its storage cannot be used, or if it belongs to another search."""
     try:
         return Study(search, chosen.storage, chosen.study)
     except (SQLAlchemyError, OptunaError, ImportError, LookupError) as error:
@@ -177,14 +177,14 @@ def _opened(search: Search, chosen: argparse.Namespace) -> Study:
 
 
 def _cause(error: BaseException) -> str:
-    """Return the first line of what the database said."""
+    """Return the first line of the database's error message."""
     lines = str(error.__cause__ or error).splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    if current_thread() is not main_thread():  # signals go elsewhere
+    if current_thread() is not main_thread():  # only the main thread handles signals
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -195,34 +195,34 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def _write_table(study: Study) -> None:
-    """Write search.json and, once a trial is complete, best.json."""
+    """Write search.json, and best.json if a trial is complete."""
     search, best = study.search, study.best()
     found: dict[str, Any] = provenance() | {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")} | search.description()
     found |= {"options": search.options, "left": study.left(), "trials": study.rows()}
     if best:
-        found["best"] = best[0].params | {search.base.measure.name: best[0].value}
+        found["best"] = best[0].params | {search.base.objective.name: best[0].value}
         found |= _mean_of_the_best(best)
         write_json(search.folder / "best.json", _to_train_with(search, best[0].params))
     write_json(search.folder / "search.json", found)
 
 
 def _to_train_with(search: Search, params: dict[str, Any]) -> dict[str, Any]:
-    """Return all settings but those that make the runs of a search short, unless they were searched."""
+    """Return all settings except those in BUDGET, and the searched settings."""
     settings = {name: value for name, value in search.base.as_json().items() if name not in BUDGET}
     return {"task": search.base.task} | search.base.kept_places() | settings | params
 
 
 def _report(study: Study) -> None:
-    """Write the table, draw search.png and print the best."""
+    """Write the table, draw search.png and print the best settings."""
     _write_table(study)
     search, best = study.search, study.best()
     if left := study.left():
         print(f"\nunfinished settings: {left}")
     if not best:
         return
-    measure = search.base.measure
-    figures.search(search.folder / "search.png", study.rows(), search.space, measure)
-    print(f"\nthe best of {len(best)} trials: {best[0].params}, {measure.title} {best[0].value:.5f}")
+    objective = search.base.objective
+    figures.search(search.folder / "search.png", study.rows(), search.space, objective)
+    print(f"\nthe best of {len(best)} trials: {best[0].params}, {objective.title} {best[0].value:.5f}")
     for what, mean in _mean_of_the_best(best).items():
         print(f"{what}: {mean:.5f}")
     options = shlex.join([search.base.task, "--settings", str(search.folder / "best.json")])
@@ -237,7 +237,7 @@ def _mean_of_the_best(best: list[FrozenTrial]) -> dict[str, float]:
 
 
 def _own_budget(search: Search) -> str:
-    """Return the options that made the search's runs short, as a command line; they are not in best.json."""
+    """Return the options in BUDGET that the search's runs used, as a command line. best.json leaves them out."""
     short = {
         field.name: getattr(search.base, field.name) for field in fields(search.base)
         if field.name in BUDGET and field.name not in search.space and getattr(search.base, field.name) != field.default

@@ -1,4 +1,4 @@
-"""What a search varies: the values or the range of each setting, as the command line spells them."""
+"""Parse and check a search space: the values or the range of each searched setting."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Space = dict[str, list[Any] | Range]  # by the setting's name
 
 
 def parse(words: list[str], base: RunSettings, ranges: bool) -> Space:
-    """Return the space that the words NAME=VALUES spell. Raise ValueError for what cannot be searched.
+    """Return the space of the words NAME=VALUES. Raise ValueError for settings that cannot be searched.
 
     base: gives the settings' names and types.
     ranges: whether LOW..HIGH[:log] is allowed as well as lists of values.
@@ -66,7 +66,7 @@ def _range(name: str, hint: Any, text: str) -> Range:
 
 
 def _value(name: str, hint: Any, text: str) -> Any:
-    """Return the value of the setting's own type that the text spells. Raise ValueError."""
+    """Return the text converted to the setting's type. Raise ValueError if it has no such value."""
     for kind in _alternatives(hint):
         if get_origin(kind) is Literal:
             if text in get_args(kind):
@@ -98,13 +98,13 @@ def combinations(space: Space) -> list[dict[str, Any]]:
 
 
 def check(space: Space, base: RunSettings, ranges: bool) -> None:
-    """Raise ValueError for a value that the task refuses: all combinations of a grid, all ends of ranges."""
+    """Raise ValueError if the task refuses a combination of a grid, or an end of a range."""
     for chosen in _ends(space) if ranges else combinations(space):
         replace(base, **chosen)
 
 
 def without_effect(space: Space, base: RunSettings) -> dict[str, str]:
-    """Return the settings that no trial uses, each with all that does not use it."""
+    """Return the settings that have no effect on any trial, each with the reasons."""
     unused = [type(base).unused(vars(base) | chosen) for chosen in _ends(space)]
     return {
         name: " and ".join(dict.fromkeys(each[name] for each in unused))

@@ -1,7 +1,7 @@
-"""The trials of a search, in an Optuna study: which are next, which are finished, what each is worth.
+"""Keep the trials of a search in an Optuna study: waiting, running and finished trials, and their objectives.
 
-A trial has a number, and its folder is named by it. A trial that is not finished, because it was stopped or because its
-run failed or was killed, waits to be resumed under the same number. Trials in the state FAIL were never run.
+The folder of a trial is named by its number. A trial that was stopped, or whose run failed or was killed, waits to be
+resumed under the same number. Trials in the state FAIL were never run.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from ..running.locks import FolderInUse, locked
 from ..running.runs import RunSettings
 from .space import Range, Space, combinations
 
-DRAWS = 10_000  # in a row without new settings: then the space counts as exhausted
+DRAWS = 10_000  # after this many samples in a row without new settings, the space counts as exhausted
 SQLITE: dict[str, Any] = {"timeout": 60.0, "isolation_level": None}  # seconds; `_storage` begins transactions
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched: a task, its fixed options, and the values or the range of each setting that varies."""
+    """The definition of a search: a task, its fixed options, and the values or the range of each searched setting."""
 
-    base: RunSettings  # the settings of every trial, except those that vary
-    options: list[str]  # the task's options, as they were given
+    base: RunSettings  # the settings of every trial, except the searched ones
+    options: list[str]  # the task's options on the command line
     space: Space
     random: int | None  # the number of different settings to draw; None: the whole grid
     folder: Path
     prune: bool
 
     def description(self) -> dict[str, Any]:
-        """Return what must be the same when a study is resumed."""
+        """Return the task, space and settings, which must be the same when a study is resumed."""
         space = json.loads(json.dumps(self.space))
         return {"task": self.base.task, "space": space, "settings": self.base.as_json()}
 
     def place(self, trial: int) -> Path:
-        """Return the folder of the trial of this number."""
+        """Return the folder of the trial with this number."""
         return self.folder / f"trial-{trial:04}"
 
 
@@ -61,20 +61,20 @@ def _storage(url: str | None, folder: Path) -> RDBStorage:
     """Open the database at the URL, by default study.db in the folder."""
     if url is None:
         path = folder.resolve() / "study.db"
-        # SQLite gets the path as it is: in a URL, some characters of a path have a meaning
+        # SQLite gets the path itself: in a URL, some characters of a path have another meaning
         options = {"creator": lambda: sqlite3.connect(path, check_same_thread=False, **SQLITE), "poolclass": QueuePool}
         opened = _created("sqlite://", options)
     else:
         opened = _created(url, {"connect_args": SQLITE} if url.startswith("sqlite") else {})
     if opened.engine.dialect.name == "sqlite":
-        # To take a trial, Optuna reads that it waits and writes that it runs. By default SQLite lets another search
-        # write between the two.
+        # To take a trial, Optuna reads its state (waiting) and writes the new one (running). By default SQLite lets
+        # another search write between the two.
         event.listen(opened.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return opened
 
 
 def _created(url: str, options: dict[str, Any]) -> RDBStorage:
-    """Open the database and create its tables if it is new; two searches may both create them at that moment."""
+    """Open the database, and create its tables if it is new. Retry, because two searches may create them at once."""
     for _ in range(4):
         with suppress(DatabaseError):
             return RDBStorage(url, engine_kwargs=options)
@@ -86,24 +86,24 @@ class Study:
     """The trials of a search, new or resumed. Other searches may take trials from the same study at the same time."""
 
     def __init__(self, search: Search, url: str | None, name: str | None) -> None:
-        """Open the study; what was stopped and what is left of a grid waits in it.
+        """Open the study. Stopped trials and the remaining trials of a grid wait in it.
 
-        url: of a storage that searches in other folders may use too; by default study.db in the search's folder.
+        url: the storage, which searches in other folders can share; None: study.db in the search's folder.
 
-        Raise ValueError if it was begun with another task, space, settings or, in the folder's own study, data_dir.
+        Raise ValueError if the study has another task, space or settings, or another data_dir if the url is None.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.search, self.exhausted = search, False
-        self._sampler = optuna.samplers.RandomSampler()  # no seed: each search draws settings of its own
+        self._sampler = optuna.samplers.RandomSampler()  # no seed: each search draws different settings
         self._distributions = {name: _distribution(values) for name, values in search.space.items()}
         self._owner = [platform.node(), str(search.folder.resolve())]
         self._asking = Lock()
-        self._left_out = dict[frozenset[Any], str]()  # draws that cannot be run, each with the setting at fault
+        self._left_out = dict[frozenset[Any], str]()  # samples that cannot be run, each with the invalid setting
         self._storage = _storage(url, search.folder)
         try:
             self._study = optuna.create_study(
                 storage=self._storage, study_name=name or f"search-{search.base.task}", load_if_exists=True,
-                direction="maximize" if search.base.measure.maximize else "minimize",
+                direction="maximize" if search.base.objective.maximize else "minimize",
                 pruner=_patient_pruner(search.base.reports) if search.prune else optuna.pruners.NopPruner(),
             )  # fmt: skip
             self._check(shared=url is not None)
@@ -114,7 +114,7 @@ class Study:
 
     def _check(self, shared: bool) -> None:
         name, wanted = self._study.study_name, self.search.description()
-        if not shared:  # other machines have the same data in other places
+        if not shared:  # other machines may have the same data in other folders
             wanted["settings"] |= self.search.base.kept_places()
         before = self._study.user_attrs.get("search")
         if before is None:
@@ -137,7 +137,7 @@ class Study:
                     )
 
     def _let_wait(self, shared: bool) -> None:
-        """Let the trials of searches that have ended wait, and what the study lacks of the grid."""
+        """Set the trials of ended searches to waiting, and add the missing combinations of the grid."""
         for trial in self.trials(TrialState.RUNNING):
             if not shared or self._is_dead(trial):  # this search holds the folder's lock
                 self.wait_again(trial.number)
@@ -148,7 +148,7 @@ class Study:
                     self._add(chosen)
 
     def _is_dead(self, trial: FrozenTrial) -> bool:
-        """Return whether the search that ran this trial has ended. Unknown, and False, on another machine."""
+        """Return whether the search that ran this trial has ended. On another machine this is unknown: False."""
         owner = trial.user_attrs.get("owner")
         if owner == self._owner:
             return True
@@ -162,12 +162,12 @@ class Study:
         return True
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        """Return the trials in these states, by default all that count."""
+        """Return the trials in these states; by default all except failed ones."""
         wanted = states or (*FINISHED, TrialState.RUNNING, TrialState.WAITING)
         return self._study.get_trials(deepcopy=False, states=wanted)
 
     def next(self) -> optuna.Trial | None:
-        """Return the next trial to run: one that waits, else new settings. None if there is none."""
+        """Return the next trial to run: a waiting one, else one with new settings. None if there is none."""
         with self._asking:
             while True:
                 trials = self.trials()
@@ -181,11 +181,11 @@ class Study:
                 if trial.params and min(same) == trial.number:
                     trial.set_user_attr("owner", self._owner)
                     return trial
-                # another search of the study took the one that waited, or has drawn or listed the same at that moment
+                # another search took the waiting trial, or added the same settings at the same time
                 self._study.tell(trial, state=TrialState.FAIL)
 
     def _draw(self, tried: set[frozenset[Any]]) -> dict[str, Any] | None:
-        """Return random settings that were not tried. None if enough were, or if there are no others."""
+        """Return random settings that were not tried. None if enough were tried, or if there are no others."""
         if self.search.random is None or len(tried) >= self.search.random:
             return None
         for _ in range(DRAWS):
@@ -216,24 +216,24 @@ class Study:
         return True
 
     def _add(self, chosen: dict[str, Any]) -> None:
-        """Let new settings wait."""
+        """Add a waiting trial with these settings."""
         self._study.add_trial(create_trial(state=TrialState.WAITING, params=chosen, distributions=self._distributions))
 
     def report(self, trial: optuna.Trial, step: int, value: float) -> bool:
-        """Take the measure after this many lines of metrics; return whether to prune the trial."""
+        """Report the objective after this many lines of metrics. Return whether to prune the trial."""
         if (
             step not in self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        ):  # before it was stopped
+        ):  # else it was reported before the trial was stopped
             trial.report(value, step)
         return trial.should_prune()
 
     def finish(self, trial: optuna.Trial, value: float | None) -> None:
-        """Store what the trial is worth; None for one that was pruned."""
+        """Store the objective of a finished trial; None for a pruned one."""
         state = TrialState.PRUNED if value is None else TrialState.COMPLETE
         self._study.tell(trial, value, state=state, skip_if_finished=True)
 
     def wait_again(self, number: int) -> None:
-        """Let a trial that was begun wait to be resumed."""
+        """Set a started trial to waiting, so that it is resumed."""
         study = self._storage.get_study_id_from_name(self._study.study_name)
         with suppress(UpdateFinishedTrialError):  # another search has finished it
             self._storage.set_trial_state_values(
@@ -241,7 +241,7 @@ class Study:
             )
 
     def leave(self) -> None:
-        """Give back the connection of the calling thread; each thread that used the study has one."""
+        """Release the connection of the calling thread. Each thread that used the study has one."""
         self._storage.remove_session()
 
     def close(self) -> None:
@@ -250,7 +250,7 @@ class Study:
         self._storage.engine.dispose()
 
     def left(self) -> int:
-        """Return how many different settings are still to be tried, or were stopped."""
+        """Return the number of different settings that are not finished."""
         if self.exhausted:
             wanted = len(_distinct(self.trials()))
         elif self.search.random is not None:
@@ -260,7 +260,7 @@ class Study:
         return max(wanted - len(_distinct(self.trials(*FINISHED))), 0)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the table of finished trials: number, state, settings, measure and folder of each."""
+        """Return the table of finished trials: number, state, settings, objective and folder of each."""
         return [self._row(trial) for trial in self.trials(*FINISHED)]
 
     def _row(self, trial: FrozenTrial) -> dict[str, Any]:
@@ -270,18 +270,18 @@ class Study:
             "number": trial.number,
             "state": trial.state.name,
             **trial.params,
-            self.search.base.measure.name: trial.value if ended_well else None,
+            self.search.base.objective.name: trial.value if ended_well else None,
             "folder": own.name if own.is_dir() else f"{host}:{folder}/{own.name}",
         }
 
     def best(self) -> list[FrozenTrial]:
-        """Return the complete trials with a finite measure, best first, one for each settings."""
+        """Return the complete trials with a finite objective, best first, one for each combination of settings."""
         complete = [trial for trial in self.trials(TrialState.COMPLETE) if isfinite(_value(trial))]
-        return sorted(_distinct(complete), key=_value, reverse=self.search.base.measure.maximize)
+        return sorted(_distinct(complete), key=_value, reverse=self.search.base.objective.maximize)
 
 
 def _distinct(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the first trial of each settings."""
+    """Return the first trial of each combination of settings."""
     first: dict[frozenset[Any], FrozenTrial] = {}
     for trial in trials:
         first.setdefault(_key(trial.params), trial)
@@ -306,5 +306,5 @@ def _distribution(values: list[Any] | Range) -> BaseDistribution:
 
 
 def _patient_pruner(reports: int) -> optuna.pruners.BasePruner:
-    """Return a pruner that spares the first quarter of a trial, where small learning rates are usually behind."""
+    """Return a pruner that skips the first quarter of a trial, where small learning rates usually look worse."""
     return optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=reports // 4)

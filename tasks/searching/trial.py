@@ -1,7 +1,7 @@
-"""A trial's process, from both ends: `start` in the search, and what `python -m tasks.searching.trial` adds to a run.
+"""Start and end the process of a trial. `python -m tasks.searching.trial` runs a task that ends with its search.
 
-The search holds the other end of the trial's standard input and writes nothing to it. When that end is closed, because
-the search stops the trial or because the search was killed, the trial ends like an interrupted run: with a checkpoint.
+The search holds the other end of the trial's standard input and writes nothing to it. It closes this end to stop the
+trial. The system closes it if the search is killed. The trial then ends with a checkpoint, like an interrupted run.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", "tasks.searching.trial", *arguments], stdin=subprocess.PIPE, stdout=file,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches the search alone: a run that is told twice leaves no checkpoint
+            start_new_session=True,  # Ctrl-C reaches only the search: a run that gets two signals writes no checkpoint
         )  # fmt: skip
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a trial to end with a checkpoint."""
+    """Close a trial's standard input, so that it ends with a checkpoint."""
     assert process.stdin is not None
     process.stdin.close()
 

@@ -1,4 +1,4 @@
-"""Run the trials of a search, several at a time, each in a process and a folder of its own."""
+"""Run the trials of a search, several in parallel, each in its own process and folder."""
 
 from __future__ import annotations
 
@@ -20,20 +20,23 @@ from .space import words
 from .study import Study
 from .trial import end, start
 
-POLL = 0.3  # seconds between two looks at a trial's metrics
+POLL = 0.3  # seconds between two reads of a trial's metrics
 
 
 class Workers:
     """Threads that each run one trial after another."""
 
     def __init__(self, study: Study, after_each: Callable[[], None]) -> None:
-        """after_each: called after every trial that is finished, by one thread at a time."""
+        """Prepare to run the trials of a study.
+
+        after_each: called after every finished trial, by one thread at a time.
+        """
         self._study, self._search, self._after_each = study, study.search, after_each
         self._running = set[subprocess.Popen[bytes]]()
         self._stopped, self._finishing = Event(), Lock()
 
     def run(self, jobs: int) -> None:
-        """Run all that is left. On any error the other trials are stopped, with a checkpoint each.
+        """Run all remaining trials, `jobs` in parallel. On any error stop the other trials, each with a checkpoint.
 
         Raise RunFailed if a trial's run ends with an error, InterruptedError if one is stopped.
         """
@@ -44,7 +47,7 @@ class Workers:
                 self._end()
         errors = [error for work in finished if (error := work.exception()) is not None]
         for error in sorted(errors, key=lambda error: isinstance(error, InterruptedError)):
-            raise error  # the cause, rather than the trials that were stopped because of it
+            raise error  # the cause first, before the trials that were stopped because of it
 
     def _end(self) -> None:
         self._stopped.set()
@@ -69,8 +72,8 @@ class Workers:
             self._study.leave()
 
     def _try(self, trial: optuna.Trial) -> float | None:
-        """Return what the trial is worth, from its result if it has one. None if it was pruned."""
-        folder, measure = self._search.place(trial.number), self._search.base.measure
+        """Return the objective of the trial, from its result if it has one. None if it was pruned."""
+        folder, objective = self._search.place(trial.number), self._search.base.objective
         arguments, result = self._arguments(trial, folder), folder / "result.json"
         if not result.exists():
             log = folder.with_name(f"{folder.name}.log")
@@ -82,19 +85,19 @@ class Workers:
                 raise InterruptedError
             if code == DIVERGED:
                 print(f"{folder.name}: the loss was not finite; it counts as the worst trial", flush=True)
-                return measure.worst
+                return objective.worst
             if code:
                 raise RunFailed(
                     f"{folder.name}: expected its run to end with code 0, {_described(code, log)}; its log is {log}"
                 )
-        # by the loss, also where the task chooses parameters by the error rate: it shows finer differences
+        # the loss, even if the task selects its best epoch by the error rate: it resolves finer differences
         with _named(result):
-            value = measure.of(read_json(result))
-        print(f"{folder.name}: {trial.params}: {measure.title} {value:.5f}", flush=True)
+            value = objective.of(read_json(result))
+        print(f"{folder.name}: {trial.params}: {objective.title} {value:.5f}", flush=True)
         return value
 
     def _arguments(self, trial: optuna.Trial, folder: Path) -> list[str]:
-        """Return the command line that begins or resumes the trial's run in the folder, which is made."""
+        """Make the trial's folder, and return the command line that starts or resumes its run."""
         base, stored = self._search.base, folder / "settings.json"
         folder.mkdir(exist_ok=True)
         self._wait_for(folder)
@@ -111,7 +114,7 @@ class Workers:
         return [base.task, f"--resume={folder}"]
 
     def _wait_for(self, folder: Path) -> None:
-        """Wait for a process that still writes there, such as the trial of a search that was just killed."""
+        """Wait for a process that still writes to the folder, such as a trial whose search was just killed."""
         while not self._stopped.is_set():
             try:
                 with locked(folder):
@@ -123,7 +126,7 @@ class Workers:
 
     def _run(self, trial: optuna.Trial, arguments: list[str], metrics: Path, log: Path) -> int | None:
         """Report each line of metrics to the study until the process ends. Return its code; None if it was pruned."""
-        seen, name = 0, self._search.base.measure.name
+        seen, name = 0, self._search.base.objective.name
         with start(arguments, log) as process:
             self._running.add(process)
             try:
@@ -149,7 +152,7 @@ class Workers:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Name the file in an error about what it holds."""
+    """Add the file's name to an error about its content."""
     try:
         yield
     except (ValueError, TypeError, KeyError, AttributeError) as error:

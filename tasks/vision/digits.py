@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: four IDX files, read from a folder, or fetched once into a cache, and checked."""
+"""Read and check MNIST and Fashion-MNIST: four IDX files in a folder, or downloaded once into a cache."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Images(NamedTuple):
 
 
 def load(name: str, data_dir: Path | None = None) -> tuple[Images, Images]:
-    """Return (training set, test set), checked.
+    """Return the checked (training set, test set).
 
     name: "mnist" or "fashion".
-    data_dir: a folder with the four IDX files, plain or compressed, each by its name with a hyphen or a dot
-        (train-images-idx3-ubyte, train-images.idx3-ubyte), with or without .gz, or in a folder of that name.
-        Without one they are taken from the cache, into which they are fetched first.
+    data_dir: a folder with the four IDX files, plain or compressed. A file name has a hyphen or a dot
+        (train-images-idx3-ubyte, train-images.idx3-ubyte), with or without .gz. A file may be in a folder of its name.
+        None: the files are downloaded into the cache, unless it holds them.
 
-    Raises FileNotFoundError if a file is not there, ValueError, naming the file and the index, if its content is not
-    what is expected, and ConnectionError, which names the alternatives, if nothing can be fetched.
+    Raise FileNotFoundError if a file is missing, ValueError, naming the file and the index, for bad content, and
+    ConnectionError, naming the alternatives, if the download fails.
     """
     checks.choice("name", name, SOURCES)
     if data_dir is None:
@@ -52,7 +52,7 @@ def load(name: str, data_dir: Path | None = None) -> tuple[Images, Images]:
 def find(folder: Path, file: str) -> Path:
     """Return the path of one of the four files, under any of its names.
 
-    Raises FileNotFoundError, with what is in the folder, if there is none; ValueError if several of them differ.
+    Raise FileNotFoundError, with the folder's content, if there is none; ValueError if several of them differ.
     """
     stem, kind = file.split("-idx")
     names = {f"{stem}{mark}idx{kind}{end}" for mark in "-." for end in ("", ".gz")}
@@ -79,7 +79,7 @@ def _images(images: Path, labels: Path, classes: int) -> Images:
 
 @numpy.errstate(invalid="ignore")  # a signalling nan warns in comparisons
 def _pixels(path: Path) -> numpy.ndarray:
-    """Return the images (N, side, side) as bytes, from (N, side, side), (N, side²), or with an axis for one channel."""
+    """Return the images as bytes (N, side, side), from (N, side, side), (N, side²), or with an axis of one channel."""
     values = read_idx(path)
     shape = values.shape
     if len(shape) == 4 and 1 in (shape[1], shape[3]):
@@ -103,7 +103,7 @@ def _pixels(path: Path) -> numpy.ndarray:
 
 @numpy.errstate(invalid="ignore")  # a signalling nan warns in comparisons
 def _labels(path: Path, count: int, images: Path, classes: int) -> numpy.ndarray:
-    """Return the labels (N,), int64, from whole numbers of any type, with further axes of size 1."""
+    """Return the labels (N,) as int64, from whole numbers of any type, with optional axes of size 1."""
     values = read_idx(path)
     if values.size != max(values.shape):
         raise ValueError(f"{path}: expected labels, (N,) or (N, 1), got {values.shape}")

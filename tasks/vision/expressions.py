@@ -1,6 +1,6 @@
-"""Faces and their expressions, as 48 x 48 grey images: finds which data set is in a folder, and reads it.
+"""Find and read the data set of facial expressions in a folder, as 48 x 48 grey images.
 
-fer_2013.py and multi_pie.py describe the layouts; face_sets.py holds what they return.
+fer_2013.py and multi_pie.py describe the layouts. face_sets.py defines the types that they return.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ TWO_TABLES = ("train.csv", "test.csv")
 
 
 def load(data_dir: Path) -> Expressions:
-    """Return the data set that is in a folder, checked: FER-2013 as a table, two tables or folders, or Multi-PIE.
+    """Return the checked data set in a folder: FER-2013 as a table, two tables or folders, or Multi-PIE.
 
-    Raises FileNotFoundError, with what was found, if there is none; ValueError, naming the file and the row, for what
-    cannot be read.
+    Raise FileNotFoundError, with the folder's content, if there is no data set. Raise ValueError, naming the file and
+    the row, for input that cannot be read.
     """
     data_dir = Path(data_dir)
     if not data_dir.is_dir():
@@ -45,7 +45,7 @@ def load(data_dir: Path) -> Expressions:
     if halves:
         (missing,) = set(TWO_TABLES) - set(halves)
         raise FileNotFoundError(
-            f"data_dir: expected {missing} beside {halves[0]}, both with the columns emotion and pixels, or "
+            f"data_dir: expected {missing} next to {halves[0]}, both with the columns emotion and pixels, or "
             f"{TABLES[0]} or {TABLES[1]}, which hold both sets; found {found} in {data_dir}"
         )
     raise FileNotFoundError(

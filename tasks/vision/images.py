@@ -1,4 +1,4 @@
-"""Settings, inputs, models, results and pictures that both tasks on images share."""
+"""Provide what both image tasks share: settings, inputs, models, results and pictures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from . import glimpses
 
 @dataclass(frozen=True)
 class ImageSettings(LayerSettings, TrainingSettings):
-    """The options of a task on images."""
+    """The options of an image task."""
 
     layer: Literal["multilevel", "fast_weights", "irnn", "lstm", "associative_lstm", "convnet"] = "multilevel"
     """multilevel: fast weights with the control signals of figure 3. fast_weights: fast weights that store and read at
@@ -45,7 +45,7 @@ class ImageSettings(LayerSettings, TrainingSettings):
 
     @property
     def blas_threads(self) -> int:
-        """Return the number of BLAS threads: one with the ConvNet, which has threads of its own."""
+        """Return the number of BLAS threads: one for the ConvNet, which has its own threads."""
         return 1 if self.layer == "convnet" else self.threads
 
     def layers_of_convnet(self) -> tuple[Convolution, ...]:
@@ -62,11 +62,11 @@ class ImageSettings(LayerSettings, TrainingSettings):
 
 
 class Images:
-    """Grey images (N, side, side), bytes, and their labels (N,); `batch` makes inputs of them, glimpses or images.
+    """Grey images (N, side, side), bytes, and their labels (N,). `batch` converts them to glimpses or float images.
 
     standardize: whether each image is scaled to mean 0 and a deviation just below 1, instead of pixels from 0 to 1.
-    places: (N, side) twice, indices into the flattened `pixels`: where each row begins, and the column within it;
-        None for the images as they are.
+    places: two arrays (N, side): the index of each row's start in the flattened `pixels`, and the column within the
+        row. None: the images are not augmented.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class Images:
         self._settings, self._standardize, self._places = settings, standardize, places
         self.device = settings.device
 
-    def varied(self, rng: numpy.random.Generator) -> Images:
-        """Return the images shifted and mirrored at random; pixels from beyond the border repeat it."""
+    def augmented(self, rng: numpy.random.Generator) -> Images:
+        """Return the images with random shifts and flips. Pixels beyond the border repeat the border."""
         settings, (count, side) = self._settings, self.pixels.shape[:2]
         if not settings.shift and not settings.mirror:
             return self
@@ -110,7 +110,7 @@ class Images:
 
 
 class Data(NamedTuple):
-    """A data set in three parts."""
+    """A data set with training, validation and test images."""
 
     name: str
     classes: tuple[str, ...]
@@ -123,10 +123,10 @@ def data(
     name: str, classes: tuple[str, ...], parts: Sequence[tuple[Array, Array]], settings: ImageSettings,
     standardize: bool,
 ) -> Data:  # fmt: skip
-    """Return the data set of three parts, training, validation and test, each (pixels, labels).
+    """Return the data set with these parts: training, validation and test, each (pixels, labels).
 
-    All of it is checked here, on the host: on a GPU an index out of range wraps silently. Raises ValueError or
-    TypeError for images and labels that do not fit one another or the classes, and for settings that do not suit them.
+    All parts are checked on the host: on a GPU an index out of range wraps silently. Raise ValueError or TypeError if
+    images, labels, classes and settings do not fit together.
     """
     side = parts[0][0].shape[-1]
     for part, (pixels, labels) in zip(("training", "validation", "test"), parts, strict=True):
@@ -136,7 +136,7 @@ def data(
     if settings.layer == "convnet":
         convnet.feature_count(settings.layers_of_convnet(), side)  # raises if a kernel does not fit the images
     else:
-        glimpses.layout(side, settings.patch)  # raises for a patch that does not tile them
+        glimpses.layout(side, settings.patch)  # raises if patches do not tile the images
     if settings.shift >= side:
         raise ValueError(f"shift: expected less than the {side} pixels of an image, got {settings.shift}; lower it")
     training, validation, test = (Images(pixels, labels, settings, standardize) for pixels, labels in parts)
@@ -147,9 +147,9 @@ def data(
 
 
 def model(settings: ImageSettings, side: int, classes: int) -> Model:
-    """Return the model: patch to a 100-d embedding to R recurrent units, or two or three convolutions to R features.
+    """Return the model: patch, 100-d embedding, R recurrent units; or two or three convolutions with R features.
 
-    Then 100 ReLU units to softmax.
+    Then 100 ReLU units and softmax.
     """
     readout = Classifier(classes)
     if settings.layer == "convnet":
@@ -161,12 +161,12 @@ def model(settings: ImageSettings, side: int, classes: int) -> Model:
 
 
 def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
-    """Train, test the parameters that were best on validation once, store the result, draw the pictures."""
+    """Train, test the parameters that were best on the validation set, store the result and draw the pictures."""
     side, classes = data.test.pixels.shape[-1], data.classes
     with closing(model(settings, side, len(classes))) as net:
         outcome = training.train(net, settings, folder, (data.training, data.validation, data.test))
     if isinstance(net, Network):
-        net = replace(net, processes=1)  # the rest is quickly done, and looks into the layer's own cache
+        net = replace(net, processes=1)  # the rest is fast, and needs the layer's own cache
     nll, error, answers = test(net, outcome.params, data.test)
     labels, confusion = to_host(data.test.labels), numpy.zeros((len(classes), len(classes)), int)
     numpy.add.at(confusion, (labels, answers), 1)
@@ -199,7 +199,7 @@ def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
 
 
 def test(net: Model, params: Any, split: Images) -> tuple[float, float, numpy.ndarray]:
-    """Return (mean negative log likelihood in nats, error rate, what is answered (N,)) over a split."""
+    """Return (mean negative log likelihood in nats, error rate, answers (N,)) over a split."""
     answers: list[Array] = []
     nll, error = training.evaluate(net, params, split, answers=answers)
     return nll, error, numpy.concatenate(to_host(answers))
@@ -208,7 +208,7 @@ def test(net: Model, params: Any, split: Images) -> tuple[float, float, numpy.nd
 def _draw_attention(
     net: Model, params: Any, split: Images, classes: tuple[str, ...], patch: int, path: Path, count: int = 6
 ) -> None:  # fmt: skip
-    """Draw what integration steps attend to, the coarse glimpses stored before, for the first images of classes."""
+    """Draw how integration steps attend to the coarse glimpses stored before, for the first image of each class."""
     of_classes = to_host(split.labels)
     first = [numpy.flatnonzero(of_classes == each)[:1] for each in range(len(classes))]
     chosen = to_device(numpy.concatenate(first)[:count], split.device)

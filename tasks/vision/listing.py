@@ -1,4 +1,4 @@
-"""What is in a folder, without the files that operating systems and editors leave there."""
+"""List the content of a folder, without files that operating systems and editors create."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ STRAYS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx")  # hi
 
 
 def is_stray(name: str) -> bool:
-    """Return whether a file or folder of this name is a by-product: .DS_Store, ._x.png, .ipynb_checkpoints, ..."""
+    """Return whether a file or folder has a name of system or editor files: .DS_Store, ._x.png, .ipynb_checkpoints."""
     return name.startswith(".") or name.casefold() in STRAYS
 
 
 def visible(folder: Path) -> list[Path]:
-    """Return the files and folders in a folder, sorted, without strays. Raises OSError if it cannot be listed."""
+    """Return the files and folders in a folder, sorted, without strays. Raise OSError if it cannot be listed."""
     return sorted(path for path in folder.iterdir() if not is_stray(path.name))
 
 
 def files_under(folder: Path) -> list[Path]:
     """Return all files below a folder, sorted, without strays. Links are followed; every folder is visited once.
 
-    Raises OSError if a folder cannot be listed.
+    Raise OSError if a folder cannot be listed.
     """
 
     def refuse(error: OSError) -> None:
@@ -41,7 +41,7 @@ def files_under(folder: Path) -> list[Path]:
 
 
 def listing(names: Iterable[str], most: int = 10) -> str:
-    """Return the names for an error message, the first few of many, or "nothing"."""
+    """Return the names as text for an error message: the first `most` and the number of others, or "nothing"."""
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return (", ".join(names[:most]) or "nothing") + more

@@ -1,8 +1,8 @@
-"""CMU Multi-PIE (licensed; Gross, Matthews, Cohn, Kanade, Baker 2010): image files and a table of landmarks.
+"""Read CMU Multi-PIE (licensed; Gross, Matthews, Cohn, Kanade, Baker 2010): image files and a table of landmarks.
 
-Image files lie anywhere under a folder. Their names say what they show, SUBJECT_SESSION_RECORDING_CAMERA_ILLUMINATION,
-as 001_01_02_051_07.png. Only the three central cameras are taken, 05_1, 05_0 and 14_0, at 0 and ±15 degrees. Recording
-and session give the expression. A CSV file, landmarks.csv, gives the points that the faces are aligned by.
+Image files can be anywhere under a folder. Their names are SUBJECT_SESSION_RECORDING_CAMERA_ILLUMINATION, such as
+001_01_02_051_07.png. Only the three central cameras are used: 05_1, 05_0 and 14_0, at 0 and ±15 degrees. Session and
+recording determine the expression. Faces are aligned by the landmarks in the CSV file landmarks.csv.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ PIE_TEST_PEOPLE = 20
 TABLE = "landmarks.csv"
 LANDMARKS = ("left_eye_x", "left_eye_y", "right_eye_x", "right_eye_y", "nose_x", "nose_y")
 MOST_PIXELS = 100_000  # across an image
-LEAST_EYES = 4.0  # pixels from eye to eye; closer, an image shows no face
-# where both eyes and the tip of the nose go, (x, y) in an aligned image
+LEAST_EYES = 4.0  # pixels from eye to eye; a smaller distance shows no face
+# the positions (x, y) of both eyes and the tip of the nose in an aligned image
 ALIGNED = numpy.array([[15.0, 18.0], [33.0, 18.0], [24.0, 29.0]])
 
 
 class Landmarks(NamedTuple):
-    """Both eyes and the tip of the nose, (3, 2), (x, y) in pixels; and the row of the table that says so."""
+    """The positions (x, y) in pixels of both eyes and the tip of the nose, (3, 2), and their row in the table."""
 
     points: numpy.ndarray
     row: int
 
 
 def multi_pie(table: Path) -> Expressions:
-    """Read Multi-PIE: landmarks.csv, and the images anywhere under its folder, which are aligned by it.
+    """Read Multi-PIE: landmarks.csv and the images under its folder. Align the images by their landmarks.
 
-    Columns of the table: file, left_eye_x, left_eye_y, right_eye_x, right_eye_y, nose_x, nose_y, in pixels, left and
-    right as they are seen. A row and an image belong together by the name of the file without its folder and ending.
-    Images without a row are left out. The last 20 people are the test set, as many as in the paper; of fewer than 40,
-    the last half.
+    Columns of the table: file, left_eye_x, left_eye_y, right_eye_x, right_eye_y, nose_x, nose_y, in pixels. Left and
+    right are as seen in the image. A row belongs to the image with the same file name, without folder and ending.
+    Images without a row are left out. The last 20 people are the test set, as many as in the paper. With fewer than 40
+    people, the last half is the test set.
 
-    Raises FileNotFoundError or ValueError, naming the file and the row, for what is missing, damaged or implausible.
+    Raise FileNotFoundError or ValueError, naming the file and the row, for missing, damaged or implausible input.
     """
     folder = table.parent
     known = landmarks(table)
@@ -87,7 +87,7 @@ def multi_pie(table: Path) -> Expressions:
 
 
 def multi_pie_name(path: Path) -> tuple[int, int, int, str]:
-    """Return subject, session, recording and camera from a file name. Raises ValueError for one of another form."""
+    """Return subject, session, recording and camera from a file name. Raise ValueError for a name of another form."""
     parts = re.fullmatch(r"([0-9]{3})_([0-9]{2})_([0-9]{2})_([0-9]{3})_[0-9]{2}", path.stem)
     if parts is None:
         raise ValueError(
@@ -100,7 +100,7 @@ def multi_pie_name(path: Path) -> tuple[int, int, int, str]:
 def landmarks(path: Path) -> dict[str, Landmarks]:
     """Return the landmarks of each image in a table, by the name of its file without folder and ending.
 
-    Raises ValueError, naming the file and the row, for numbers that are not finite or not in an image, for points that
+    Raise ValueError, naming the file and the row, for numbers that are not finite or not in an image, for points that
     no upright face has, and for two rows that contradict each other.
     """
     known: dict[str, Landmarks] = {}
@@ -120,7 +120,7 @@ def landmarks(path: Path) -> dict[str, Landmarks]:
 
 
 def _points(values: list[str]) -> numpy.ndarray:
-    """Return the points (3, 2) of six numbers. Raises ValueError unless an upright face can have them."""
+    """Return the points (3, 2) of six numbers. Raise ValueError unless an upright face can have them."""
     numbers = []
     for name, text in zip(LANDMARKS, values, strict=True):
         try:
@@ -134,7 +134,7 @@ def _points(values: list[str]) -> numpy.ndarray:
     eyes = right - left
     if hypot(eyes.real, eyes.imag) < LEAST_EYES:
         raise ValueError(f"expected eyes at least {LEAST_EYES:g} pixels apart, got {abs(eyes):g}")
-    # along the eyes and down the face, in units of their distance: an aligned face has 0 and 0.61
+    # position along the eyes and down the face, in units of the eyes' distance: an aligned face has 0 and 0.61
     place = (nose - (left + right) / 2) / eyes
     if eyes.real <= 0 or not (abs(place.real) <= 1 and 0.1 <= place.imag <= 2):
         raise ValueError(
@@ -149,7 +149,7 @@ def _at(point: complex) -> str:
 
 
 def _aligned(path: Path, known: Landmarks, table: Path) -> numpy.ndarray:
-    """Return the image (48, 48), bytes, turned, scaled and shifted so that its landmarks come to lie at ALIGNED."""
+    """Return the image (48, 48), bytes, rotated, scaled and shifted so that its landmarks are at ALIGNED."""
     grey = read_grey(path, in_stored_pixels=True)
     if (known.points > grey.size).any():
         raise ValueError(
@@ -163,13 +163,13 @@ def _aligned(path: Path, known: Landmarks, table: Path) -> numpy.ndarray:
 
 
 def alignment(points: numpy.ndarray) -> tuple[float, ...]:
-    """Return the map from aligned to original pixels that takes ALIGNED to the points (3, 2) in least squares.
+    """Return the least-squares map from aligned to original pixels, which maps ALIGNED to the points (3, 2).
 
     It is (a, b, c, d, e, f) with x = a x' + b y' + c, y = d x' + e y' + f: a rotation, a scale and a shift
     (Umeyama 1991).
     """
     source, target = ALIGNED - ALIGNED.mean(axis=0), points - points.mean(axis=0)
-    # as complex numbers: target = factor · source. Pixel n lies at n + 1/2, as the transform counts
+    # as complex numbers: target = factor · source. The transform places pixel n at n + 1/2
     source_c, target_c = (side[:, 0] + 1j * side[:, 1] for side in (source, target))
     factor = (source_c.conj() @ target_c) / (source_c.conj() @ source_c).real
     turn = numpy.array([[factor.real, -factor.imag], [factor.imag, factor.real]])

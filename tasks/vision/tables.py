@@ -13,9 +13,9 @@ def rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, st
     """Yield (row, values of the wanted columns) for each row after the header.
 
     The text is UTF-8, with or without a byte-order mark. Spaces around names and values are removed. Names match in
-    upper and lower case. A row is counted by its line in the file, the header's being 1. Empty lines are skipped.
+    upper and lower case. A row's number is its line in the file; the header is line 1. Empty lines are skipped.
 
-    Raises ValueError for what is not such a table, lacks a column, or has a row with more or fewer values than columns.
+    Raise ValueError if the file is no such table, lacks a column, or has a row with too many or too few values.
     """
     records = _records(path)
     _, header = next(records, (1, []))
@@ -41,7 +41,7 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield (row, values) for each record, the header included."""
     reader = csv.reader(_lines(path), strict=True, skipinitialspace=True)
     while True:
-        row = reader.line_num + 1  # where the record begins: an open quote swallows the lines after it
+        row = reader.line_num + 1  # the record's first line: an open quote includes the lines after it
         try:
             record = next(reader)
         except StopIteration:
