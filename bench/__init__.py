@@ -1,1 +1,1 @@
-"""Figures and tables from stored runs. `python -m bench` lists what it can do."""
+"""Measure speed and memory, store runs, and make tables and figures. `python -m bench` lists the commands."""

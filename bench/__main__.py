@@ -1,4 +1,4 @@
-"""python -m bench COMMAND: measures speed and memory beside the peers, stores runs, makes the paper's tables."""
+"""Measure speed and memory compared with the peers, store runs and make the paper's tables: python -m bench COMMAND."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from . import report, store
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit code: 0 done, 2 bad arguments."""
+    """Run a command line and return the exit code: 0 done, 2 invalid arguments or a failure, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="python -m bench")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     cores = machine.cores()
     measuring = {
-        "speed": "forward + backward of a layer, beside PyTorch, JAX and autograd",
-        "long": "the same at T = 1000, with the peak memory",
-        "loop": "updates a second of a task's whole training loop, beside PyTorch eager",
-        "memory": "peak memory of a layer against T and H, beside the peers",
-        "scaling": "time and memory of a layer against T, H and B",
-        "roofline": "time of a layer against what the machine's products and copies allow",
-        "profile": "the lines that a layer spends its time in, at one size",
+        "speed": "time forward + backward of a layer, compared with PyTorch, JAX and autograd",
+        "long": "measure time and peak memory of a layer at T = 1000, compared with the peers",
+        "loop": "measure updates per second of a task's whole training loop, compared with PyTorch eager",
+        "memory": "measure peak memory of a layer for several T and H, compared with the peers",
+        "scaling": "measure time and memory of a layer for many T, H and B",
+        "roofline": "compare a layer's time with the limits of the machine's matrix products and memory copies",
+        "profile": "list the source lines where a layer spends its time, at one size",
     }
     for command, text in measuring.items():
         each = commands.add_parser(command, help=text)
@@ -33,41 +33,39 @@ def main(arguments: list[str]) -> int:
         several = command in ("speed", "long", "loop")
         each.add_argument(
             "--threads", type=_positive, nargs="+" if several else None, default=[1, cores] if several else cores,
-            help="cores that each contestant is given",
+            help="number of cores for each framework",
         )  # fmt: skip
         if command == "loop":
             each.add_argument("--task", choices=("retrieval", "mnist"), default="retrieval")
         if command in ("speed", "long"):
             each.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: timed by CUDA events")
-            each.add_argument("--base", metavar="REF", help="compare with ours at this commit instead of the peers")
-            each.add_argument("--sizes", type=_size, nargs="+", metavar="B,T,H", help="measure these sizes instead")
+            each.add_argument("--base", metavar="REF", help="compare with this repository at a commit, not with peers")
+            each.add_argument("--sizes", type=_size, nargs="+", metavar="B,T,H", help="measure only these sizes")
         if command == "profile":
-            each.add_argument("--size", type=_size, metavar="B,T,H", help="the size (128,11,20)")
-    actors = commands.add_parser("actors", help="frames a second of catch's training, with one actor and with several")
+            each.add_argument("--size", type=_size, metavar="B,T,H", help="size to profile (default: 128,11,20)")
+    actors = commands.add_parser("actors", help="measure frames per second of catch's training for numbers of actors")
     actors.add_argument("--layer", choices=("fast_weights", "irnn", "lstm"), default="fast_weights")
-    actors.add_argument(
-        "--actors", type=_positive, nargs="+", default=[1, cores], help="how many at once, each in turn"
-    )
-    commands.add_parser("launches", help="array operations of a time step, which are kernel launches on a GPU")
-    faults = commands.add_parser("faults", help="kill runs, fill disks, damage files, feed nonsense to every reader")
-    faults.add_argument("kinds", nargs="*", metavar="KIND", help="kinds of fault; all of them by default")
-    faults.add_argument("--count", type=_positive, help="cases of each kind")
-    faults.add_argument("--seed", type=int, default=0, help="fixes the cases, not the moments of kills")
-    faults.add_argument("--report", type=Path, help="a Markdown file to write the table to")
+    actors.add_argument("--actors", type=_positive, nargs="+", default=[1, cores], help="numbers of actors to measure")
+    commands.add_parser("launches", help="count array operations per time step: kernel launches on a GPU")
+    faults = commands.add_parser("faults", help="test robustness: kill runs, fill disks, damage files and input data")
+    faults.add_argument("kinds", nargs="*", metavar="KIND", help="kinds of fault (default: all)")
+    faults.add_argument("--count", type=_positive, help="number of cases of each kind")
+    faults.add_argument("--seed", type=int, default=0, help="random seed of the cases, but not of the kill times")
+    faults.add_argument("--report", type=Path, help="Markdown file for the table")
     add = commands.add_parser("add", help="store the results of finished task runs and searches in bench/results")
     add.add_argument("folders", type=Path, nargs="+", help="output folders of python -m tasks")
-    add.add_argument("--replace", action="store_true", help="put a run in the place of one that is stored already")
-    add.add_argument("--group", default="", help="a name for runs that are not meant for the paper's tables")
-    mcnemar = commands.add_parser("mcnemar", help="whether two stored runs differ on the same test examples")
-    mcnemar.add_argument("runs", nargs=2, metavar="RUN", help="such as mnist/lstm-R50-seed0")
-    reproduce = commands.add_parser("reproduce", help="make the runs that tables and figures lack, and rebuild them")
-    reproduce.add_argument("names", nargs="*", metavar="NAME", help="tables and figures")
-    reproduce.add_argument("--jobs", type=_positive, default=1, help="runs at the same time")
-    reproduce.add_argument("--dry-run", action="store_true", help="only list the runs that are missing")
-    reproduce.add_argument("--data-dir", type=Path, help="the folder of the faces, for table3")
+    add.add_argument("--replace", action="store_true", help="replace a stored run with the same name")
+    add.add_argument("--group", default="", help="name of a group of runs that are not in the paper's tables")
+    mcnemar = commands.add_parser("mcnemar", help="test whether two stored runs differ on the same test examples")
+    mcnemar.add_argument("runs", nargs=2, metavar="RUN", help="name of a stored run, such as mnist/lstm-R50-seed0")
+    reproduce = commands.add_parser("reproduce", help="make the missing runs of tables and figures, and rebuild these")
+    reproduce.add_argument("names", nargs="*", metavar="NAME", help="names of tables and figures")
+    reproduce.add_argument("--jobs", type=_positive, default=1, help="number of runs in parallel")
+    reproduce.add_argument("--dry-run", action="store_true", help="only list the missing runs")
+    reproduce.add_argument("--data-dir", type=Path, help="folder of the faces, for table3")
     commands.add_parser(
         "paper",
-        help="make the paper's tables and figures from bench/results; with --store also those of README and docs",
+        help="make the paper's tables and figures from bench/results; with --store also the tables of README and docs",
     )
     if not arguments:
         parser.print_help()
@@ -79,7 +77,7 @@ def main(arguments: list[str]) -> int:
     try:
         _do(chosen)
     except KeyboardInterrupt:
-        print("bench: interrupted; the same command again resumes what it was making", file=sys.stderr)
+        print("bench: interrupted; repeat the command to resume", file=sys.stderr)
         return 130
     except ModuleNotFoundError as error:
         print(f'bench: {error.name} is not installed; pip install -e ".[bench]"', file=sys.stderr)
@@ -91,7 +89,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _positive(text: str) -> int:
-    """A whole number of at least 1. Raises ValueError."""
+    """Return the text as a whole number of at least 1. Raise ValueError."""
     number = int(text)
     if number < 1:
         raise ValueError(text)
@@ -99,13 +97,13 @@ def _positive(text: str) -> int:
 
 
 def _size(text: str) -> tuple[int, int, int]:
-    """B, T and H from B,T,H. Raises ValueError, which argparse turns into a message."""
+    """Return B, T and H of the text B,T,H. Raise ValueError, which argparse reports."""
     batch_size, steps, hidden_size = (int(number) for number in text.split(","))
     return batch_size, steps, hidden_size
 
 
 def _do(chosen: argparse.Namespace) -> None:
-    # a command loads what it needs
+    # each command imports only its own modules
     if chosen.command == "add":
         for folder in chosen.folders:
             print(store.add(folder, chosen.group, chosen.replace))
@@ -168,7 +166,7 @@ def _do(chosen: argparse.Namespace) -> None:
         profile.run(chosen.layer, chosen.threads, chosen.size)
     else:
         from . import scaling
-        from .peers.contest import ENTRIES, FORMS, available
+        from .peers.runner import ENTRIES, FORMS, available
 
         if chosen.command == "scaling":
             scaling.run(chosen.layer, chosen.threads)
@@ -176,7 +174,7 @@ def _do(chosen: argparse.Namespace) -> None:
             scaling.roofline(chosen.layer, chosen.threads)
         else:
             peers = [f"{peer}, {form}" for form in FORMS[chosen.layer] for peer in ("JAX scan", "PyTorch eager")]
-            left_out = "PyTorch eager, attention"  # it keeps every past read: gigabytes
+            left_out = "PyTorch eager, attention"  # it stores every past read: gigabytes
             names = ["ours", *(name for name in peers if name in ENTRIES and name != left_out)]
             scaling.memory(chosen.layer, available(names)[0], chosen.threads)
 

@@ -1,4 +1,4 @@
-"""python -m bench actors: frames a second of catch's whole training, with one actor and with several."""
+"""Measure frames per second of catch's whole training for several numbers of actors: python -m bench actors."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .report import markdown, store
 
 GAMES = ((16, 3), (24, 5))  # N and M
 ROUNDS = 5
-FRAMES = 400_000  # in a run: some ten seconds
+FRAMES = 400_000  # in a run, which takes about ten seconds
 
 
 def run(layer: str, actors: list[int], frames: int = FRAMES, rounds: int = ROUNDS) -> None:
-    """Measures both games of the paper, each number of actors in turn, and stores actors.json and actors.md."""
+    """Measure both games of the paper with each number of actors in turn. Store actors.json and actors.md."""
     rows: list[dict[str, Any]] = []
     for size, visible in GAMES:
         rates: dict[int, list[int]] = {count: [] for count in actors}

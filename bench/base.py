@@ -1,4 +1,4 @@
-"""python -m bench speed --base REF: forward + backward of a layer, here and at another commit, in turns."""
+"""Compare forward + backward of a layer with another commit, in turns: python -m bench speed --base REF."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .peers.contest import BASE, at_work, take_turns
 from .peers.problem import Layer
+from .peers.runner import BASE, at_work, take_turns
 from .report import geometric_mean, markdown, store
 
 ROOT = Path(__file__).parents[1]
@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[1]
 def run(
     layer: str, threads: list[int], base: str, sizes: Sequence[tuple[int, int, int]], name: str = "speed-base"
 ) -> None:
-    """Measure every size (B, T, H) with each number of threads; store them under this name as .json and .md.
+    """Measure every size (B, T, H) with each number of threads. Store the results under this name as .json and .md.
 
-    Raises ValueError if base names no commit of this repository.
+    Raise ValueError if base names no commit of this repository.
     """
     rows, lines, ratios = list[dict[str, Any]](), list[list[Any]](), list[float]()
     with _worktree(base) as (commit, folder):
@@ -43,7 +43,7 @@ def run(
 
 @contextmanager
 def _worktree(ref: str) -> Iterator[tuple[str, Path]]:
-    """Check out a commit in a temporary worktree; yield its short name and the folder."""
+    """Check out a commit in a temporary worktree. Yield its short name and the folder."""
     found = _git("rev-parse", "--short", "--verify", f"{ref}^{{commit}}")
     if found.returncode:
         raise ValueError(f"base: expected a commit of this repository, got {ref!r}: {found.stderr.strip()}")

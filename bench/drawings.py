@@ -1,4 +1,4 @@
-"""A drawing of a digit, to show its glimpses."""
+"""Draw a digit and its glimpses."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from PIL import Image, ImageDraw
 
 from tasks import figures
 
-FINER = 8  # drawn so many times as large and then made smaller, which smooths the edges
+FINER = 8  # the digit is drawn at this many times its size, then reduced, which smooths the edges
 
 
 def digit() -> numpy.ndarray:
-    """A five, white on black (28, 28)."""
+    """Return the image (28, 28) of a white five on black."""
     image, pen = _canvas(28, background=0)
     top, stem, bowl = [(19, 6.5), (11, 6.5)], [(11, 6.5), (10, 13)], (7, 11, 19, 22)
     for line in (top, stem):
@@ -23,7 +23,7 @@ def digit() -> numpy.ndarray:
 
 
 def draw_glimpses(path: Path) -> None:
-    """Draw the digit and the 24 glimpses of it that the tasks' models see."""
+    """Draw the digit and its 24 glimpses, as the tasks' models see them."""
     figures.glimpses(path, digit(), 7)
 
 

@@ -1,8 +1,8 @@
-"""python -m bench faults: kill runs, fill disks, damage files, feed nonsense to every reader; count what goes wrong.
+"""Kill runs, fill disks, damage files and input data, and count wrong outcomes: python -m bench faults.
 
-Each kind of fault draws its cases from a seeded generator. A case survives if the program does what it documents: it
-resumes to the same bits, or refuses the input by the documented error. Anything else is wrong: another result, another
-exception, a traceback. Runs are forked from this process, so that a case costs no import; this needs a POSIX system.
+Each kind of fault draws its cases from a seeded generator. A case survives if the program behaves as documented: it
+resumes to the same bits, or raises the documented error. Anything else is wrong: another result, another exception, a
+traceback. Runs are forked from this process, so that a case needs no imports. This requires a POSIX system.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ NOT_COMPARED = {
     "commit",
     "best_on_validation",
 }
-WRITES = ("open", "os.rename", "os.mkdir", "os.remove")  # audit events of what a run does to its folder
+WRITES = ("open", "os.rename", "os.mkdir", "os.remove")  # audit events of a run's changes to its folder
 
 
 @dataclass
 class Tally:
-    """What was tried of one kind of fault, and what came of it."""
+    """The outcomes of the cases of one kind of fault."""
 
     name: str
-    outcomes: Counter[str] = field(default_factory=Counter)  # of cases that survived, by how
+    outcomes: Counter[str] = field(default_factory=Counter)  # of cases that survived
     wrong: list[str] = field(default_factory=list)
 
     @property
@@ -74,24 +74,24 @@ class Tally:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a forked run ended: its exit code, or minus the signal's number, and what it printed."""
+    """The end of a forked run: its exit code, or minus the signal's number, and its output."""
 
     code: int
     output: str
 
     @property
     def fault(self) -> str:
-        """What is wrong with it, apart from its result; empty if nothing is."""
+        """Return the fault of the run, apart from its result. Empty if there is none."""
         if "Traceback" in self.output or self.code == CRASHED:
             return f"a traceback: {self.output[-600:]}"
         return ""
 
 
 def run(arguments: list[str], prepare: Callable[[], object] = lambda: None, kill_after: float | None = None) -> Ended:
-    """Run `python -m tasks` with these arguments in a forked process; kill it after so many seconds, if given."""
+    """Run `python -m tasks` with these arguments in a forked process. Kill it after `kill_after` seconds, if given."""
     with tempfile.TemporaryFile() as file:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # BLAS has threads, which rest
+            warnings.simplefilter("ignore", DeprecationWarning)  # BLAS has idle threads
             child = os.fork()
         if not child:
             code = CRASHED
@@ -124,7 +124,7 @@ def run(arguments: list[str], prepare: Callable[[], object] = lambda: None, kill
 
 @cache
 def undisturbed(task: str) -> tuple[dict[str, Any], float]:
-    """Return what a whole run leaves, and the seconds that it takes."""
+    """Return the result and checkpoint of an undisturbed run, and its seconds."""
     with tempfile.TemporaryDirectory() as place:
         started = time.perf_counter()
         ended = run([task, *TINY[task].split(), "--out", f"{place}/run"])
@@ -134,7 +134,7 @@ def undisturbed(task: str) -> tuple[dict[str, Any], float]:
 
 
 def left(folder: Path) -> dict[str, Any]:
-    """Return what a finished run has left, apart from times."""
+    """Return the result and the checkpoint's arrays of a finished run, without times."""
     result = json.loads((folder / "result.json").read_text())
     arrays, _ = checkpoint.load(folder / "checkpoint.npz")
     bits = {name: array.tobytes() for name, array in flatten(arrays).items()}
@@ -142,10 +142,10 @@ def left(folder: Path) -> dict[str, Any]:
 
 
 def finish(task: str, folder: Path) -> tuple[str, str]:
-    """Bring a run that was cut short to its end, as a user would: (how it survived, what is wrong)."""
+    """Finish a disturbed run as a user would. Return (how it survived, the fault)."""
     if (folder / "settings.json").exists():
         again, how = [task, "--resume", str(folder)], "resumed"
-    else:  # it did not get as far as saying what it is
+    else:  # it was killed before it wrote its settings
         folder = folder.with_name("another") if folder.exists() and any(folder.iterdir()) else folder
         again, how = [task, *TINY[task].split(), "--out", str(folder)], "begun again"
     ended = run(again)
@@ -160,7 +160,7 @@ def finish(task: str, folder: Path) -> tuple[str, str]:
 
 
 def of_runs(disturb: Callable[[str, Path, random.Random], Ended], tally: Tally, rng: random.Random) -> None:
-    """One case: disturb a run, then finish it."""
+    """Run one case: disturb a run, then finish it."""
     task = rng.choice(list(TINY))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "run"
@@ -173,13 +173,13 @@ def of_runs(disturb: Callable[[str, Path, random.Random], Ended], tally: Tally, 
 
 
 def killed(task: str, folder: Path, rng: random.Random) -> Ended:
-    """kill -9 at a random moment."""
+    """Kill a run (kill -9) at a random time."""
     seconds = rng.uniform(0, undisturbed(task)[1])
     return run([task, *TINY[task].split(), "--out", str(folder)], kill_after=seconds)
 
 
 def at_a_call(task: str, folder: Path, rng: random.Random, do: Callable[[], object]) -> Ended:
-    """Do something at the n-th time that the run opens, renames, makes, removes or syncs a file in its folder."""
+    """Call `do` when the run opens, renames, makes, removes or syncs a file in its folder for the n-th time."""
     count = rng.randrange(1, 60)
 
     def prepare() -> None:
@@ -207,12 +207,12 @@ def at_a_call(task: str, folder: Path, rng: random.Random, do: Callable[[], obje
 
 
 def crashed(task: str, folder: Path, rng: random.Random) -> Ended:
-    """kill -9 at a chosen system call."""
+    """Kill a run (kill -9) at a random system call."""
     return at_a_call(task, folder, rng, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def refused_by_disk(task: str, folder: Path, rng: random.Random) -> Ended:
-    """A disk that is full, over quota or broken at a chosen system call."""
+    """Raise the error of a full, over-quota, broken or read-only disk at a random system call."""
     number = rng.choice([errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
 
     def refuse() -> None:
@@ -222,7 +222,7 @@ def refused_by_disk(task: str, folder: Path, rng: random.Random) -> Ended:
 
 
 def filled_disk(task: str, folder: Path, rng: random.Random) -> Ended:
-    """No file may grow past a random size."""
+    """Limit the size of all files to a random number of bytes."""
     size = int(10 ** rng.uniform(1, 5))
 
     def prepare() -> None:
@@ -236,7 +236,7 @@ def filled_disk(task: str, folder: Path, rng: random.Random) -> Ended:
 
 
 def small_checkpoint(path: Path) -> bytes:
-    """Write a checkpoint with arrays of several shapes and dtypes, so that most of it is headers; return its bytes."""
+    """Write a checkpoint with arrays of several shapes and dtypes, so that most of it is headers. Return its bytes."""
     rng = numpy.random.default_rng(0)
     params = {f"layer{n}": {name: rng.standard_normal((n, 2)).astype("float32") for name in "WCb"} for n in range(9)}
     checkpoint.save(path, {"params": params, "counts": numpy.arange(3)}, {"settings": {"rate": 0.5}, "update": 3})
@@ -244,7 +244,7 @@ def small_checkpoint(path: Path) -> bytes:
 
 
 def damage(tally: Tally, path: Path, copies: Iterator[bytes]) -> None:
-    """One case for each copy: loading it must raise CheckpointError."""
+    """Try each copy: loading it must raise CheckpointError."""
     for copy in copies:
         path.write_bytes(copy)
         try:
@@ -258,14 +258,14 @@ def damage(tally: Tally, path: Path, copies: Iterator[bytes]) -> None:
 
 
 def flipped(content: bytes) -> Iterator[bytes]:
-    """Every bit of the file, one at a time."""
+    """Yield copies with one flipped bit each, for every bit of the file."""
     for place in range(len(content)):
         for bit in range(8):
             yield content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
 
 
 def cut(content: bytes, count: int, rng: random.Random) -> Iterator[bytes]:
-    """Truncations at every length, then truncations that also lost or repeated a piece in the middle."""
+    """Yield truncations at every length, then truncations that also lost or repeated a piece in the middle."""
     for length in range(min(len(content), count)):
         yield content[:length]
     for _ in range(count - len(content)):
@@ -282,7 +282,7 @@ SPLICES = (
 
 
 def settings_text(content: bytes, rng: random.Random) -> bytes:
-    """A settings file with some bytes lost, repeated, changed or replaced."""
+    """Return a settings file with some bytes lost, repeated, changed or replaced."""
     text = bytearray(content)
     for _ in range(rng.choice([1, 1, 1, 2, 5])):
         start = rng.randrange(len(text) + 1)
@@ -294,7 +294,7 @@ def settings_text(content: bytes, rng: random.Random) -> bytes:
 
 
 def fuzz_settings(tally: Tally, count: int, rng: random.Random) -> None:
-    """One case: a damaged settings file must give settings that make a run, or be refused by its path."""
+    """Read `count` damaged settings files. Each must give valid settings, or an error that names its path."""
     import importlib
 
     from tasks.running.runs import settings_from
@@ -329,7 +329,7 @@ def fuzz_settings(tally: Tally, count: int, rng: random.Random) -> None:
 
 
 def fuzz_readers(count: int, seed: int) -> Iterator[Tally]:
-    """As many damaged inputs for each reader of data."""
+    """Try `count` damaged inputs for each reader of data."""
     from . import faults_readers
 
     for name in faults_readers.READERS:
@@ -346,7 +346,7 @@ def fuzz_readers(count: int, seed: int) -> Iterator[Tally]:
 # ------------------------------------------------------------------------------------------------------------ the whole
 
 DISTURBANCES = {"kills": killed, "crashes": crashed, "refusing disk": refused_by_disk, "full disk": filled_disk}
-# how many cases of each kind, by default; of bit flips always every one, which is more than 60,000
+# default number of cases of each kind; bit flips always include every bit, more than 60,000
 COUNTS = {
     "kills": 100, "crashes": 100, "refusing disk": 60, "full disk": 60, "bit flips": 60_000, "truncations": 14_000,
     "settings": 20_000, "readers": 20_000,
@@ -354,7 +354,7 @@ COUNTS = {
 
 
 def attack(kind: str, count: int, seed: int) -> Iterator[Tally]:
-    """Try as many cases of a kind of fault; of bit flips every one, if there are more."""
+    """Try `count` cases of a kind of fault and yield the tallies. Bit flips include every bit, whatever the count."""
     rng = random.Random(f"{seed} {kind}")
     if kind == "readers":
         yield from fuzz_readers(count, seed)
@@ -375,7 +375,7 @@ def attack(kind: str, count: int, seed: int) -> Iterator[Tally]:
 
 
 def measure(kinds: list[str], count: int | None, seed: int, report: Path | None) -> int:
-    """Attack, print what came of it, and write the table if a file is given; return how many cases went wrong."""
+    """Try the faults, print the outcomes, and write the table if a file is given. Return the number of wrong cases."""
     rows, wrong = [], 0
     for kind in kinds or list(COUNTS):
         started = time.perf_counter()

@@ -1,8 +1,8 @@
-"""Attack the readers of the tasks: make one damaged input, read it, and check what comes of it.
+"""Test the tasks' readers with damaged data: make one input, read it, and check the outcome.
 
 READERS has a pair of functions for each reader: `make(folder, rng)` writes one input into an empty folder,
-`read(folder)` reads it and checks what it gets. `attack` does both. An input must either be read, and then pass the
-checks, or be refused with a ValueError or OSError that names the file. Everything else raises `Wrong`.
+`read(folder)` reads it and checks the data. `attack` calls both. An input must either be read and pass the checks, or
+be refused with a ValueError or OSError that names the file. Everything else raises `Wrong`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from tasks.vision import digits, expressions, tables
 from tasks.vision.idx_files import TYPES, read_idx
 from tasks.vision.image_files import read_grey
 
-SECONDS = 20  # after which a reader counts as hanging; the slowest input takes less than one
+SECONDS = 20  # a reader that takes longer counts as hanging; the slowest input takes less than one second
 
 
 class Wrong(AssertionError):
-    """A reader returned data that fail the checks, or raised what a user must not see."""
+    """A reader returned data that fail the checks, or raised an undocumented exception."""
 
 
 class Hanging(BaseException):
-    """A reader took too long. No Exception, so that no reader catches it."""
+    """A reader took too long. It is a BaseException, so that no reader catches it."""
 
 
 class Reader(NamedTuple):
-    """How to make one input in an empty folder, and how to read and check it."""
+    """The functions that make one input in an empty folder, and that read and check it."""
 
     make: Callable[[Path, Generator], None]
     read: Callable[[Path], Any]
@@ -64,7 +64,7 @@ def attack(name: str, folder: Path, rng: Generator) -> str:
 
 @contextmanager
 def _not_longer_than(seconds: float) -> Iterator[None]:
-    """Raise Hanging within the block after this time, where the system has signals and this is the main thread."""
+    """Raise Hanging in the block after this time. Do nothing without signals or outside the main thread."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -82,7 +82,7 @@ def _not_longer_than(seconds: float) -> Iterator[None]:
 
 
 def check(fits: Any, what: str) -> None:
-    """Raise Wrong unless it fits."""
+    """Raise Wrong unless `fits` is true."""
     if not fits:
         raise Wrong(f"read, but {what}")
 
@@ -104,7 +104,7 @@ def damaged(content: bytes, rng: Generator) -> bytes:
 
 
 def _place(content: bytearray, rng: Generator) -> tuple[int, int]:
-    """Return start and end of a short piece, as often in the header, the first 40 bytes, as anywhere."""
+    """Return start and end of a short piece, half the time in the header (the first 40 bytes), else anywhere."""
     within = min(len(content), 40) if rng.random() < 0.5 else len(content)
     start = int(rng.integers(within))
     return start, min(start + int(rng.integers(1, 17)), len(content))
@@ -145,7 +145,7 @@ def _remove(content: bytearray, rng: Generator) -> bytes:
 
 
 def idx(rng: Generator, shape: tuple[int, ...], below: int) -> bytes:
-    """Return an IDX file of whole numbers below a limit, of a random type, now and then with other values."""
+    """Return an IDX file of whole numbers below a limit, of a random type, with an invalid value in 10 % of cases."""
     code = pick(rng, (0x08, 0x08, 0x08, *TYPES))
     values = rng.integers(0, below, shape).astype(TYPES[code])
     if rng.random() < 0.1:
@@ -156,7 +156,7 @@ def idx(rng: Generator, shape: tuple[int, ...], below: int) -> bytes:
 
 
 def _maybe_compressed(content: bytes, rng: Generator) -> bytes:
-    """Return the bytes, half the time compressed, and half the time damaged before or after that."""
+    """Return the bytes, compressed in half of the cases, and sometimes damaged before or after that."""
     before, after = rng.random(2) < 0.25
     content = damaged(content, rng) if before else content
     content = gzip.compress(content, 1) if rng.random() < 0.5 else content
@@ -214,7 +214,7 @@ def read_mnist(folder: Path) -> None:
 
 @cache
 def whole_images() -> tuple[bytes, ...]:
-    """Return small images of every format and mode that is read, and of some that are not."""
+    """Return small images of every supported format and mode, and of some unsupported ones."""
     grey = Image.fromarray(numpy.random.default_rng(0).integers(0, 256, (16, 16), "uint8"))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -241,7 +241,7 @@ def whole_images() -> tuple[bytes, ...]:
 
 
 def make_image(folder: Path, rng: Generator) -> None:
-    """Write one image, most often a damaged one."""
+    """Write one image, in 95 % of cases a damaged one."""
     content = pick(rng, whole_images())
     name = pick(rng, ("x.png", "x.jpg", "x.eps", "x.gif", "x"))
     (folder / name).write_bytes(damaged(content, rng) if rng.random() < 0.95 else content)
@@ -267,7 +267,7 @@ ENCODINGS = ("utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1")
 
 
 def _written(path: Path, text: str, rng: Generator) -> None:
-    """Write a table in a random encoding, at times damaged."""
+    """Write a table, sometimes in another encoding than UTF-8, sometimes damaged."""
     content = text.encode(pick(rng, ENCODINGS) if rng.random() < 0.1 else "utf-8", "replace")
     path.write_bytes(damaged(content, rng) if rng.random() < 0.15 else content)
 
@@ -304,7 +304,7 @@ def _fer_row(rng: Generator, order: list[str]) -> str:
 
 
 def make_fer_table(folder: Path, rng: Generator) -> None:
-    """Write FER-2013 as one table, or as two, with the names and headers under which they are found, or others."""
+    """Write FER-2013 as one or two tables, with usual or unusual names and headers."""
     for name in pick(
         rng, (["fer2013.csv"], ["icml_face_data.csv"], ["FER2013.csv"], ["train.csv", "test.csv"], ["test.csv"])
     ):
@@ -317,7 +317,7 @@ def make_fer_table(folder: Path, rng: Generator) -> None:
 
 
 def read_faces(folder: Path) -> None:
-    """Read whichever data set of faces is in the folder, and check it."""
+    """Read the data set of faces in the folder, and check it."""
     data = expressions.load(folder)
     for pixels, labels, people in (data.training, data.test):
         check(
@@ -338,10 +338,10 @@ STRAYS = (".DS_Store", "Thumbs.db", "._x.png", "desktop.ini", "__MACOSX", ".ipyn
 
 
 def _image(path: Path, rng: Generator) -> None:
-    """Write an image, rarely a damaged one, or put something else in its place."""
+    """Write an image, rarely a damaged one, or rarely something else under its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     chance = rng.random()
-    if os.path.lexists(path):  # writing into a pipe would wait for ever
+    if os.path.lexists(path):  # writing into a pipe would block for ever
         return
     if chance < 0.01:
         path.mkdir()
@@ -355,7 +355,7 @@ def _image(path: Path, rng: Generator) -> None:
 
 
 def _stray(folder: Path, rng: Generator) -> None:
-    """Leave a stray file or folder somewhere in the tree."""
+    """Add a stray file or folder somewhere in the tree."""
     place = pick(
         rng, [folder, *(path for path in sorted(folder.rglob("*")) if path.is_dir() and not path.is_symlink())]
     )
@@ -377,7 +377,7 @@ def make_fer_folders(folder: Path, rng: Generator) -> None:
 
 
 def make_multi_pie(folder: Path, rng: Generator) -> None:
-    """Write images with names as in Multi-PIE, or not, and a table of landmarks that are plausible, or not."""
+    """Write images with valid or invalid Multi-PIE names, and a table of plausible or implausible landmarks."""
     lines = [
         ", ".join(["file", *expressions.LANDMARKS])
         if rng.random() < 0.2

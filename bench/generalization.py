@@ -1,4 +1,4 @@
-"""Retrieval on formats that a network was not trained on: a table and a figure, beyond the paper."""
+"""Make the table and figure of retrieval on formats that a network was not trained on (not in the paper)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TITLES = {"pairs": "pairs in a test sequence", "separators": "separators in a te
 
 
 def make(missing: list[str]) -> str:
-    """Draw generalization.png and return the table; name the runs that are missing."""
+    """Draw generalization.png and return the table. Append the names of missing runs to `missing`."""
     figure, panels = plt.subplots(len(TRAINED_PAIRS), len(FORMATS), figsize=(11, 8), layout="constrained", sharey=True)
     rows: dict[str, list[list[Any]]] = {kind: [] for kind in FORMATS}
     for trained, line in zip(TRAINED_PAIRS, panels, strict=True):
@@ -90,6 +90,6 @@ def medians() -> str:
 
 
 def _cell(errors: list[float]) -> str:
-    """Return the median and the range over the seeds, in %; one of 5,000 sequences is 0.02 %."""
+    """Return the median and the range over the seeds in %. One of 5,000 sequences is 0.02 %."""
     spread = f" ({min(errors):.2f} to {max(errors):.2f})" if len(errors) > 1 else ""
     return f"{median(errors):.2f} %{spread}"

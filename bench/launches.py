@@ -1,7 +1,7 @@
-"""python -m bench launches: how many array operations a time step takes, each of which is a kernel launch on a GPU.
+"""Count the array operations of a time step: python -m bench launches. Each one is a kernel launch on a GPU.
 
-Counted on the tests' stand-in for CuPy, so that no GPU is needed; views are none, and what is done once for all steps
-is shared out among them.
+They are counted on the tests' stand-in for CuPy, so no GPU is needed. Views do not count. Operations for all steps at
+once are divided by the number of steps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fastweights_np.network import Classifier, Network, TokenEncoder, train_step
 from .report import markdown, store
 
 STEPS, BATCH_SIZE, INPUTS, UNITS = 24, 4, 10, 50
-# what is counted: layer, options of its init, options of its forward
+# the variants: layer, options of its init, options of its forward
 VARIANTS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
     ("fast_weights", {}, {}),
     ("fast_weights", {}, {"inner_steps": 2}),
@@ -32,7 +32,7 @@ VARIANTS: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
 
 
 def run() -> None:
-    """Counts every variant of every layer, and a whole training update, and stores launches.json and launches.md."""
+    """Count every variant of every layer and a whole training update. Store launches.json and launches.md."""
     rows = []
     with strict_cupy.installed():
         for layer, init, options in VARIANTS:
@@ -44,7 +44,7 @@ def run() -> None:
 
 
 def _of_layer(layer: str, init: dict[str, Any], options: dict[str, Any]) -> tuple[float, float, int]:
-    """Launches for each step, forward and backward, and values pulled to the host in both together."""
+    """Return launches per step, forward and backward, and the number of values pulled to the host in both."""
     rng, module = numpy.random.default_rng(0), network.LAYERS[layer]
     params = to_device(module.init(rng, INPUTS, UNITS, **init), "cuda")
     x, dh = (to_device(rng.standard_normal(shape, dtype="float32"), "cuda") for shape in _shapes())
@@ -62,7 +62,7 @@ def _shapes() -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _of_update() -> dict[str, int]:
-    """Launches of a whole update of associative retrieval's network, T = 11, and values pulled to the host."""
+    """Return launches and values pulled to the host in a whole update of associative retrieval's network, T = 11."""
     rng, usage = numpy.random.default_rng(0), strict_cupy.usage
     net = Network(TokenEncoder(37), Classifier(10), UNITS)
     params = to_device(net.init(rng), "cuda")

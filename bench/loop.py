@@ -1,24 +1,24 @@
-"""python -m bench loop: updates a second of a task's whole training loop, ours beside PyTorch eager."""
+"""Compare updates per second of a task's whole training loop with PyTorch eager: python -m bench loop."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .peers.contest import ENTRIES, at_work, available, layer_contestants, take_turns
 from .peers.problem import Training
+from .peers.runner import ENTRIES, at_work, available, layer_frameworks, take_turns
 from .report import markdown, store
 
 SIZES = {"retrieval": (20, 50, 100), "mnist": (50, 100, 200)}
 
 
 def run(layer: str, threads: list[int], task: str) -> None:
-    """Measures the columns R of the task's table and stores loop.json and loop.md."""
+    """Measure the sizes R of the task's table in the paper. Store loop.json and loop.md."""
     rows: list[dict[str, Any]] = []
     for count in threads:
         for hidden_size in SIZES[task]:
             problem = Training(layer, hidden_size, task)
-            contestants = [name for name in layer_contestants(layer, count) if ENTRIES[name].ours or "eager" in name]
-            names = available(contestants)[0]
+            frameworks = [name for name in layer_frameworks(layer, count) if ENTRIES[name].ours or "eager" in name]
+            names = available(frameworks)[0]
             with at_work(problem, names, count) as processes:
                 times = take_turns(processes)
             rates = {name: round(1e3 * problem.updates / time["median_ms"], 1) for name, time in times.items()}
@@ -28,7 +28,7 @@ def run(layer: str, threads: list[int], task: str) -> None:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    """Ours and PyTorch for each size, each at its best."""
+    """Return the table of each size: ours and PyTorch, each with its fastest configuration."""
     lines = []
     for hidden_size in sorted({row["R"] for row in rows}):
         found = [

@@ -1,8 +1,8 @@
-"""python -m bench mcnemar RUN RUN: whether two runs differ on the same test examples, by McNemar's exact test.
+"""Test whether two runs differ on the same test examples, by McNemar's exact test: python -m bench mcnemar RUN RUN.
 
-Of the examples that only one of the runs gets wrong, each run has half, if they are equally good:
+Null hypothesis: an example that only one run gets wrong is equally likely to be the first or the second run's error.
 
-    p = min(1, 2 Σ_{k <= min(b, c)} C(b + c, k) / 2^(b + c)),   b, c: wrong in the first run alone, in the second alone
+    p = min(1, 2 Σ_{k <= min(b, c)} C(b + c, k) / 2^(b + c)),   b, c: wrong in the first run only, in the second only
 
 Source: McNemar 1947, Psychometrika 12, 153-157; the exact form is the two-sided sign test.
 """
@@ -21,7 +21,7 @@ def exact(b: int, c: int) -> float:
 
 
 def compare(first: str, second: str) -> str:
-    """Return the comparison of two stored runs in one sentence. Raises ValueError unless they can be compared."""
+    """Return the comparison of two stored runs in one sentence. Raise ValueError unless they can be compared."""
     runs = [_run(name) for name in (first, second)]
     if runs[0]["data"]["name"] != runs[1]["data"]["name"] or runs[0]["data"]["sizes"][2] != runs[1]["data"]["sizes"][2]:
         raise ValueError(f"runs: expected two of the same test set, got {runs[0]['data']} and {runs[1]['data']}")
@@ -38,5 +38,5 @@ def _run(name: str) -> store.Run:
     if found is None:
         raise ValueError(f"runs: expected the name of a stored run, such as mnist/lstm-R50-seed0, got {name!r}")
     if "wrong_answers" not in found:
-        raise ValueError(f"runs: expected one that stored its answers, got {name}, which is older; make it again")
+        raise ValueError(f"runs: expected a run that stored its answers, got {name}, which is older; run it again")
     return found

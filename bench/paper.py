@@ -1,4 +1,4 @@
-"""The paper's tables and figures beside what was measured here, from the runs in bench/results."""
+"""Make the paper's tables and figures with our results next to the paper's, from the runs in bench/results."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ TABLE_2: Cells = {
     "convnet": {50: 1.81, 100: 1.00, 200: 0.9},
     "multilevel": {50: 7.21, 100: 1.30, 200: 0.85},
 }
-# test accuracy in %, of Multi-PIE, which is not what is measured here
+# test accuracy in % on Multi-PIE; our runs use another data set
 TABLE_3: Cells = {
     "irnn": {200: 81.11}, "lstm": {200: 81.32}, "convnet": {200: 88.23}, "multilevel": {200: 86.34},
 }  # fmt: skip
-# where 0.9 is passed, in the unit of its axis, which it does not tell, and the reward at the end, read off figure 5
+# read off figure 5: the step at which the reward passes 0.9 (the paper does not define its unit), and the final reward
 FIGURE_5: dict[tuple[int, int], dict[str, tuple[float | None, float | None]]] = {
     (16, 3): {"irnn": (None, 0.95), "lstm": (5.5, None), "fast_weights": (3, 0.99)},
     (24, 5): {"irnn": (None, 0.65), "lstm": (23, None), "fast_weights": (12, 0.99)},
@@ -69,7 +69,7 @@ FIGURE_2_SIZE = 50
 
 
 def make() -> str:
-    """Write every table and figure that there are runs for; return the tables, and what is missing."""
+    """Write every table and figure that has stored runs. Return the tables and the names of missing runs."""
     report.output.mkdir(parents=True, exist_ok=True)
     runs = [run for run in load("retrieval") if _is_the_papers(run["settings"])]
     digits = [run for run in load("mnist") if _is_the_papers_mnist(run["settings"])]
@@ -134,7 +134,7 @@ def medians_and_seeds(
 ) -> tuple[str, str]:
     """Return a table with each cell of the paper and the median of our seeds, and a table of every seed.
 
-    Tables 1 and 2 are of test errors, table 3 of accuracies: the paper's on Multi-PIE, ours on the data that is named.
+    Tables 1 and 2 show test errors. Table 3 shows accuracies: the paper's on Multi-PIE, ours on the named data set.
     """
     sizes = list(of_the_paper["irnn"])
     cells, details = [], []
@@ -148,7 +148,7 @@ def medians_and_seeds(
                 missing.append(f"table {number}, {NAMES[layer]}, R = {size}: {len(chosen)} of {seeds_wanted} seeds")
             if chosen:
                 seeds = ", ".join(_figure(figure, number) for figure in figures)
-                updates, settings = chosen[0]["updates"], chosen[0]["settings"]  # the store holds fellow seeds alike
+                updates, settings = chosen[0]["updates"], chosen[0]["settings"]  # the same for all stored seeds
                 seconds = f"{median(run['seconds'] for run in chosen):.0f} s"
                 details.append([NAMES[layer], size, seeds, f"{updates:,}", seconds, _settings(settings)])
         cells.append(line)
@@ -163,17 +163,17 @@ def medians_and_seeds(
 
 
 def _figure(value: float, number: int) -> str:
-    """In %, with the digits that the table's test set allows for: one example is 0.005, 0.01 or 0.014 %."""
+    """Return the value in %, with digits to match the table's test set: one example is 0.005, 0.01 or 0.014 %."""
     return f"{value:.3f} %" if number == 1 else f"{value:.2f} %"
 
 
 def _test_errors(digits: list[Run]) -> str:
-    """That of every seed, with table 2's digits."""
+    """Return the test error of every seed, with the digits of table 2."""
     return ", ".join(_figure(100 * run["test_error"], 2) for run in digits)
 
 
 def ablation(runs: list[Run], with_layer_norm: list[Run], missing: list[str]) -> str:
-    """Table 2's fast weights beside the same without control signals, and beside layer norm without fast weights."""
+    """Return the table of ablations: fast weights with and without control signals, and layer norm without them."""
     rows = {
         "fast weights, with control signals": (runs, "multilevel"),
         "fast weights, read and stored at every step": (runs, "fast_weights"),
@@ -193,7 +193,7 @@ def ablation(runs: list[Run], with_layer_norm: list[Run], missing: list[str]) ->
 
 
 def weight_decay(without: list[Run], with_it: list[Run]) -> str:
-    """Table 2's cells again, with the weight decay chosen for each layer and a rate that falls from the start on."""
+    """Return table 2's cells with each layer's chosen weight decay, and learning rates that decay from the start."""
     lines = []
     for size in TABLE_2["irnn"]:
         for layer in TABLE_2:
@@ -209,7 +209,7 @@ def weight_decay(without: list[Run], with_it: list[Run]) -> str:
 
 
 def searches(found: list[Run], missing: list[str]) -> str:
-    """The settings tried in each search, and the validation loss of each trial."""
+    """Return the table of searches: the settings that each tried, and the objective of each trial."""
     lines, searched = [], set()
     for search in sorted(found, key=lambda search: (search["task"], search["options"])):
         names = list(search["space"])
@@ -238,7 +238,7 @@ def searches(found: list[Run], missing: list[str]) -> str:
 
 
 def _searched_layers(search: Run) -> set[str]:
-    """The layers that a search tried: those it varied, or the one that its options name."""
+    """Return the layers of a search: those in its space, or the one in its options."""
     if "layer" in search["space"]:
         return set(search["space"]["layer"])
     words = " ".join(search["options"]).replace("=", " ").split()
@@ -254,7 +254,7 @@ def _loss(trial: dict[str, Any]) -> str:
 
 
 def figure_2(runs: list[Run], missing: list[str]) -> None:
-    """Test negative log likelihood against updates at R = 50: mean and range over the seeds."""
+    """Plot test negative log likelihood against updates at R = 50: mean and range over the seeds."""
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for colour, layer in enumerate(TABLE_1):
         chosen = [run for run in _of(runs, layer, FIGURE_2_SIZE) if "test_nll" in run["curve"][0]]
@@ -380,13 +380,13 @@ def _settings_of_agent(settings: Run) -> str:
 
 
 def _is_the_papers(settings: Run) -> bool:
-    """Whether a run has the sequences, and the numbers of them, that table 1 is about."""
+    """Return whether a run has the sequences of table 1, and their numbers."""
     sizes = (settings["training_size"], settings["validation_size"], settings["test_size"])
     return settings["pairs"] == 4 and sizes == (100_000, 10_000, 20_000)
 
 
 def _is_the_papers_mnist(settings: Run) -> bool:
-    """Whether a run has the digits, and the numbers of them, that table 2 is about."""
+    """Return whether a run has the digits of table 2, and their numbers."""
     return (settings["data"], settings["validation_size"], settings["patch"]) == ("mnist", 5000, 7)
 
 

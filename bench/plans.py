@@ -1,6 +1,6 @@
-"""The runs behind each table and figure: options of `python -m tasks` that are not at their default, and seeds.
+"""List the runs of each table and figure: seeds, and options of `python -m tasks` that differ from their defaults.
 
-A plan's runs are stored in its group, under LAYER-R50-seed0. The paper's numbers are in paper.py, next to the tables.
+The runs of a plan are stored in its group, under LAYER-R50-seed0. The paper's numbers are in paper.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Cell(NamedTuple):
-    """Runs that differ in their seed only."""
+    """Runs that differ only in their seed."""
 
     group: str  # the task, or TASK-NAME outside the paper's tables
     options: str
@@ -17,12 +17,12 @@ class Cell(NamedTuple):
 
     @property
     def task(self) -> str:
-        """The task that the runs belong to."""
+        """Return the task that the runs belong to."""
         return self.group.partition("-")[0]
 
 
 def cells(group: str, seeds: int, *options: str) -> list[Cell]:
-    """Return a cell with seeds 0, 1, ... for each text of options."""
+    """Return one cell with seeds 0 .. seeds-1 for each text of options."""
     return [Cell(group, text, tuple(range(seeds))) for text in options]
 
 

@@ -1,4 +1,4 @@
-"""python -m bench profile: the lines that a layer's forward + backward spends its time in, at one size."""
+"""Profile a layer's forward + backward line by line, at one size: python -m bench profile."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from .report import markdown, sized, store
 
 SIZE = (128, 11, 20)
 RUNS = 200
-LEAST = 0.01  # of the whole: lines below this are left out
+LEAST = 0.01  # lines below this fraction of the total time are left out
 
 
 def run(layer: str, threads: int, size: tuple[int, int, int] | None) -> None:
-    """Stores profile.json and profile.md. Lines that call other lines of the table hold the time of those too."""
+    """Profile a layer. Store profile.json and profile.md. The time of a line includes the lines that it calls."""
     from line_profiler import LineProfiler
 
     batch_size, steps, hidden_size = size or SIZE
-    contestant = in_numpy.layer(Layer(layer, batch_size, steps, hidden_size))
+    framework = in_numpy.layer(Layer(layer, batch_size, steps, hidden_size))
     profiler, module = LineProfiler(), LAYERS[layer]
     for function in _functions(module, recurrent, memory, ops):
         profiler.add_function(function)
     with threadpool_limits(threads):
         for _ in range(20):
-            contestant.run()
+            framework.run()
         profiler.enable_by_count()
         for _ in range(RUNS):
-            contestant.run()
+            framework.run()
         profiler.disable_by_count()
     rows = _rows(profiler.get_stats())
     entries = [(f"{layer}.py", function.__code__.co_firstlineno) for function in (module.forward, module.backward)]
@@ -48,7 +48,7 @@ def run(layer: str, threads: int, size: tuple[int, int, int] | None) -> None:
 
 
 def _functions(*modules: Any) -> list[Any]:
-    """All functions and methods that these modules define."""
+    """Return all functions and methods that these modules define."""
     found = []
     for module in modules:
         for value in vars(module).values():
@@ -58,7 +58,7 @@ def _functions(*modules: Any) -> list[Any]:
 
 
 def _rows(stats: Any) -> list[dict[str, Any]]:
-    """Each line's text, how often a run comes by, and its microseconds in a run."""
+    """Return each line's text, its executions per run, and its microseconds per run."""
     rows = []
     for (path, first, function), timings in stats.timings.items():
         source = Path(path).read_text().splitlines()

@@ -1,6 +1,6 @@
-"""python -m bench reproduce NAME ...: make the runs that a table or a figure lacks, store them, and rebuild it.
+"""Make and store the missing runs of tables and figures, and rebuild them: python -m bench reproduce NAME ...
 
-A run that was interrupted is resumed. Ctrl-C loses nothing: the same command again resumes.
+An interrupted run is resumed. After Ctrl-C, repeat the command to resume: nothing is lost.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tasks.searching.trial import end, start
 from . import store
 from .plans import PLANS, Cell
 
-FOLDER = Path("runs") / "reproduce"  # where runs are made
-POLL = 0.2  # seconds between two looks at a run
+FOLDER = Path("runs") / "reproduce"  # the folder of the runs
+POLL = 0.2  # seconds between two checks of a run
 
 
 class Planned(NamedTuple):
-    """One run that a plan asks for."""
+    """One run of a plan."""
 
     name: str  # in the store
     cell: Cell
@@ -34,11 +34,11 @@ class Planned(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """Where the run is made."""
+        """Return the output folder of the run."""
         return FOLDER / self.name
 
     def arguments(self, data_dir: Path | None) -> list[str]:
-        """Return the command line after `python -m tasks` that starts the run, or resumes it."""
+        """Return the arguments of `python -m tasks` that start or resume the run."""
         if (self.folder / "settings.json").exists():
             return [self.cell.task, "--resume", str(self.folder)]
         words = [*self.cell.options.split(), "--seed", str(self.seed), "--out", str(self.folder)]
@@ -46,7 +46,7 @@ class Planned(NamedTuple):
 
 
 def planned(names: list[str]) -> Iterator[Planned]:
-    """Yield the runs of these plans, each once."""
+    """Yield each run of these plans once."""
     seen = set()
     for cell in (cell for name in names or PLANS for cell in PLANS[name]):
         kind = importlib.import_module(f"tasks.{cell.task}").Settings
@@ -60,32 +60,33 @@ def planned(names: list[str]) -> Iterator[Planned]:
 
 
 def missing(names: list[str]) -> list[Planned]:
-    """Return the planned runs that the store lacks, or holds as wrong."""
+    """Return the planned runs that are not stored, or are stored as wrong."""
     stored = {run["run"] for run in store.read(store.RUNS) if "wrong" not in run}
     return [run for run in planned(names) if run.name not in stored]
 
 
 def expected_seconds(run: Planned) -> float | None:
-    """Return the median time of the stored runs that differ in the seed only; None if there are none."""
+    """Return the median seconds of the stored runs that differ only in the seed; None if there are none."""
     of_seeds = run.name.removesuffix(str(run.seed))
     times = [each["seconds"] for each in store.read(store.RUNS) if each["run"].startswith(of_seeds)]
     return median(times) if times else None
 
 
 def reproduce(names: list[str], jobs: int, dry_run: bool, data_dir: Path | None) -> None:
-    """Make what is missing. Raises RuntimeError if a run fails, ValueError for a plan that is not known."""
+    """Make the missing runs. Raise RuntimeError if a run fails, ValueError for an unknown plan."""
     unknown = [name for name in names if name not in PLANS]
     if unknown:
         raise ValueError(f"reproduce: expected among {', '.join(PLANS)}; got {', '.join(unknown)}")
     if not names and not dry_run:
         raise ValueError(
-            f"reproduce: expected a name among {', '.join(PLANS)}; got none; --dry-run lists what is missing in all"
+            f"reproduce: expected a name among {', '.join(PLANS)}; got none; --dry-run lists all missing runs"
         )
     runs = missing(names)
     times = [expected_seconds(run) for run in runs]
     hours = sum(time or 0 for time in times) / 3600
     print(f"{', '.join(names or PLANS)}: {len(list(planned(names)))} runs planned, {len(runs)} missing", end="")
-    print(f", about {hours:.1f} h on one core by the stored runs; {times.count(None)} of unknown time" if runs else "")
+    unknown_times = f"{times.count(None)} of unknown duration"
+    print(f", about {hours:.1f} h on one core, estimated from stored runs; {unknown_times}" if runs else "")
     for run, time in zip(runs, times, strict=True):
         about = "" if time is None else f"   # {time:.0f} s"
         print(f"  {run.name}: python -m tasks {run.cell.task} {run.cell.options} --seed {run.seed}{about}")
@@ -97,7 +98,7 @@ def reproduce(names: list[str], jobs: int, dry_run: bool, data_dir: Path | None)
 
 
 def _make(runs: list[Planned], jobs: int, data_dir: Path | None) -> None:
-    """Make the runs, so many at a time. If this process ends in any way, they end with their checkpoints."""
+    """Make the runs, `jobs` in parallel. If this process ends or is killed, they end with a checkpoint."""
     stopped, storing = threading.Event(), threading.Lock()
 
     def make(run: Planned) -> None:
@@ -118,7 +119,7 @@ def _make(runs: list[Planned], jobs: int, data_dir: Path | None) -> None:
             group = run.cell.group.removeprefix(run.cell.task).removeprefix("-")
             print(f"stored {store.add(run.folder, group, replace=True)}", flush=True)
 
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # is taken as Ctrl-C
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # handled like Ctrl-C
     try:
         with ThreadPoolExecutor(jobs) as pool:
             try:

@@ -1,6 +1,6 @@
-"""python -m bench scaling, memory, roofline: time and memory of our layers against T, H and B, and against the machine.
+"""Measure time and memory of our layers for many T, H and B: python -m bench scaling, memory, roofline.
 
-Each size is measured in a process of its own.
+Each size is measured in a separate process.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from typing import Any
 import numpy
 from threadpoolctl import threadpool_limits
 
-from .peers.contest import at_work, take_turns
 from .peers.problem import Layer
+from .peers.runner import at_work, take_turns
 from .report import markdown, store
 
 STEPS = (11, 24, 50, 100, 200, 500, 1000, 2000, 4000, 8192)  # at B 16, H 128
 UNITS = (20, 50, 100, 200, 400, 700, 1024)  # at B 32, T 64
 BATCHES = (1, 4, 16, 64, 256, 1024)  # at T 11, H 50
 LARGE = (32, 64, 1024)  # B, T, H
-TOLERANCE = 0.02  # in thousands of steps float32's rounding takes a unit or two to the other side of relu's kink
+TOLERANCE = 0.02  # over thousands of steps, float32 rounding changes the sign of a unit or two before relu
 
 
 def _sizes() -> Iterator[tuple[str, int, int, int]]:
-    """What varies, and B, T, H."""
+    """Yield the name of the varied size, and B, T, H."""
     yield from (("T", 16, steps, 128) for steps in STEPS)
     yield from (("H", 32, 64, units) for units in UNITS)
     yield from (("B", batch_size, 11, 50) for batch_size in BATCHES)
 
 
 def run(layer: str, threads: int) -> None:
-    """Time and peak memory for every size; stores scaling.json and scaling.md."""
+    """Measure time and peak memory for every size. Store scaling.json and scaling.md."""
     rows: list[dict[str, Any]] = []
     for varied, batch_size, steps, hidden_size in _sizes():
         with at_work(Layer(layer, batch_size, steps, hidden_size), ["ours"], threads, TOLERANCE) as processes:
@@ -52,7 +52,7 @@ def run(layer: str, threads: int) -> None:
 
 
 def memory(layer: str, names: list[str], threads: int) -> None:
-    """Peak memory above the import, ours and the peers', at some sizes; stores memory.json and memory.md."""
+    """Measure peak memory above that after the import, of ours and the peers. Store memory.json and memory.md."""
     rows: list[dict[str, Any]] = []
     sizes = [(16, 250, 128), (16, 500, 128), (16, 1000, 128), (32, 64, 256), (32, 64, 512), LARGE]
     for batch_size, steps, hidden_size in sizes:
@@ -66,11 +66,11 @@ def memory(layer: str, names: list[str], threads: int) -> None:
 
 
 def roofline(layer: str, threads: int) -> None:
-    """The time that the needed products and bytes would take at the machine's rates, over the time taken.
+    """Compare a layer's time with the time that its products and bytes need at the machine's rates.
 
-    The rates are those of a large product with `threads` BLAS threads and of a copy that no cache holds, on one thread.
-    Every read counts the states before it as brought from memory, though small ones stay in a cache. The counts are
-    those of the fast-weight layer: raises ValueError for another.
+    The rates are measured on a large product with `threads` BLAS threads, and on a copy larger than any cache, on one
+    thread. Every read counts all earlier states as loaded from memory, although small ones stay in a cache. Only the
+    operations of the fast-weight layer are counted: raise ValueError for another layer.
     """
     if layer != "fast_weights":
         raise ValueError(f"layer: expected fast_weights, whose operations are counted here, got {layer}")
@@ -102,24 +102,24 @@ def roofline(layer: str, threads: int) -> None:
 
 
 def _needed(problem: Layer) -> tuple[int, int]:
-    """Multiplications, and numbers read or written once, that equations (2), (4), (5) and their gradients need."""
+    """Return the multiplications, and the numbers read or written, of equations (2), (4), (5) and their gradients."""
     T, B, H, inputs = problem.steps, problem.batch_size, problem.hidden_size, problem.input_size
-    # x Cᵀ, dC, dx; W h, dW, Wᵀ da; scores and sums over the steps before: forward, of the errors, and of (F6)
+    # x Cᵀ, dC, dx; W h, dW, Wᵀ da; scores and sums over earlier steps: forward, for the errors, and for (F6)
     products = 3 * T * B * H * inputs + 3 * T * B * H * H + 6 * B * H * T * (T - 1) // 2
     elementwise = 20 * T * B * H  # layer norm, slopes, sums: forward and backward
-    # x, dx, dh, h, and once each way the boundary, h_0, n, r; at each step the history again for each of 6 products
+    # x, dx, dh, h; forward and backward, the preactivation, h_0, n and r; the history at each step, for 6 products
     numbers = 2 * T * B * inputs + 10 * T * B * H + 6 * B * H * T * (T - 1) // 2
     return products + elementwise, numbers
 
 
 def _product_rate() -> float:
-    """Floating-point operations a second of a large matrix product."""
+    """Return floating-point operations per second of a large matrix product."""
     a = numpy.ones((1024, 1024), "float32")
     return 2 * 1024**3 / _fastest(lambda: a @ a)
 
 
 def _copy_bandwidth() -> float:
-    """Bytes a second, read and written, of a copy that no cache holds."""
+    """Return bytes per second, read and written, of a copy larger than any cache."""
     source = numpy.ones(2**26, "uint8")
     target = numpy.empty_like(source)
     return 2 * source.nbytes / _fastest(lambda: numpy.copyto(target, source))

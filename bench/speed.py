@@ -1,4 +1,4 @@
-"""python -m bench speed: forward + backward of a layer, ours beside the peers, in turns, on the same arrays."""
+"""Compare forward + backward of our layer with the peers, in turns, on the same arrays: python -m bench speed."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ import matplotlib.pyplot as plt
 from fastweights_np import to_device
 
 from . import report
-from .peers.contest import ENTRIES, FORMS, at_work, available, layer_contestants, take_turns
 from .peers.problem import Layer
+from .peers.runner import ENTRIES, FORMS, at_work, available, layer_frameworks, take_turns
 from .report import geometric_mean, markdown, named, sized, store
 
 SIZES = ((128, 11, 20), (128, 11, 50), (128, 11, 100), (128, 24, 50), (128, 24, 100), (128, 24, 200), (64, 24, 128))
 GLIMPSES = ((128, 24, 50), (128, 24, 100), (128, 24, 200))  # of the multi-level layer, whose T counts quadrants
 LONG = ((16, 1000, 128),)
-# a program of a thousand steps unrolled takes hours to compile
-LONG_CONTESTANTS = (
+# an unrolled program of a thousand steps takes hours to compile
+LONG_FRAMEWORKS = (
     "ours", "ours, 2 processes", "JAX scan, attention", "JAX scan, matrix", "PyTorch eager, matrix",
     "JAX scan, plain", "PyTorch eager, plain", "PyTorch eager, nn",
 )  # fmt: skip
-# torch.compile takes one to two minutes a row to compile, so it runs only where it might be the fastest peer: in its
-# first form, with all threads (with fewer it was slower in every row, when last measured)
+# torch.compile needs one to two minutes per row, so it runs only where it may be the fastest peer: in its first form,
+# with all threads (with fewer threads it was slower in every row of the last measurement)
 COMPILED = "torch.compile"
 
 
 def run(
     layer: str, threads: list[int], long: bool, chosen: Sequence[tuple[int, int, int]] = (), device: str = "cpu"
 ) -> None:  # fmt: skip
-    """Measures every size (B, T, H), or those chosen, with each number of threads.
+    """Measure every size (B, T, H), or the chosen ones, with each number of threads.
 
-    Stores speed, or long, as .json, .md and .png; sizes that were chosen, and a GPU, are told in the name.
+    Store speed or long as .json, .md and .png. The name includes chosen sizes and a GPU.
     """
     to_device({}, device)  # raises if there is none
     sizes = chosen or sizes_of(layer, long)
     rows = []
     for count in threads:
-        names = [name for name in layer_contestants(layer, count, device) if not name.startswith(COMPILED)]
+        names = [name for name in layer_frameworks(layer, count, device) if not name.startswith(COMPILED)]
         names += [f"{COMPILED}, {FORMS[layer][0]}"] if count == max(threads) else []
-        names, absent = available([name for name in names if not long or name in LONG_CONTESTANTS])
+        names, absent = available([name for name in names if not long or name in LONG_FRAMEWORKS])
         for each in absent:
-            print(f"left out, as it is not installed: {each}", flush=True)
+            print(f"left out, because it is not installed: {each}", flush=True)
         if all(ENTRIES[name].ours for name in names):
             raise ValueError('no peer is installed; install them with pip install -e ".[bench]"')
         for batch_size, steps, hidden_size in sizes:
@@ -56,7 +56,7 @@ def run(
             if {ENTRIES[name].ours for name in row["times"]} == {True, False}:
                 rows.append(row)
             else:
-                print("   left out: there is no contest at this size", flush=True)
+                print("   left out: this size needs both ours and a peer with right answers", flush=True)
     if not rows:
         raise ValueError("no size had both ours and a peer with right answers")
     name = ("long" if long else "speed") + ("" if device == "cpu" else f"-{device}") + sized(chosen)
@@ -65,7 +65,7 @@ def run(
 
 
 def sizes_of(layer: str, long: bool) -> Sequence[tuple[int, int, int]]:
-    """Return the sizes (B, T, H) that a layer is measured at."""
+    """Return the sizes (B, T, H) at which a layer is measured."""
     return LONG if long else GLIMPSES if layer == "multilevel" else SIZES
 
 
@@ -80,7 +80,7 @@ def _row(problem: Layer, names: list[str], threads: int, memory: bool) -> dict[s
 
 
 def best(row: dict[str, Any], ours: bool) -> tuple[str, float]:
-    """The fastest of ours, or of the peers, and its milliseconds."""
+    """Return the fastest of ours, or of the peers, and its milliseconds."""
     medians = {name: time["median_ms"] for name, time in row["times"].items() if ENTRIES[name].ours == ours}
     name = min(medians, key=lambda each: medians[each])
     return name, medians[name]
@@ -92,7 +92,7 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    """Ours and the fastest peer for each size, over all numbers of threads; then every contestant."""
+    """Return two tables: ours and the fastest peer for each size, over all numbers of threads; then every framework."""
     by_size: dict[tuple[int, int, int], list[dict[str, Any]]] = {}
     for row in rows:
         by_size.setdefault((row["B"], row["T"], row["H"]), []).append(row)
@@ -133,7 +133,7 @@ def _cell(time: dict[str, Any] | None) -> str:
 
 
 def _picture(rows: list[dict[str, Any]], name: str) -> None:
-    """Time of every contestant against ours, log-log, at the most threads; below the diagonal is faster than ours."""
+    """Plot the time of every peer against ours, log-log, at the most threads. Below the diagonal a peer is faster."""
     most = max(row["threads"] for row in rows)
     figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
     chosen = [row for row in rows if row["threads"] == most]

@@ -1,9 +1,9 @@
-"""The store of measured runs in bench/results.
+"""Store measured runs in bench/results, and load them.
 
-    runs.jsonl        a line a run: its name, where it comes from, settings and figures; sorted by name
-    searches.jsonl    a line a search, with its trials
-    TASK.jsonl        a line a run of the task: its curve, column by column, and its wrong answers to test examples
-    pictures/         pictures of runs, those that a page shows
+    runs.jsonl        one line for each run: its name, provenance, settings and results; sorted by name
+    searches.jsonl    one line for each search, with its trials
+    TASK.jsonl        one line for each run of the task: its curve, column by column, and its wrong test answers
+    pictures/         pictures of runs that a page shows
 
 A run's name is GROUP/LAYER-R50-seed0. The group is the task, or TASK-NAME for runs outside the paper's tables. Names of
 retrieval also have K, and names of catch N.
@@ -22,12 +22,12 @@ from fastweights_np.files import write_text
 from tasks.running.runs import read_json
 
 STORE = Path(__file__).parent / "results"
-SCRATCH = Path("runs") / "bench"  # where measurements, tables and figures go unless --store is given
+SCRATCH = Path("runs") / "bench"  # the folder of measurements, tables and figures without --store
 RUNS, SEARCHES = "runs.jsonl", "searches.jsonl"
-LONG = ("curve", "confusion", "wrong_answers")  # what a run has of these goes into TASK.jsonl
+LONG = ("curve", "confusion", "wrong_answers")  # entries of a run that are stored in TASK.jsonl
 NEEDED = {RUNS: ("run", "task", "settings", "seconds"), SEARCHES: ("search", "task", "trials")}  # in each line
-SIZES = {"pairs": "K", "size": "N"}  # named in addition to R, where a task has it
-MAY_DIFFER = ("seed", "test_curve", "generalize")  # between runs that count as one: they change no figure
+SIZES = {"pairs": "K", "size": "N"}  # part of the name, before R, if a task has it
+MAY_DIFFER = ("seed", "test_curve", "generalize")  # between runs of one cell: they do not change its results
 
 Run = dict[str, Any]
 
@@ -37,8 +37,8 @@ def add(folder: Path, group: str = "", replace: bool = False) -> str:
 
     A group, such as "ablation", keeps a run out of the paper's tables.
 
-    Raises FileNotFoundError if the run did not finish, FileExistsError if its name is taken and `replace` is not set,
-    ValueError if settings other than the seed differ from those of the other seeds.
+    Raise FileNotFoundError if the run did not finish, FileExistsError if its name is taken and `replace` is not set,
+    ValueError if settings except the seed differ from the runs with other seeds.
     """
     if not re.fullmatch(r"[\w.-]*", group):
         raise ValueError(f"group: expected letters, digits, '.', '_' and '-', got {group!r}")
@@ -58,7 +58,7 @@ def add(folder: Path, group: str = "", replace: bool = False) -> str:
     of_seeds = name.removesuffix(str(settings["seed"]))
     for fellow in read(RUNS):
         if fellow["run"].startswith(of_seeds) and fellow["run"] != name:
-            # settings that are younger than a stored run had what is now their default
+            # a setting that is newer than a stored run had its present default value
             theirs = _defaults(task) | fellow["settings"]
             odd = [key for key in settings if key not in MAY_DIFFER and theirs.get(key) != settings[key]]
             if odd:
@@ -74,7 +74,7 @@ def add(folder: Path, group: str = "", replace: bool = False) -> str:
 
 
 def name_of(group: str, settings: Run) -> str:
-    """Return the name that a run with these settings has in this group."""
+    """Return the name of a run with these settings in this group."""
     size = next((f"-{letter}{settings[key]}" for key, letter in SIZES.items() if key in settings), "")
     return f"{group}/{settings['layer']}{size}-R{settings['hidden_size']}-seed{settings['seed']}"
 
@@ -82,14 +82,14 @@ def name_of(group: str, settings: Run) -> str:
 def _add_search(folder: Path, group: str, replace: bool) -> str:
     found = read_json(folder / "search.json")
     if "best" not in found or found.get("left"):
-        raise FileNotFoundError(f"folders: expected a search that is complete, found trials left in {folder}")
+        raise FileNotFoundError(f"folders: expected a complete search, found unfinished trials in {folder}")
     name = f"search-{group}/{folder.name}" if group else f"search/{folder.name}"
     _put(SEARCHES, {"search": name} | found, replace, folder)
     return name
 
 
 def load(group: str) -> list[Run]:
-    """Return all stored runs of a task, or of another group, by seed, with their curves; for "search" all searches."""
+    """Return all stored runs of a task or group, with their curves, by seed. For "search" return all searches."""
     if group.startswith("search"):
         return [found for found in read(SEARCHES) if found["search"].startswith(f"{group}/")]
     runs = [run for run in read(RUNS) if run["run"].startswith(f"{group}/")]
@@ -99,7 +99,7 @@ def load(group: str) -> list[Run]:
 
 
 def read(file: str) -> list[Run]:
-    """Return the lines of one of the store's files; none if there is no such file. Raise ValueError for other lines."""
+    """Return the lines of one of the store's files; none if there is no file. Raise ValueError for an invalid line."""
     path, found = STORE / file, []
     for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
         try:
@@ -127,7 +127,7 @@ def _put(file: str, line: Run, replace: bool, folder: Path) -> None:
     if not replace and len(others) < len(stored):
         raise FileExistsError(
             f"folders: expected no stored run by the name of {folder}, found {_name(line)}; "
-            "keep the new one apart with --group NAME, or put it in that place with --replace"
+            "keep the new one apart with --group NAME, or replace the stored one with --replace"
         )
     write(file, [*others, line])
 
@@ -137,7 +137,7 @@ def _name(line: Run) -> str:
 
 
 def _columns(rows: list[Run]) -> dict[str, list[Any]]:
-    """Return the curve's lines as a list for each name."""
+    """Return the curve's lines as one list for each name."""
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
 
 

@@ -1,14 +1,14 @@
-"""A stand-in for CuPy on a machine without a GPU: its arrays hold NumPy's, but refuse what CuPy's refuse, and more.
+"""A stand-in for CuPy without a GPU: its arrays wrap NumPy arrays, and refuse every operation that CuPy refuses.
 
     with strict_cupy.installed() as cupy:      # as if CuPy had been imported
         x = cupy.asarray(numpy.ones(3))
         ...                                    # numpy.sum(x) and x + numpy.ones(3) raise TypeError
-        cupy.usage.pulls                       # how often a value was brought to the host
+        cupy.usage.pulls                       # the values copied to the host
 
-It has only the functions, methods and keywords in the tables below, so that all others raise. Those that the package
-uses are listed in cupy_surface.txt, and test_strict_cupy.py compares the list with the real CuPy.
+It has only the functions, methods and keywords in the tables below; all others raise. Those that the package uses are
+listed in cupy_surface.txt, and test_strict_cupy.py compares the list with the real CuPy.
 
-What it refuses because CuPy does, with the place in CuPy's source (commit 6b6d956, 15.0.0a1):
+Operations that it refuses like CuPy, with the place in CuPy's source (commit 6b6d956, 15.0.0a1):
 
     implicit conversion to NumPy          cupy/_core/core.pyx, ndarray.__array__
     NumPy arrays among the operands       cupy/_core/core.pyx, ndarray.__array_ufunc__
@@ -18,10 +18,10 @@ What it refuses because CuPy does, with the place in CuPy's source (commit 6b6d9
     streams, and so CUDA graphs           cupy_backends/cuda/libs/cublas.pyx, setStream: every cuBLAS call raises
                                           NotImplementedError while a stream is captured, so no layer can be captured
 
-What brings a value to the host is counted: float, int, bool, item, get (cupy/_core/core.pyx), and an index by a mask,
-whose size the host has to know. The rest is stricter than CuPy: `empty` is filled with NaN, NumPy's functions are
-refused where CuPy would take them over, lists and host arrays are refused as an index where CuPy would copy them.
-An index out of range wraps, as CuPy's does.
+Copies of values to the host are counted: float, int, bool, item, get (cupy/_core/core.pyx), and an index by a mask,
+because the host needs its size. Otherwise it is stricter than CuPy. `empty` is filled with NaN. NumPy's functions are
+refused, although CuPy would dispatch them. Lists and host arrays are refused as an index, although CuPy would copy
+them. An index out of range wraps, as in CuPy.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from typing import Any
 import numpy
 
 SCALARS = (bool, int, float, complex, numpy.generic)
-CASTING = "same_kind"  # from a result to an array given as out=, as ufuncs have it
+CASTING = "same_kind"  # from a result to the array out=, the default of ufuncs
 
 
 class Usage:
-    """What has been used since it was last cleared."""
+    """The functions, host copies and kernel launches since the last `clear`."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """Forgets all."""
+        """Reset all counts."""
         self.functions: dict[str, set[str]] = {}  # name to keywords
-        self.pulls: list[str] = []  # what brought a value to the host
-        self.launches = 0  # array operations, each a kernel of its own on a GPU
+        self.pulls: list[str] = []  # copies of values to the host
+        self.launches = 0  # array operations, each a separate kernel on a GPU
 
     def note(self, name: str, keywords: Any = ()) -> None:
-        """A function or method was called."""
+        """Count a call of a function or method."""
         self.functions.setdefault(name, set()).update(keywords)
 
 
@@ -69,7 +69,7 @@ def _kernel(compute: Callable[[], Any], launches: int = 1, into: numpy.ndarray |
 
 
 def _host(value: Any, what: str) -> Any:
-    """The NumPy array behind a strict one, or a scalar as it is. Raises TypeError for what lives on the host."""
+    """Return the NumPy array of a device array, or a scalar itself. Raise TypeError for arrays of the host."""
     if isinstance(value, ndarray):
         return value._host
     if isinstance(value, SCALARS):
@@ -78,7 +78,7 @@ def _host(value: Any, what: str) -> Any:
 
 
 def _index(index: Any, shape: tuple[int, ...]) -> Any:
-    """An index in NumPy's terms; integers in device arrays wrap around, as CuPy's do."""
+    """Return the index for NumPy. Integers in device arrays wrap around, as in CuPy."""
     parts = _parts(index)
     axes = len([part for part in parts if part is not None and part is not Ellipsis])
     found, axis = [], 0
@@ -120,7 +120,7 @@ class ndarray:  # noqa: N801 (CuPy's name)
     def __init__(self, host: Any) -> None:
         self._host = numpy.asarray(host)
 
-    # what NumPy would do with it
+    # NumPy's protocols
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("implicit conversion to a NumPy array is not allowed; use .get()")
 
@@ -130,7 +130,7 @@ class ndarray:  # noqa: N801 (CuPy's name)
     def __array_function__(self, function: Any, *_: Any, **__: Any) -> Any:
         raise TypeError(f"numpy.{function.__name__} was called with a device array; use the module that owns the array")
 
-    # what is known without looking at values
+    # known without reading values
     shape = property(lambda self: self._host.shape)
     ndim = property(lambda self: self._host.ndim)
     size = property(lambda self: self._host.size)
@@ -143,7 +143,7 @@ class ndarray:  # noqa: N801 (CuPy's name)
 
     @property
     def real(self) -> ndarray:
-        """A view of the real parts."""
+        """Return a view of the real parts."""
         return ndarray(self._host.real)
 
     @real.setter
@@ -153,7 +153,7 @@ class ndarray:  # noqa: N801 (CuPy's name)
 
     @property
     def imag(self) -> ndarray:
-        """A view of the imaginary parts."""
+        """Return a view of the imaginary parts."""
         return ndarray(self._host.imag)
 
     @imag.setter
@@ -172,18 +172,18 @@ class ndarray:  # noqa: N801 (CuPy's name)
     def __repr__(self) -> str:
         return f"device array of shape {self.shape}, {self.dtype}"
 
-    # what brings values to the host
+    # copies of values to the host
     def _pulled(self, how: str) -> numpy.ndarray:
         usage.pulls.append(f"{how} of shape {self.shape}")
         return self._host
 
     def get(self) -> numpy.ndarray:
-        """A copy on the host."""
+        """Return a copy on the host."""
         usage.note("ndarray.get")
         return self._pulled("get").copy()
 
     def item(self) -> Any:
-        """The one value."""
+        """Return the only value as a Python scalar."""
         usage.note("ndarray.item")
         return self._pulled("item").item()
 
@@ -199,7 +199,7 @@ class ndarray:  # noqa: N801 (CuPy's name)
     def __bool__(self) -> bool:
         return bool(self._pulled("bool"))
 
-    # parts of it
+    # indexing
     def __getitem__(self, index: Any) -> ndarray:
         if _is_basic(index):
             return ndarray(self._host[_index(index, self.shape)])
@@ -239,7 +239,7 @@ for _name in OPERATORS:
 for _name in ("lt", "le", "gt", "ge", "eq", "ne", "neg", "abs", "invert"):
     setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))
 
-# each method with its keywords, and whether it is a kernel: a view is none
+# each method with its keywords, and whether it launches a kernel: a view does not
 METHODS: dict[str, tuple[tuple[str, ...], bool]] = {
     "reshape": ((), False), "swapaxes": ((), False), "transpose": ((), False), "copy": ((), True),
     "astype": (("copy",), True), "fill": ((), True), "view": ((), False), "conj": ((), True),
@@ -262,7 +262,7 @@ def _method(name: str, known: tuple[str, ...], is_kernel: bool) -> Callable[...,
         if not is_kernel:
             view = getattr(self._host, name)(*hosts, **keywords)
             if not view.size or numpy.shares_memory(view, self._host):
-                return ndarray(view)  # else it is a reshape that has to copy
+                return ndarray(view)  # else it is a reshape that copies
         return _run(lambda: getattr(self._host, name)(*hosts, **keywords), out, name)
 
     call.__name__ = name
@@ -270,7 +270,7 @@ def _method(name: str, known: tuple[str, ...], is_kernel: bool) -> Callable[...,
 
 
 def _plain(value: Any, what: str) -> Any:
-    """Of an argument that may be a device array, a number, a shape, a dtype or a list of these, NumPy's form."""
+    """Return an argument for NumPy: a device array, number, shape or dtype, or a list of these."""
     if isinstance(value, (ndarray, numpy.ndarray)):
         return _host(value, what)
     if isinstance(value, (list, tuple)):
@@ -285,7 +285,7 @@ def _check_keywords(name: str, keywords: dict[str, Any], known: tuple[str, ...])
 
 
 def _run(compute: Callable[[], Any], out: Any, name: str) -> ndarray:
-    """Runs a kernel with its result in out, if there is one, as ufuncs have it."""
+    """Run a kernel and return its result, in `out` if it is given, with the casting rules of ufuncs."""
     if out is None:
         return ndarray(_kernel(compute))
     if not isinstance(out, ndarray):
@@ -309,7 +309,7 @@ UFUNCS = (
     "add", "subtract", "multiply", "divide", "negative", "maximum", "minimum", "exp", "log", "sqrt", "reciprocal",
     "tanh", "abs", "greater", "greater_equal", "less", "less_equal", "equal", "conjugate", "isfinite",
 )  # fmt: skip
-# each function with its keywords, and how many kernels it is; those that make arrays take shapes, dtypes and numbers
+# each function with its keywords and number of kernels; those that make arrays take shapes, dtypes and numbers
 FUNCTIONS: dict[str, tuple[tuple[str, ...], int]] = {
     "zeros": (("dtype",), 1), "ones": (("dtype",), 1), "full": (("dtype",), 1), "arange": (("dtype",), 1),
     "zeros_like": (("dtype",), 1), "full_like": (("dtype",), 1), "ones_like": (("dtype",), 1),
@@ -320,7 +320,7 @@ FUNCTIONS: dict[str, tuple[tuple[str, ...], int]] = {
 
 
 class Ufunc:
-    """A function of each entry."""
+    """An elementwise function."""
 
     def __init__(self, name: str) -> None:
         self._name, self._function = name, getattr(numpy, name)
@@ -336,7 +336,7 @@ class Ufunc:
         return _run(lambda: self._function(*hosts), out, name)
 
     def at(self, target: ndarray, index: Any, values: Any) -> None:
-        """target[index] op= values, duplicates one after another."""
+        """Compute target[index] += values. Duplicate indices are added one after another."""
         if self._name != "add":
             raise AttributeError(f"cupy.{self._name}.at")
         usage.note("add.at")
@@ -378,7 +378,7 @@ def _function(name: str, known: tuple[str, ...], launches: int) -> Callable[...,
 
 
 def empty(shape: Any, dtype: Any = float) -> ndarray:
-    """Not zeros: NaN, or the least number there is, so that what is read before it is written shows."""
+    """Return an array of NaN, or of the lowest integer, so that reading it before writing has visible effects."""
     usage.note("empty")
     made = numpy.empty(shape, dtype)
     made.fill(numpy.nan if made.dtype.kind in "fc" else numpy.iinfo(made.dtype).min if made.dtype.kind in "iu" else 1)
@@ -386,13 +386,13 @@ def empty(shape: Any, dtype: Any = float) -> ndarray:
 
 
 def empty_like(array: ndarray, dtype: Any = None) -> ndarray:
-    """As `empty`, of another array's shape."""
+    """Return `empty` with another array's shape."""
     usage.note("empty_like")
     return empty(array.shape, dtype or array.dtype)
 
 
 def asarray(value: Any, dtype: Any = None) -> ndarray:
-    """On the device: the one way there for an array of the host."""
+    """Return the value as a device array. Host arrays enter the device here and by `array`."""
     usage.note("asarray", () if dtype is None else ("dtype",))
     if isinstance(value, ndarray):
         return value if dtype is None else value.astype(dtype)  # type: ignore[attr-defined]
@@ -400,7 +400,7 @@ def asarray(value: Any, dtype: Any = None) -> ndarray:
 
 
 def array(value: Any, dtype: Any = None) -> ndarray:
-    """A new array on the device, from one there, or from the host."""
+    """Return a new device array, from a device array or from the host."""
     usage.note("array", () if dtype is None else ("dtype",))
     if isinstance(value, ndarray):
         return ndarray(_kernel(lambda: numpy.array(value._host, dtype)))
@@ -408,13 +408,13 @@ def array(value: Any, dtype: Any = None) -> ndarray:
 
 
 def sliding_window_view(array: ndarray, window_shape: Any, axis: Any) -> ndarray:
-    """A view of all windows."""
+    """Return a view of all windows."""
     usage.note("lib.stride_tricks.sliding_window_view")
     return ndarray(numpy.lib.stride_tricks.sliding_window_view(array._host, window_shape, axis))
 
 
 def module() -> Any:
-    """The stand-in, as a module; what is not in the tables raises AttributeError."""
+    """Return the stand-in as a module. Names that are not in the tables raise AttributeError."""
     cupy = ModuleType("cupy")
     cupy.ndarray, cupy.usage = ndarray, usage  # type: ignore[attr-defined]
     for function in (empty, empty_like, asarray, array):
@@ -433,7 +433,7 @@ def module() -> Any:
 
 @contextmanager
 def installed() -> Iterator[Any]:
-    """Within, `import cupy` gives the stand-in."""
+    """Make `import cupy` import the stand-in within the block."""
     before, cupy = sys.modules.get("cupy"), module()
     sys.modules["cupy"] = cupy
     usage.clear()

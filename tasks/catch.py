@@ -143,7 +143,7 @@ class Settings(LayerSettings, RunSettings):
         return arrays | {"counts": arrays["counts"] | {"sums": spread}}
 
     def as_json(self) -> dict[str, Any]:
-        """Return every setting that decides what is computed."""
+        """Return every setting that affects the result."""
         return {name: value for name, value in super().as_json().items() if name != "checkpoint_every"}
 
     def rules(self) -> Rules:

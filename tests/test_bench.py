@@ -1,4 +1,4 @@
-"""The store of measured runs, the tables made from it, and the contests of the benches."""
+"""The store of measured runs, the tables made from it, and the comparisons of the benches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from bench import actors, base, generalization, mcnemar, paper, report, speed
 from bench import store as stored
 from bench.__main__ import main
-from bench.peers import contest
+from bench.peers import runner
 from bench.peers.problem import Layer, Training
 
 ROOT = Path(__file__).parents[1]
@@ -182,12 +182,12 @@ def test_chosen_sizes_are_told_in_the_name():
     assert report.named("speed" + report.sized([(128, 24, 200), (1, 2, 3)]), "lstm") == "speed-128x24x200-1x2x3-lstm"
 
 
-def test_a_size_without_a_contest_is_left_out(monkeypatch, capsys):
+def test_a_size_without_a_comparison_is_left_out(monkeypatch, capsys):
     monkeypatch.setattr(speed, "available", lambda names: (["ours", "a peer"], []))
-    monkeypatch.setitem(contest.ENTRIES, "a peer", contest.Entry("no_such_module", "numpy", {}))
+    monkeypatch.setitem(runner.ENTRIES, "a peer", runner.Entry("no_such_module", "numpy", {}))
     with pytest.raises(ValueError, match="no size had both"):
         speed.run("fast_weights", [1], False, [(2, 3, 4)])
-    assert "there is no contest at this size" in capsys.readouterr().out
+    assert "this size needs both ours and a peer" in capsys.readouterr().out
 
 
 def test_the_profile_tells_a_layers_lines(tmp_path, monkeypatch, capsys):
@@ -201,7 +201,7 @@ def test_the_profile_tells_a_layers_lines(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the repository's history")
 def test_the_layers_of_another_commit_are_timed_in_turns(store, monkeypatch, capsys):
-    monkeypatch.setattr(base, "take_turns", functools.partial(contest.take_turns, rounds=1, turn_seconds=0.01))
+    monkeypatch.setattr(base, "take_turns", functools.partial(runner.take_turns, rounds=1, turn_seconds=0.01))
     assert main(["speed", "--base", "HEAD", "--threads", "1", "--sizes", "2,3,4"]) == 0
     assert "geometric mean" in (store / "speed-base-2x3x4.md").read_text()
     assert main(["speed", "--base", "nowhere"]) == 2
@@ -266,11 +266,11 @@ def test_two_runs_are_compared_by_the_examples_that_one_of_them_gets_wrong(store
 SMALL = Layer("fast_weights", batch_size=3, steps=4, hidden_size=5, input_size=2)
 
 
-def test_contestants_in_processes_of_their_own_answer_alike_and_take_turns():
+def test_frameworks_in_processes_of_their_own_answer_alike_and_take_turns():
     names = ["ours", "ours, 2 processes", "autograd, attention", "autograd, matrix"]
-    with contest.at_work(SMALL, names, threads=2) as processes:
+    with runner.at_work(SMALL, names, threads=2) as processes:
         assert [process.name for process in processes] == names
-        times = contest.take_turns(processes, rounds=2, turn_seconds=0.01)
+        times = runner.take_turns(processes, rounds=2, turn_seconds=0.01)
         assert processes[0].peak() > 0
     for name in names:
         lower, upper = times[name]["quartiles_ms"]
@@ -281,59 +281,59 @@ def test_contestants_in_processes_of_their_own_answer_alike_and_take_turns():
 FAST = ("fast_weights", "multilevel")  # the layers that have fast weights
 
 
-RECURRENT = [name for name, entry in contest.ENTRIES.items() if "compile" not in name and "threads" not in entry.how]
+RECURRENT = [name for name, entry in runner.ENTRIES.items() if "compile" not in name and "threads" not in entry.how]
 
 
 @pytest.mark.parametrize("name", RECURRENT)
 def test_every_peer_answers_as_ours(name):
-    package, form = contest.ENTRIES[name].package, contest.ENTRIES[name].how.get("form")
+    package, form = runner.ENTRIES[name].package, runner.ENTRIES[name].how.get("form")
     pytest.importorskip(package, reason=f"{package} comes with the bench extra")
-    for layer, forms in contest.FORMS.items():
+    for layer, forms in runner.FORMS.items():
         options = {"normalize_preliminary": True, "decay": 0.8, "rate": 0.2} if layer in FAST else {}
         for chosen in ({}, options) if options else ({},):
             problem = dataclasses.replace(SMALL, layer=layer, steps=12, hidden_size=6, options=chosen)
             if form is None or form in forms:
-                with contest.at_work(problem, [name], threads=1) as processes:
+                with runner.at_work(problem, [name], threads=1) as processes:
                     assert processes, "left out: the message is in the captured output"
 
 
 def test_a_wrong_answer_is_left_out_and_said_so(monkeypatch, capsys):
-    right = contest.expected_answer(SMALL)
-    monkeypatch.setattr(contest, "expected_answer", lambda problem: right | {"dW": right["dW"] + 0.1})
-    with contest.at_work(SMALL, ["ours"], threads=1) as processes:
+    right = runner.expected_answer(SMALL)
+    monkeypatch.setattr(runner, "expected_answer", lambda problem: right | {"dW": right["dW"] + 0.1})
+    with runner.at_work(SMALL, ["ours"], threads=1) as processes:
         assert not processes
     assert "left out: ours: dW is off by" in capsys.readouterr().err
 
 
 def test_nan_is_a_wrong_answer_wherever_it_stands(monkeypatch, capsys):
-    right = contest.expected_answer(SMALL)
+    right = runner.expected_answer(SMALL)
     for name in ("h", "dW"):
-        monkeypatch.setattr(contest, "expected_answer", lambda problem, n=name: right | {n: right[n] * numpy.nan})
-        with contest.at_work(SMALL, ["ours"], threads=1) as processes:
+        monkeypatch.setattr(runner, "expected_answer", lambda problem, n=name: right | {n: right[n] * numpy.nan})
+        with runner.at_work(SMALL, ["ours"], threads=1) as processes:
             assert not processes
         assert f"left out: ours: {name} is off" in capsys.readouterr().err
 
 
-def test_without_peers_there_is_no_contest(monkeypatch):
+def test_without_peers_there_is_no_comparison(monkeypatch):
     monkeypatch.setattr(speed, "available", lambda names: ([name for name in names if "ours" in name], []))
     with pytest.raises(ValueError, match="no peer is installed"):
         speed.run("fast_weights", [1], long=False)
 
 
-def test_a_contestant_that_fails_is_left_out_with_its_error(capsys):
-    with contest.at_work(dataclasses.replace(SMALL, options={"inner_steps": 2}), ["autograd, matrix"], 1) as processes:
+def test_a_framework_that_fails_is_left_out_with_its_error(capsys):
+    with runner.at_work(dataclasses.replace(SMALL, options={"inner_steps": 2}), ["autograd, matrix"], 1) as processes:
         assert not processes
     assert "unexpected keyword argument 'inner_steps'" in capsys.readouterr().err
 
 
-def test_absent_packages_are_told_by_the_contestants_names(monkeypatch):
-    monkeypatch.setitem(contest.ENTRIES, "a peer", contest.Entry("in_numpy", "no_such_package", {}))
-    assert contest.available(["ours", "a peer"]) == (["ours"], ["a peer"])
+def test_absent_packages_are_told_by_the_frameworks_names(monkeypatch):
+    monkeypatch.setitem(runner.ENTRIES, "a peer", runner.Entry("in_numpy", "no_such_package", {}))
+    assert runner.available(["ours", "a peer"]) == (["ours"], ["a peer"])
 
 
-def test_training_contestants_start_from_the_same_place():
+def test_training_frameworks_start_from_the_same_place():
     problem = Training("fast_weights", hidden_size=5, updates=2)
-    with contest.at_work(problem, ["ours", "ours, 2 processes"], threads=2) as processes:
+    with runner.at_work(problem, ["ours", "ours, 2 processes"], threads=2) as processes:
         assert len(processes) == 2
 
 
@@ -341,8 +341,8 @@ def test_training_contestants_start_from_the_same_place():
 def test_whole_updates_of_mnist_are_those_of_pytorch(layer):
     pytest.importorskip("torch", reason="torch comes with the bench extra")
     problem = Training(layer, hidden_size=8, task="mnist", updates=2)
-    names = [name for name in contest.layer_contestants(layer, 2) if contest.ENTRIES[name].ours or "eager" in name]
-    with contest.at_work(problem, names, threads=2) as processes:
+    names = [name for name in runner.layer_frameworks(layer, 2) if runner.ENTRIES[name].ours or "eager" in name]
+    with runner.at_work(problem, names, threads=2) as processes:
         assert [process.name for process in processes] == names
 
 

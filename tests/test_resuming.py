@@ -174,8 +174,8 @@ def test_an_agent_that_is_not_finite_is_not_saved(tmp_path, monkeypatch, capsys)
 
     def breaking(self):
         play(self)
-        if self._board.batches[0] == 6:
-            self._board.moments["v"][...] = numpy.inf
+        if self._shared.batches[0] == 6:
+            self._shared.moments["v"][...] = numpy.inf
 
     words = [*options("catch", tmp_path), "--out", str(tmp_path / "run")]
     monkeypatch.setattr(agents.Learner, "play", breaking)

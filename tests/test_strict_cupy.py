@@ -170,16 +170,16 @@ def test_an_agents_episode_pulls_nothing(cupy):
 
 
 def test_the_bench_computes_on_the_device_what_the_host_does(cupy):
-    from bench.peers import contest, in_numpy
+    from bench.peers import in_numpy, runner
     from bench.peers.problem import Layer
 
     problem = Layer("fast_weights", 2, 5, 4, device="cuda")
-    contestant = in_numpy.layer(problem, dtype="float64")
-    assert contestant.seconds is in_numpy.seconds_on_a_gpu
-    answer, expected = contestant.answer(contestant.run()), contest.expected_answer(problem)
+    framework = in_numpy.layer(problem, dtype="float64")
+    assert framework.seconds is in_numpy.seconds_on_a_gpu
+    answer, expected = framework.answer(framework.run()), runner.expected_answer(problem)
     for name, value in expected.items():
         numpy.testing.assert_allclose(answer[name], value, rtol=1e-10, atol=1e-12)
-    names = contest.layer_contestants("fast_weights", 2, "cuda")
+    names = runner.layer_frameworks("fast_weights", 2, "cuda")
     assert "ours" in names
     assert not [name for name in names if "autograd" in name or "processes" in name]
 

@@ -1,5 +1,5 @@
-"""The contestants of the benches: our layers, and the same layers in other frameworks, each in a process of its own.
+"""Run our layers and the same layers in other frameworks, each in a separate process.
 
-`problem.py` says what is computed, `in_*.py` compute it, `worker.py` is the process of one contestant and
-`contest.py` the one that starts them, checks that all answer alike, and lets them take turns.
+`problem.py` defines the computation, and `in_*.py` implement it. `worker.py` is the process of one framework.
+`runner.py` starts these processes, checks their answers, and runs them in turns.
 """

@@ -1,4 +1,4 @@
-"""The autograd package, which differentiates NumPy code."""
+"""Implement the layers with the autograd package, which differentiates NumPy code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from autograd import make_vjp
 from fastweights_np.associative_lstm import permutations
 from fastweights_np.multilevel import Controls
 
-from .problem import Arrays, Contestant, Layer
+from .problem import Arrays, Framework, Layer
 
 Array = Any
 Params = dict[str, Array]
@@ -21,7 +21,7 @@ Params = dict[str, Array]
 def fast_weights_attention(
     params: Params, x: Array, h: Array, decay: float = 0.95, rate: float = 0.5, normalize_preliminary: bool = False
 ) -> Array:
-    """Equations (2a), (4), (5) with S = 1."""
+    """Compute equations (2a), (4), (5) with S = 1."""
     from_input = np.dot(x, params["C"].T) + params["b"]
     weights = (rate * decay ** np.arange(len(x) - 1, -1, -1)).astype(x.dtype)
     states: list[Array] = []
@@ -40,7 +40,7 @@ def fast_weights_attention(
 def fast_weights_matrix(
     params: Params, x: Array, h: Array, decay: float = 0.95, rate: float = 0.5, normalize_preliminary: bool = False
 ) -> Array:
-    """Equations (1), (2a), (5) with S = 1."""
+    """Compute equations (1), (2a), (5) with S = 1."""
     from_input = np.dot(x, params["C"].T) + params["b"]
     A: Array = 0.0
     states: list[Array] = []
@@ -62,7 +62,7 @@ def _norm(params: Params, z: Array) -> Array:
 
 
 def irnn(params: Params, x: Array, h: Array) -> Array:
-    """h = relu(W h + C x + b), normalized before if there is a gain."""
+    """Compute h = relu(W h + C x + b), with layer norm before relu if there is a gain."""
     from_input = np.dot(x, params["C"].T) + params["b"]
     states: list[Array] = []
     for a in from_input:
@@ -73,7 +73,7 @@ def irnn(params: Params, x: Array, h: Array) -> Array:
 
 
 def lstm(params: Params, x: Array, h: Array) -> Array:
-    """The gates i, f, g, o side by side, from one product."""
+    """Compute an LSTM whose gates i, f, g, o come from one matrix product."""
     W, C, b = (params[name].reshape(-1, *params[name].shape[2:]) for name in ("W", "C", "b"))
     from_input, c = np.dot(x, C.T) + b, np.zeros_like(h)
     states: list[Array] = []
@@ -86,7 +86,7 @@ def lstm(params: Params, x: Array, h: Array) -> Array:
 
 
 def associative_lstm(params: Params, x: Array, h: Array, copies: int = 4) -> Array:
-    """Real and imaginary parts apart, for autograd's complex numbers are those of functions to complex numbers."""
+    """Compute in real and imaginary parts, because autograd's complex gradients are of functions to complex numbers."""
     blocks, size, _ = params["W"].shape
     heads, order = (blocks - 3) // 6, permutations(copies, size)
     W, C, b = (params[name].reshape(blocks * size, *params[name].shape[2:]) for name in ("W", "C", "b"))
@@ -126,7 +126,7 @@ def multilevel(
     params: Params, x: Array, h: Array, controls: Controls, decay: float = 0.95, rate: float = 0.5,
     normalize_preliminary: bool = False,
 ) -> Array:  # fmt: skip
-    """Figure 3 with S = 1: A as attention to the states stored so far."""
+    """Compute figure 3 with S = 1, with A as attention to the states stored so far."""
     from_input = np.dot(x, params["C"].T) + params["b"]
     states: list[Array] = []
     stored: list[Array] = []
@@ -155,8 +155,8 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-def layer(problem: Layer, form: str) -> Contestant:
-    """The layer and its vector-Jacobian product."""
+def layer(problem: Layer, form: str) -> Framework:
+    """Return the layer and its vector-Jacobian product."""
     params, x, h0, dh = problem.arrays()
     function = partial(FORMS[problem.layer][form], **problem.all_options())
 
@@ -168,4 +168,4 @@ def layer(problem: Layer, form: str) -> Contestant:
         h, (grads, dx, dh0) = result
         return {"h": h, "dx": dx, "dh0": dh0} | {"d" + name: grad for name, grad in grads.items()}
 
-    return Contestant(run, answer)
+    return Framework(run, answer)

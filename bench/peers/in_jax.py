@@ -1,4 +1,4 @@
-"""JAX, jit-compiled: the loop over time as a scan, or unrolled into one program."""
+"""Implement the layers in JAX, jit-compiled, with the time loop as a scan or unrolled into one program."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from jax import numpy as jnp
 from fastweights_np.associative_lstm import permutations
 from fastweights_np.multilevel import Controls
 
-from .problem import Arrays, Contestant, Layer
+from .problem import Arrays, Framework, Layer
 
-# dispatch in another thread takes longer than a program of a millisecond: measured 0.87 ms without it, up to 1.53 with
+# asynchronous dispatch slows down programs of about a millisecond: measured 0.87 ms without it, up to 1.53 ms with it
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 Array = Any
@@ -26,7 +26,7 @@ def fast_weights_attention(
     params: Params, x: Array, h0: Array, scan: bool, decay: float = 0.95, rate: float = 0.5,
     normalize_preliminary: bool = False,
 ) -> Array:  # fmt: skip
-    """Equations (2a), (4), (5) with S = 1; in a scan the history is a buffer of T states, masked by its weights."""
+    """Compute equations (2a), (4), (5) with S = 1. A scan keeps T states in a buffer, masked by their weights."""
     steps, (batch_size, hidden_size) = x.shape[0], h0.shape
     from_input = x @ params["C"].T + params["b"]
 
@@ -60,7 +60,7 @@ def fast_weights_matrix(
     params: Params, x: Array, h0: Array, scan: bool, decay: float = 0.95, rate: float = 0.5,
     normalize_preliminary: bool = False,
 ) -> Array:  # fmt: skip
-    """Equations (1), (2a), (5) with S = 1."""
+    """Compute equations (1), (2a), (5) with S = 1."""
     from_input = x @ params["C"].T + params["b"]
 
     def step(carry: Array, a: Array) -> Array:
@@ -78,8 +78,9 @@ def multilevel(
     params: Params, x: Array, h0: Array, scan: bool, controls: Controls, decay: float = 0.95, rate: float = 0.5,
     normalize_preliminary: bool = False,
 ) -> Array:  # fmt: skip
-    """Figure 3 with S = 1. Unrolled: A as attention to the states stored so far; in a scan, where every step is the
-    same program, a matrix, and signals as numbers.
+    """Compute figure 3 with S = 1. Unrolled: A is attention to the states stored so far.
+
+    In a scan every step is the same program: A is a matrix, and the control signals are numbers.
     """
     from_input = x @ params["C"].T + params["b"]
     if scan:
@@ -121,7 +122,7 @@ def _norm(params: Params, z: Array) -> Array:
 
 
 def irnn(params: Params, x: Array, h0: Array, scan: bool) -> Array:
-    """h = relu(W h + C x + b), normalized before if there is a gain."""
+    """Compute h = relu(W h + C x + b), with layer norm before relu if there is a gain."""
 
     def step(h: Array, a: Array) -> Array:
         z = a + h @ params["W"].T
@@ -133,7 +134,7 @@ def irnn(params: Params, x: Array, h0: Array, scan: bool) -> Array:
 
 
 def lstm(params: Params, x: Array, h0: Array, scan: bool) -> Array:
-    """The gates i, f, g, o side by side, from one product."""
+    """Compute an LSTM whose gates i, f, g, o come from one matrix product."""
     W, C, b = (params[name].reshape(-1, *params[name].shape[2:]) for name in ("W", "C", "b"))
 
     def step(carry: Array, a: Array) -> Array:
@@ -147,7 +148,7 @@ def lstm(params: Params, x: Array, h0: Array, scan: bool) -> Array:
 
 
 def associative_lstm(params: Params, x: Array, h0: Array, scan: bool, copies: int = 4) -> Array:
-    """With complex numbers."""
+    """Compute an associative LSTM with complex numbers."""
     blocks, size, _ = params["W"].shape
     heads, order = (blocks - 3) // 6, permutations(copies, size)
     W, C, b = (params[name].reshape(blocks * size, *params[name].shape[2:]) for name in ("W", "C", "b"))
@@ -182,8 +183,8 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-def layer(problem: Layer, form: str, scan: bool = True) -> Contestant:
-    """The layer and its vector-Jacobian product as one jit-compiled program."""
+def layer(problem: Layer, form: str, scan: bool = True) -> Framework:
+    """Return the layer and its vector-Jacobian product as one jit-compiled program."""
     (device, *_) = jax.devices("gpu" if problem.device == "cuda" else "cpu")
     params, x, h0, dh = jax.device_put(problem.arrays(), device)
     function = partial(FORMS[problem.layer][form], scan=scan, **problem.all_options())
@@ -201,4 +202,4 @@ def layer(problem: Layer, form: str, scan: bool = True) -> Contestant:
         named = {"h": h, "dx": dx, "dh0": dh0} | {"d" + name: grad for name, grad in grads.items()}
         return {name: numpy.asarray(value) for name, value in named.items()}
 
-    return Contestant(run, answer)
+    return Framework(run, answer)

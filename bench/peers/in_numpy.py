@@ -1,4 +1,4 @@
-"""Ours."""
+"""Run our layers and training loops."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fastweights_np.trees import flatten
 from tasks import mnist, retrieval
 from tasks.vision import images
 
-from .problem import Arrays, Contestant, Layer, Training
+from .problem import Arrays, Framework, Layer, Training
 
 
-def layer(problem: Layer, processes: int = 1, dtype: str = "float32") -> Contestant:
-    """The layer as the package has it, with a workspace, as training uses it."""
+def layer(problem: Layer, processes: int = 1, dtype: str = "float32") -> Framework:
+    """Return the package's layer with a workspace, as in training."""
     module, workspace = LAYERS[problem.layer], Workspace()
     layer: Any = module if processes == 1 else parallel.Layer(module, processes)
     params, x, h0, dh = to_device(problem.arrays(dtype), problem.device)
@@ -31,11 +31,11 @@ def layer(problem: Layer, processes: int = 1, dtype: str = "float32") -> Contest
         h, (grads, dx, dh0) = result
         return to_host({"h": h, "dx": dx, "dh0": dh0} | {"d" + name: grad for name, grad in grads.items()})
 
-    return Contestant(run, answer) if problem.device == "cpu" else Contestant(run, answer, seconds_on_a_gpu)
+    return Framework(run, answer) if problem.device == "cpu" else Framework(run, answer, seconds_on_a_gpu)
 
 
 def seconds_on_a_gpu(run: Any) -> float:
-    """How long run() takes on CuPy's current stream."""
+    """Return the seconds of run() on CuPy's current stream."""
     import cupy
 
     before, after = cupy.cuda.Event(), cupy.cuda.Event()
@@ -46,8 +46,8 @@ def seconds_on_a_gpu(run: Any) -> float:
     return cupy.cuda.get_elapsed_time(before, after) / 1e3
 
 
-def training(problem: Training, processes: int = 1, threads: int = 1, dtype: str = "float32") -> Contestant:
-    """The task's network and the updates of its training loop."""
+def training(problem: Training, processes: int = 1, threads: int = 1, dtype: str = "float32") -> Framework:
+    """Return the task's network and the updates of its training loop."""
     network, params, split, orders = network_and_data(problem, dtype)
     if processes > 1:
         network = replace(network, processes=processes)
@@ -64,11 +64,11 @@ def training(problem: Training, processes: int = 1, threads: int = 1, dtype: str
             )  # fmt: skip
         return params
 
-    return Contestant(run, lambda params: {name: value.copy() for name, value in flatten(params).items()})
+    return Framework(run, lambda params: {name: value.copy() for name, value in flatten(params).items()})
 
 
 def network_and_data(problem: Training, dtype: str = "float32") -> tuple[Any, Any, Any, Any]:
-    """The network, its first parameters, the training set, and endlessly the indices of each update's examples."""
+    """Return the network, initial parameters, training set, and an endless iterator of each update's indices."""
     chosen: dict[str, Any] = {"layer": problem.layer, "hidden_size": problem.hidden_size, "seed": problem.seed}
     settings: Any
     network: Any

@@ -1,4 +1,4 @@
-"""PyTorch, eager and compiled: the layers as a PyTorch user would write them for speed."""
+"""Implement the layers in PyTorch, eager and compiled, as a PyTorch user would write them for speed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastweights_np.multilevel import Controls
 from fastweights_np.trees import flatten
 
 from .in_numpy import network_and_data
-from .problem import Arrays, Contestant, Layer, Training
+from .problem import Arrays, Framework, Layer, Training
 
 Params = dict[str, Tensor]
 
@@ -28,7 +28,7 @@ def fast_weights_attention(
     rate: float = 0.5,
     normalize_preliminary: bool = False,
 ) -> Tensor:
-    """Equations (2a), (4), (5) with S = 1."""
+    """Compute equations (2a), (4), (5) with S = 1."""
     steps = x.shape[0]
     from_input = functional.linear(x, params["C"], params["b"])
     weights = rate * decay ** torch.arange(steps - 1, -1, -1, dtype=x.dtype, device=x.device)
@@ -53,7 +53,7 @@ def fast_weights_matrix(
     rate: float = 0.5,
     normalize_preliminary: bool = False,
 ) -> Tensor:
-    """Equations (1), (2a), (5) with S = 1."""
+    """Compute equations (1), (2a), (5) with S = 1."""
     from_input = functional.linear(x, params["C"], params["b"])
     A = x.new_zeros(h.shape[0], h.shape[1], h.shape[1])
     states: list[Tensor] = []
@@ -71,7 +71,7 @@ def multilevel(
     params: Params, x: Tensor, h: Tensor, controls: Controls, decay: float = 0.95, rate: float = 0.5,
     normalize_preliminary: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Figure 3 with S = 1: A as attention to the states stored so far."""
+    """Compute figure 3 with S = 1, with A as attention to the states stored so far."""
     from_input = functional.linear(x, params["C"], params["b"])
     states: list[Tensor] = []
     stored: list[Tensor] = []
@@ -96,7 +96,7 @@ def _norm(params: Params, z: Tensor) -> Tensor:
 
 
 def irnn(params: Params, x: Tensor, h: Tensor) -> Tensor:
-    """h = relu(W h + C x + b), normalized before if there is a gain."""
+    """Compute h = relu(W h + C x + b), with layer norm before relu if there is a gain."""
     states: list[Tensor] = []
     for a in functional.linear(x, params["C"], params["b"]):
         z = torch.addmm(a, h, params["W"].T)
@@ -106,12 +106,12 @@ def irnn(params: Params, x: Tensor, h: Tensor) -> Tensor:
 
 
 def irnn_nn(params: Params, x: Tensor, h: Tensor) -> Tensor:
-    """torch.nn.RNN."""
+    """Run torch.nn.RNN."""
     return _nn(torch.nn.RNN(*params["C"].shape[::-1], nonlinearity="relu", device=x.device), params, x, h[None])
 
 
 def lstm(params: Params, x: Tensor, h: Tensor) -> Tensor:
-    """The gates i, f, g, o side by side, from one product."""
+    """Compute an LSTM whose gates i, f, g, o come from one matrix product."""
     W, C, b = (params[name].flatten(0, 1) for name in ("W", "C", "b"))
     c, states = torch.zeros_like(h), []
     for a in functional.linear(x, C, b):
@@ -123,21 +123,21 @@ def lstm(params: Params, x: Tensor, h: Tensor) -> Tensor:
 
 
 def lstm_nn(params: Params, x: Tensor, h: Tensor) -> Tensor:
-    """torch.nn.LSTM, whose gates have the same order."""
+    """Run torch.nn.LSTM, whose gates have the same order."""
     flat = {name: value.flatten(0, 1) for name, value in params.items()}
     hidden_size, input_size = params["C"].shape[1:]
     return _nn(torch.nn.LSTM(input_size, hidden_size, device=x.device), flat, x, (h[None], torch.zeros_like(h[None])))
 
 
 def _nn(module: torch.nn.RNNBase, params: Params, x: Tensor, state: Any) -> Tensor:
-    """PyTorch's own layer with these parameters; its second bias is zero."""
+    """Run PyTorch's own layer with these parameters. Its second bias is zero."""
     named = {"weight_ih_l0": params["C"], "weight_hh_l0": params["W"], "bias_ih_l0": params["b"]}
     named["bias_hh_l0"] = torch.zeros_like(params["b"])
     return torch.func.functional_call(module, named, (x, state))[0]
 
 
 def associative_lstm(params: Params, x: Tensor, h: Tensor, copies: int = 4) -> Tensor:
-    """With complex numbers."""
+    """Compute an associative LSTM with complex numbers."""
     blocks, size, _ = params["W"].shape
     heads, order = (blocks - 3) // 6, torch.tensor(permutations(copies, size), device=x.device)
     W, C, b = (params[name].flatten(0, 1) for name in ("W", "C", "b"))
@@ -167,8 +167,8 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-def layer(problem: Layer, form: str, compiled: bool = False) -> Contestant:
-    """The layer under PyTorch's autograd, compiled or not."""
+def layer(problem: Layer, form: str, compiled: bool = False) -> Framework:
+    """Return the layer under PyTorch's autograd, compiled or eager."""
     arrays, *others = problem.arrays()
     params = {name: torch.from_numpy(value).to(problem.device).requires_grad_() for name, value in arrays.items()}
     x, h0, dh = (torch.from_numpy(value).to(problem.device) for value in others)
@@ -186,11 +186,11 @@ def layer(problem: Layer, form: str, compiled: bool = False) -> Contestant:
         names = ["h", "dx", "dh0"] + ["d" + name for name in params]
         return {name: value.detach().cpu().numpy() for name, value in zip(names, [h, *grads], strict=True)}
 
-    return Contestant(run, answer) if problem.device == "cpu" else Contestant(run, answer, seconds_on_a_gpu)
+    return Framework(run, answer) if problem.device == "cpu" else Framework(run, answer, seconds_on_a_gpu)
 
 
 def seconds_on_a_gpu(run: Any) -> float:
-    """How long run() takes on PyTorch's current stream."""
+    """Return the seconds of run() on PyTorch's current stream."""
     before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     before.record()
     run()
@@ -199,8 +199,8 @@ def seconds_on_a_gpu(run: Any) -> float:
     return before.elapsed_time(after) / 1e3
 
 
-def training(problem: Training, form: str) -> Contestant:
-    """The task's network from the same first parameters, with torch.optim.Adam."""
+def training(problem: Training, form: str) -> Framework:
+    """Return the task's network with the same initial parameters, and its updates by torch.optim.Adam."""
     network, arrays, split, orders = network_and_data(problem)
     params = {name: torch.from_numpy(value).requires_grad_() for name, value in flatten(arrays).items()}
     labels = torch.from_numpy(split.labels)
@@ -248,4 +248,4 @@ def training(problem: Training, form: str) -> Contestant:
             adam.step()
         return params
 
-    return Contestant(run, lambda params: {name: value.detach().numpy().copy() for name, value in params.items()})
+    return Framework(run, lambda params: {name: value.detach().numpy().copy() for name, value in params.items()})

@@ -1,4 +1,4 @@
-"""What the contestants of a bench compute, on the same arrays: a layer's forward and backward, or a training loop."""
+"""Define the problems that all frameworks compute on the same arrays: a layer's forward and backward, or training."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Arrays = dict[str, numpy.ndarray]
 
 @dataclass(frozen=True)
 class Layer:
-    """Forward and backward of one recurrent layer: T steps of B sequences of I inputs, H units.
+    """Forward and backward of one recurrent layer: T steps, B sequences, I inputs, H units.
 
-    The answer: h, and the gradients of every parameter ("dW" and so on), of x and of h0, from a dense dL/dh.
+    The answer is h and the gradients of every parameter ("dW" and so on), of x and of h0, from a dense dL/dh.
     """
 
     layer: str
@@ -34,14 +34,14 @@ class Layer:
     device: str = "cpu"  # or cuda
 
     def arrays(self, dtype: str = "float32") -> tuple[Arrays, numpy.ndarray, numpy.ndarray, numpy.ndarray]:
-        """The layer's parameters, x (T, B, I), h0 (B, H) and dh (T, B, H); the same numbers whatever the dtype."""
+        """Return the layer's parameters, x (T, B, I), h0 (B, H) and dh (T, B, H): the same numbers for every dtype."""
         rng = numpy.random.default_rng(self.seed)
 
         def normal(*shape: int) -> numpy.ndarray:
             return rng.standard_normal(shape, dtype="float32")
 
         params = LAYERS[self.layer].init(rng, self.input_size, self.hidden_size)
-        # away from the round numbers that layers start with
+        # noise, because many initial values are 0 or 1
         params = {name: value + numpy.float32(0.1) * normal(*value.shape) for name, value in params.items()}
         for name in {"W", "V"} & set(params):
             params[name] /= numpy.float32(self.hidden_size**0.5)
@@ -52,9 +52,9 @@ class Layer:
         return params, x.astype(dtype), h0.astype(dtype), dh.astype(dtype)
 
     def all_options(self) -> dict[str, Any]:
-        """The options, and for the multi-level layer the signals of figure 3, quadrant after quadrant.
+        """Return the options, and for the multi-level layer the control signals of figure 3 for each quadrant.
 
-        Raises ValueError for a T of incomplete quadrants.
+        Raise ValueError if T is not a whole number of quadrants.
         """
         if self.layer != "multilevel":
             return self.options
@@ -65,11 +65,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Training:
-    """Some updates of the network of a task, retrieval or mnist: pick the examples, loss, gradients, clip, Adam.
+    """Some updates of a task's network, retrieval or mnist: select examples, loss, gradients, clipping, Adam.
 
-    For mnist the layer may be "convnet"; its images are random, which take as long as real ones. The answer: all
-    parameters after the updates. Adam's epsilon is far above the usual 1e-8, with which a gradient that is nothing but
-    rounding would move a parameter as far as any other, and no two answers would be alike.
+    For mnist the layer may be "convnet". Its images are random, which take as long as real ones. The answer is all
+    parameters after the updates. Adam's epsilon is far above the usual 1e-8: with 1e-8 a gradient of pure rounding
+    error would move a parameter as far as any other gradient, and the answers would not agree.
     """
 
     layer: str
@@ -84,15 +84,16 @@ class Training:
 
 
 def seconds_of(run: Callable[[], Any]) -> float:
-    """How long run() takes by the clock on the wall."""
+    """Return the wall-clock seconds of run()."""
     started = time.perf_counter()
     run()
     return time.perf_counter() - started
 
 
-class Contestant(NamedTuple):
-    """`run()` computes once, and on the host waits for the end; `answer` turns what it returned into NumPy arrays;
-    `seconds(run)` tells how long a run takes: on a GPU by the events of its stream.
+class Framework(NamedTuple):
+    """One framework's implementation of a problem: `run()` computes once, and waits for the result on the host.
+
+    `answer` converts its result to NumPy arrays. `seconds(run)` times a run: on a GPU by the events of its stream.
     """
 
     run: Callable[[], Any]

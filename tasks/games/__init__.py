@@ -1,1 +1,1 @@
-"""Catch, as a game, as an environment, and agents that play it."""
+"""The Catch game, its Gymnasium environment, and agents that play it."""

@@ -1,1 +1,1 @@
-"""What a run is: its settings, folder, checkpoints, training loop, and how it ends."""
+"""Run tasks: settings, folders, checkpoints, the training loop, and exit codes."""

@@ -78,7 +78,7 @@ def initial_params(run: Path) -> tuple[dict[str, Any], int]:
     except (KeyError, TypeError, ValueError) as error:
         raise unfit(path, f"expected the updates of a run, got none ({error})", "name another run") from error
     if not isinstance(best, dict):
-        raise unfit(path, "params: expected those of a run, found none", "name another run")
+        raise unfit(path, "params: expected the parameters of a run, found none", "name another run")
     return best, updates
 
 

@@ -27,7 +27,7 @@ from fastweights_np import checks, files, optim
 from . import typed
 from .provenance import provenance
 
-# settings that do not change what is computed: they may change when a run is resumed
+# settings for folders and devices: they may change when a run is resumed
 PLACES = ("out", "resume", "continues", "settings", "device", "processes", "data_dir")
 KEPT = ("data_dir",)  # the places that resuming needs
 ABOUT = ("task", "command", "origin")  # entries of settings.json in addition to the settings
@@ -136,7 +136,7 @@ class RunSettings:
         }  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
-        """Return every setting that affects the result."""
+        """Return every setting that affects the result: all except PLACES."""
         return {
             name: str(value) if isinstance(value, Path) else value
             for name, value in asdict(self).items() if name not in PLACES
@@ -182,7 +182,7 @@ def settings_asked_for(kind: type[RunSettings], arguments: list[str], program: s
     if sources.resume is not None:
         if sources.settings is not None:
             raise ValueError(
-                "settings: expected none with --resume, which takes those of that run; leave --settings out"
+                "settings: expected none with --resume, which uses the settings of its run; leave --settings out"
             )
         stored = settings_of(sources.resume, kind)
         asked = tyro.cli(kind, args=arguments, prog=program, default=stored)

@@ -369,9 +369,9 @@ class _Run:
         try:
             self._order.bit_generator.state = info["random_state"]
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-            raise checkpoints.unfit(path, f"random_state: expected that of a generator ({error})") from error
+            raise checkpoints.unfit(path, f"random_state: expected a generator's state ({error})") from error
         if self._order.bit_generator.state != info["random_state"]:
-            raise checkpoints.unfit(path, "random_state: expected that of a generator, got other numbers")
+            raise checkpoints.unfit(path, "random_state: expected a generator's state, got other numbers")
 
 
 def _check_finite(what: str, value: float, update: int) -> None:

@@ -1,1 +1,1 @@
-"""Searches over settings: trials, their study, and the processes that run them."""
+"""Search settings: the search space, trials, their study, and the processes that run them."""

@@ -136,7 +136,7 @@ def _asked_for(chosen: argparse.Namespace, options: list[str], kind: type[RunSet
             raise ValueError(f"{name}: expected text, got none; leave --{name} out for the default")
     base = settings_asked_for(kind, options, f"python -m tasks {kind.task}")
     if base.resume is not None:
-        raise ValueError("resume: expected none, for each trial is a run of its own; --out resumes a search")
+        raise ValueError("resume: expected none, because each trial is a separate run; --out resumes a search")
     ranges = chosen.random is not None
     varied = space.parse(chosen.over or chosen.grid, base, ranges)
     for name in varied:

@@ -1,1 +1,1 @@
-"""Images and what is read from them: digits, faces, glimpses."""
+"""Read images of digits and faces, and cut them into glimpses."""

@@ -202,7 +202,7 @@ def _keep_if_right(part: Path, final: Path, sha256: str) -> None:
         return
     bad = final.with_name(final.name + ".bad")
     part.replace(bad)
-    raise ValueError(f"{final.name}: expected SHA-256 {sha256}, got {got}; what came is kept as {bad}")
+    raise ValueError(f"{final.name}: expected SHA-256 {sha256}, got {got}; the downloaded file is kept as {bad}")
 
 
 def _sha256(path: Path) -> str:

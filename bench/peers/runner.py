@@ -1,4 +1,4 @@
-"""Starts contestants, each in a process of its own, checks that all answer alike, and lets them take turns."""
+"""Start frameworks, each in a separate process, check that their answers agree, and run them in turns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import numpy
 from . import in_numpy
 from .problem import Arrays, Layer, Training
 
-# what the peers have: a layer's forms of the same equations; "nn" is PyTorch's own module
+# the forms of a layer in the peers, all of the same equations; "nn" is PyTorch's own module
 FORMS = {
     "fast_weights": ("attention", "matrix"),
     "multilevel": ("plain",),
@@ -34,7 +34,7 @@ TOLERANCE = 1e-4  # of each array of an answer: |ours in float64 - theirs| / |ou
 
 
 class Entry(NamedTuple):
-    """How a contestant is made: its file, the package that it needs, and what its function is given."""
+    """The specification of a framework: its module, its package, and the arguments of its function."""
 
     module: str
     package: str
@@ -42,12 +42,12 @@ class Entry(NamedTuple):
 
     @property
     def parts(self) -> int:
-        """In how many processes or threads of their own they compute."""
+        """Return the number of its own processes or threads that compute."""
         return self.how.get("processes", 1) * self.how.get("threads", 1)
 
     @property
     def ours(self) -> bool:
-        """Whether it is our own."""
+        """Return whether it is this package."""
         return self.module == "in_numpy"
 
 
@@ -72,27 +72,27 @@ ENTRIES = {
 
 
 class WrongAnswer(Exception):
-    """A contestant did not compute what was asked: it is not timed."""
+    """A framework returned a wrong answer. It is not timed."""
 
 
 class Process:
-    """A contestant at work on one problem."""
+    """The process of one framework, which computes one problem."""
 
     def __init__(
         self, name: str, problem: Layer | Training, threads: int, folder: Path, root: Path | None = None
     ) -> None:
-        """folder: where it puts its answer. root: the checkout whose code it runs; None for this one."""
+        """Start the process. folder: for its answer. root: the checkout whose code it runs; None for this one."""
         entry, kind = ENTRIES[name], type(problem).__name__.lower()
         self.name = name
         self._answer = folder / f"{name}.npz"
-        self._errors = (folder / f"{name}.log").open("w+")  # a pipe that nobody reads would fill up
+        self._errors = (folder / f"{name}.log").open("w+")  # a pipe without a reader would fill up
         specification = {
             "module": entry.module, "how": entry.how, "kind": kind, "problem": asdict(problem), "threads": threads,
             "answer": str(self._answer),
         }  # fmt: skip
         names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
         blas = max(1, threads // entry.parts)
-        caches = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}  # so that compiling is seen to take its time
+        caches = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}  # an empty cache, so that compiling is timed
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.peers.worker", json.dumps(specification)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
@@ -102,12 +102,12 @@ class Process:
         )  # fmt: skip
 
     def wait(self) -> None:
-        """Until its first run is done. Raises RuntimeError if it failed."""
-        first = self._hear()
+        """Wait until its first run is done. Raise RuntimeError if it failed."""
+        first = self._receive()
         self.first_seconds, self.version = first["first_seconds"], first["version"]
 
     def check(self, expected: Arrays, tolerance: float) -> None:
-        """Raises WrongAnswer if the relative error of an array of its answer is above the tolerance."""
+        """Raise WrongAnswer if the relative error of an array of its answer is above the tolerance."""
         answer = dict(numpy.load(self._answer))
         if set(answer) != set(expected):
             raise WrongAnswer(f"{self.name}: answered {sorted(answer)}; expected {sorted(expected)}")
@@ -120,15 +120,15 @@ class Process:
             raise WrongAnswer(f"{self.name}: {worst} is off by {errors[worst]:.1e}; expected at most {tolerance:.0e}")
 
     def run(self, count: int) -> list[float]:
-        """The seconds that each of `count` runs took."""
+        """Run `count` times and return the seconds of each run."""
         return self._ask("run", count)["seconds"]
 
     def peak(self, count: int = 2) -> int:
-        """The most bytes held during `count` runs, above what the process held when all was imported."""
+        """Run `count` times and return the peak memory in bytes, minus the memory after the imports."""
         return self._ask("peak", count)["bytes"]
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self._process.kill()
         self._process.communicate()
         self._errors.close()
@@ -137,29 +137,29 @@ class Process:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{command} {count}\n")
         self._process.stdin.flush()
-        return self._hear()
+        return self._receive()
 
-    def _hear(self) -> dict[str, Any]:
+    def _receive(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             self._process.wait()
             self._errors.seek(0)
             error = self._errors.read().strip().splitlines()
-            raise RuntimeError(f"{self.name}: ended with {error[-1] if error else 'no word'}")
+            raise RuntimeError(f"{self.name}: ended with {error[-1] if error else 'no message'}")
         return json.loads(line)
 
 
 def available(names: list[str]) -> tuple[list[str], list[str]]:
-    """Those whose package is installed, and those whose is not."""
+    """Return the names whose package is installed, and the names whose package is not."""
     absent = [name for name in names if importlib.util.find_spec(ENTRIES[name].package) is None]
     return [name for name in names if name not in absent], absent
 
 
-def layer_contestants(layer: str, threads: int, device: str = "cpu") -> list[str]:
-    """Those that have this layer, or the ConvNet: ours, and the forms that the peers have it in.
+def layer_frameworks(layer: str, threads: int, device: str = "cpu") -> list[str]:
+    """Return the names of the frameworks that have this layer, or the ConvNet: ours, and all forms of the peers.
 
-    On a GPU without those that are for the host alone: autograd, and ours on several processes.
+    On a GPU leave out those that run only on the host: autograd, and ours with several processes.
     """
     forms, other = FORMS.get(layer, ("plain",)), "threads" if layer in FORMS else "processes"
     return [
@@ -172,18 +172,18 @@ def layer_contestants(layer: str, threads: int, device: str = "cpu") -> list[str
 
 
 def expected_answer(problem: Layer | Training) -> Arrays:
-    """Ours in float64, which the audit holds against the equations."""
+    """Return our answer in float64, which the audit checks against the equations."""
     on_the_host: Layer | Training = replace(problem, device="cpu") if isinstance(problem, Layer) else problem
     make = in_numpy.layer if isinstance(problem, Layer) else in_numpy.training
-    contestant = make(on_the_host, dtype="float64")  # type: ignore[arg-type]
-    return contestant.answer(contestant.run())
+    framework = make(on_the_host, dtype="float64")  # type: ignore[arg-type]
+    return framework.answer(framework.run())
 
 
 @contextmanager
 def at_work(
     problem: Layer | Training, names: list[str], threads: int, tolerance: float = TOLERANCE, base: Path | None = None
 ) -> Iterator[list[Process]]:
-    """Yield the processes of the named contestants whose answers are right; report each whose answer is wrong.
+    """Yield the processes of the named frameworks whose answers are right. Print each wrong answer or failure.
 
     base: the checkout that BASE runs.
     """
@@ -204,12 +204,12 @@ def at_work(
 
 
 def take_turns(processes: list[Process], rounds: int = 7, turn_seconds: float = 0.25) -> dict[str, dict[str, Any]]:
-    """Times all, one after the other, `rounds` times over: milliseconds a run, its median and quartiles, by name."""
+    """Time all processes in turns, for `rounds` rounds. Return each run's median and quartiles in ms, by name."""
     counts = {process.name: max(2, min(200, int(turn_seconds / min(process.run(3))))) for process in processes}
     seconds: dict[str, list[float]] = {process.name: [] for process in processes}
     for _ in range(rounds):
         for process in processes:
-            time.sleep(0.05)  # the threads of the one before come to rest
+            time.sleep(0.05)  # the threads of the previous process become idle
             process.run(1)
             seconds[process.name] += process.run(counts[process.name])
     figures = {}
