@@ -1,4 +1,4 @@
-"""Tables of control experiments, for the pages in docs: the runs and searches that no table of the paper has."""
+"""Make the tables of control experiments for docs: runs and searches that are not in the paper's tables."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _outcomes(both: list[tuple[Run, Run]], error: Callable[[Run], float]) -> lis
 
 
 def searches_of_agents(found: list[Run]) -> str:
-    """Return what the searches of Catch's settings reached: the mean of the best five, and those that failed."""
+    """Return the results of the searches of Catch's settings: the mean of the best five, and the count below PASSED."""
     rows = []
     for search in found:
         if search["task"] != "catch":

@@ -94,7 +94,7 @@ def make() -> str:
 
 
 def for_pages() -> dict[str, str]:
-    """Return the tables of the store that README and docs show, by the name that stands in their markers."""
+    """Return the tables of the store that README and docs show, by the name in their markers."""
     retrieval = [run for run in load("retrieval") if _is_the_papers(run["settings"])]
     digits = [run for run in load("mnist") if _is_the_papers_mnist(run["settings"])]
     tables = {}
@@ -290,7 +290,7 @@ def _capacities(runs: list[Run], without_decay: list[Run]) -> list[tuple[str, di
 
 
 def capacity(runs: list[Run], without_decay: list[Run], missing: list[str]) -> None:
-    """Test error against the number of pairs, at R = 50: where does each memory fill up? Beyond the paper."""
+    """Plot test error against the number of pairs at R = 50: the capacity of each memory (not in the paper)."""
     figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
     updates = sorted({run["updates"] for run in runs})
     for colour, (name, points) in enumerate(_capacities(runs, without_decay)):
@@ -335,7 +335,7 @@ def _agents(
 
 
 def figure_5(runs: list[Run], with_layer_norm: list[Run], missing: list[str]) -> str:
-    """Mean reward against frames, mean and range over the seeds, a panel for each game; and a table of the same."""
+    """Plot mean reward against frames, mean and range over the seeds, one panel for each game. Return the table."""
     games, lines = _agents(runs, with_layer_norm, missing)
     if not lines:
         return ""

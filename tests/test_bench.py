@@ -120,7 +120,7 @@ def test_capacity_and_searches_are_drawn_and_told(store, tmp_path):
     (folder / "search.json").write_text(json.dumps(found | {"best": {"learning_rate": 5e-4, "validation_nll": 0.5}}))
     assert stored.add(folder) == "search/search-fast_weights"
     (folder / "search.json").write_text(json.dumps(found | {"best": {}, "left": 2}))
-    with pytest.raises(FileNotFoundError, match="expected a search that is complete"):
+    with pytest.raises(FileNotFoundError, match="expected a complete search"):
         stored.add(folder, "more")
     made = paper.make()
     assert "| retrieval --layer fast_weights | learning_rate | 0.0005: 0.5000, 0.001: 1.0000, 0.002: stopped" in made
@@ -256,7 +256,7 @@ def test_two_runs_are_compared_by_the_examples_that_one_of_them_gets_wrong(store
     names = [run["run"] for run in stored.read("runs.jsonl")]
     assert main(["mcnemar", *names[:2]]) == 0
     assert "1 are wrong in both runs, 1 in mnist/fast_weights-R50-seed0 alone, 0 in" in capsys.readouterr().out
-    for pair, message in ((names[1:], "which is older; make it again"), (["mnist/x", "y"], "got 'mnist/x'")):
+    for pair, message in ((names[1:], "which is older; run it again"), (["mnist/x", "y"], "got 'mnist/x'")):
         assert main(["mcnemar", *pair]) == 2
         assert message in capsys.readouterr().err
 

@@ -392,7 +392,7 @@ def test_a_search_over_agents_prefers_more_reward(tmp_path):
     assert found["best"]["mean_reward"] == max(trial["mean_reward"] for trial in found["trials"])
 
 
-def test_the_board_refuses_what_belongs_to_another_run(tmp_path):
+def test_the_shared_state_refuses_what_belongs_to_another_run(tmp_path):
     config = catch.Settings(size=6, hidden_size=8, actors=1, frames=100).a3c_config()
     shared = agents.SharedState(config, 1)
     other = agents.SharedState(replace(config, agent=replace(config.agent, hidden_size=9)), 1)

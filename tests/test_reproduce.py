@@ -112,6 +112,6 @@ def test_a_request_to_end_stops_the_runs_and_keeps_their_checkpoints(tiny):
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert "the same command again resumes" in said
+    assert "repeat the command to resume" in said
     assert (folder / "checkpoint.npz").exists()
     assert json.loads((folder / "settings.json").read_text())["epochs"] == 100000
