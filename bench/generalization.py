@@ -86,6 +86,9 @@ def medians() -> str:
                 errors = [median(100 * run[kind][str(value)] for run in chosen) for kind, value in SHOWN]
                 title = f"{name.replace(', layer norm', ' with layer norm')}, trained at K = {trained}"
                 rows.append([title, *(f"{error:.2f} %" for error in errors)])
+    floors = [f"{100 * key_blind_floor(value)[0]:.1f} %" if kind == "pairs" else "" for kind, value in SHOWN]
+    at_trained = " or ".join(f"{100 * key_blind_floor(trained)[0]:.1f}" for trained in TRAINED_PAIRS)
+    rows.append(["Key-blind floor", *(floor or f"{at_trained} %" for floor in floors)])
     return markdown(header, rows)
 
 

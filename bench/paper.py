@@ -232,7 +232,7 @@ def searches(found: list[Run], missing: list[str]) -> str:
         "task, and options beside its defaults",
         "searched",
         "validation loss (nats), of agents mean reward",
-        "chosen",
+        "lowest loss, or highest reward",
     ]
     return markdown(header, lines)
 
