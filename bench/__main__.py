@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
     add.add_argument("--replace", action="store_true", help="replace a stored run with the same name")
     add.add_argument("--group", default="", help="name of a group of runs that are not in the paper's tables")
     mcnemar = commands.add_parser("mcnemar", help="test whether two stored runs differ on the same test examples")
-    mcnemar.add_argument("runs", nargs=2, metavar="RUN", help="name of a stored run, such as mnist/lstm-R50-seed0")
+    mcnemar.add_argument("runs", nargs=2, metavar="RUN", help="name of a run that stored its wrong answers")
     reproduce = commands.add_parser("reproduce", help="make the missing runs of tables and figures, and rebuild these")
     reproduce.add_argument("names", nargs="*", metavar="NAME", help="names of tables and figures")
     reproduce.add_argument("--jobs", type=_positive, default=1, help="number of runs in parallel")
