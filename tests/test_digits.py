@@ -280,7 +280,9 @@ def test_a_file_with_another_checksum_is_kept_aside_and_named(mirror, tmp_path, 
     url, served = mirror
     (served / "train-labels-idx1-ubyte.gz").write_bytes(b"an error page")
     monkeypatch.setitem(digits.SOURCES, "mnist", source(url))
-    with pytest.raises(ConnectionError, match=r"train-labels-idx1-ubyte.gz: expected SHA-256 \w+, got \w+; the downloaded file"):
+    with pytest.raises(
+        ConnectionError, match=r"train-labels-idx1-ubyte.gz: expected SHA-256 \w+, got \w+; the downloaded file"
+    ):
         fetching.fetch("mnist", tmp_path)
     assert (tmp_path / "mnist" / "train-labels-idx1-ubyte.gz.bad").read_bytes() == b"an error page"
     assert not (tmp_path / "mnist" / "train-labels-idx1-ubyte.gz").exists()
