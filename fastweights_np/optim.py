@@ -274,7 +274,7 @@ def _joint_norm(flat: Tree) -> Any:
         if TINY < norm < inf:
             return numpy.float64(norm)
     # √Σ g² = m √Σ (g / m)², m = max |g|: in float32 a square overflows from 1.8e19 on
-    vector = _vector(flat)
+    vector: Any = _vector(flat)
     if not vector.size:
         return numpy.float64(0)
     largest = abs(vector).max()
