@@ -12,11 +12,11 @@ from types import ModuleType
 from typing import Any
 
 import numpy
-from numpy.typing import NDArray
 
 from .trees import map_leaves
 
-Array = NDArray[Any]  # or a cupy.ndarray, which type checkers see as Any; all arrays of a call are of one kind
+# or a cupy.ndarray, which type checkers see as Any; all arrays of a call are of one kind
+Array = numpy.ndarray[Any, numpy.dtype[Any]]
 
 FEW_ROWS = 64  # rows of scatter_add's target up to which its one-hot form is faster (37 rows: 0.10 ms, not 0.13 ms)
 

@@ -290,7 +290,7 @@ class MemoryGradient:
             if A is not None:
                 self._add(numpy.array(at - m), (G * A).sum(), has_rate=False)
 
-    def _add(self, ages: Any, products: Array, has_rate: bool) -> None:
+    def _add(self, ages: Any, products: Any, has_rate: bool) -> None:
         """Add Σ p ∂weight/∂λ to dλ and Σ p ∂weight/∂η to dη, over the products p of ages >= 0, shaped as ages.
 
         has_rate: the weight is η λ^age, of a written state; else it is λ^age, of A(m).

@@ -48,7 +48,7 @@ def relative_error(got: numpy.ndarray, expected: numpy.ndarray) -> tuple[float, 
         return float("inf"), ()
     if got.size == 0:
         return 0.0, ()
-    difference = numpy.abs(got - expected)
+    difference: Any = numpy.abs(got - expected)
     difference = numpy.where(numpy.isfinite(difference), difference, numpy.inf)
     flat = int(difference.argmax())
     scale = max(float(numpy.abs(got).max()), float(numpy.abs(expected).max()), SMALL)
