@@ -55,9 +55,6 @@ class State(NamedTuple):
     A: Array
 
 
-# ------------------------------------------------------------------------------------------------------ whole sequences
-
-
 class StepViews(NamedTuple):
     """The views of one time step into the buffers. Views are cached: creating one costs about a microsecond."""
 
@@ -146,11 +143,10 @@ def forward(
     """
     options = Options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
     xp, h0 = check_forward(params, x, h0, A0, chunk)
-    (steps, batch_size, _), hidden_size, dtype = x.shape, params["W"].shape[0], params["W"].dtype
 
     workspace = workspace or Workspace()
     ticket = workspace.begin()
-    shape, layer_norm = (steps, batch_size, hidden_size), "gain" in params
+    shape, dtype, layer_norm = (*x.shape[:2], len(params["W"])), params["W"].dtype, "gain" in params
     key = (xp, shape, dtype, options.structure, layer_norm, chunk)
     buffers = workspace.buffers(key, lambda: Buffers(xp, shape, dtype, options, layer_norm, chunk))
     A, loop = buffers.A, buffers.loop
@@ -208,7 +204,8 @@ def backward(
     loop.slopes(buffers.saved, buffers.errors.swapaxes(0, 1), da_all)
     dnorm = xp.zeros((2, 1, states.shape[-1]), dh.dtype)  # gradients of gain and bias
     dh_next = xp.zeros(states.shape[1:], dh.dtype)  # gradient of h(t+1) through W, from later steps
-    dh_last, dA_last = gradient_of_state(dstate, State, states, *state_shapes(states))
+    of_h = states.shape[1:]
+    dh_last, dA_last = gradient_of_state(dstate, State, states, of_h, (*of_h, of_h[-1]))
     if dh_last is not None:
         dh_next += dh_last
     G.start(extra, final=dA_last)
@@ -231,11 +228,6 @@ def backward(
     return grads | G.extra(extra), dx, dh_next  # dλ, dη, dA(0)                                       (F8), (F9), (F10)
 
 
-def state_shapes(h: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the shapes of a State's h (B, H) and A (B, H, H), from the states h (T, B, H)."""
-    return h.shape[1:], (*h.shape[1:], h.shape[-1])
-
-
 @exclusive
 def attention(cache: Cache, t: int = -1) -> Array:
     """Return how strongly step t attends to each earlier step, with its preliminary state as query: equation (4).
@@ -255,9 +247,6 @@ def final_state(cache: Cache) -> State:
     """Return the state after the last step. Pass its h and A to the next forward as h0 and A0 to continue."""
     check_cache(cache, Cache)
     return State(cache.buffers.states[-1].copy(), cache.buffers.A.matrix(cache.x.shape[0]))
-
-
-# --------------------------------------------------------------------------------------------------- one step at a time
 
 
 def initial_state(params: Params, batch_size: int, h0: Array | None = None, A0: Array | None = None) -> State:

@@ -34,7 +34,7 @@ import numpy
 
 from . import checks, fast_weights, ops
 from .backend import Array, array_module
-from .fast_weights import State, check_forward, check_step, next_state, state_shapes, write
+from .fast_weights import State, check_forward, check_step, next_state, write
 from .inner_loop import InnerLoop, Options
 from .memory import Memory, MemoryGradient
 from .recurrent import (
@@ -235,7 +235,8 @@ def backward(
     buffers.unread.f.slope(states, out=da_all)
     dnorm = xp.zeros((2, 1, states.shape[-1]), dh.dtype)  # gradients of gain and bias
     dh_next = xp.zeros(states.shape[1:], dh.dtype)  # gradient of h(t+1) through U, from later steps
-    dh_last, dA_last = gradient_of_state(dstate, State, states, *state_shapes(states))
+    of_h = states.shape[1:]
+    dh_last, dA_last = gradient_of_state(dstate, State, states, of_h, (*of_h, of_h[-1]))
     if dh_last is not None and not cache.controls.wipe[-1]:
         dh_next += dh_last
     G.start(
@@ -294,9 +295,6 @@ def final_state(cache: Cache) -> State:
     check_cache(cache, Cache)
     buffers, controls = cache.buffers, cache.controls
     return State(_wiped(buffers.h[-1], controls.wipe[-1]), buffers.A.matrix(sum(controls.store)))
-
-
-# --------------------------------------------------------------------------------------------------- one step at a time
 
 
 def initial_state(params: Params, batch_size: int, h0: Array | None = None, A0: Array | None = None) -> State:
