@@ -16,9 +16,7 @@ from .report import geometric_mean, markdown, store
 ROOT = Path(__file__).parents[1]
 
 
-def run(
-    layer: str, threads: list[int], base: str, sizes: Sequence[tuple[int, int, int]], name: str = "speed-base"
-) -> None:
+def run(layer: str, threads: list[int], base: str, sizes: Sequence[tuple[int, int, int]], name: str) -> None:
     """Measure every size (B, T, H) with each number of threads. Store the results under this name as .json and .md.
 
     Raise ValueError if base names no commit of this repository.

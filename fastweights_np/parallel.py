@@ -103,8 +103,7 @@ class Layer:
         steps, batch_size, _ = x.shape
         given = {name: value for name, value in ({"h0": h0} | options).items() if isinstance(value, numpy.ndarray)}
         for name, value in given.items():
-            if value.shape[:1] != (batch_size,):
-                raise ValueError(f"{name}: expected a row for each of the {batch_size} sequences, got {value.shape}")
+            _check_rows(name, value, batch_size)
         options = {name: value for name, value in options.items() if name not in given}
         shares = _shares(batch_size, 1 + len(self._helpers))
         ticket, places = self._calls.begin(), []
@@ -152,9 +151,7 @@ class Layer:
             checks.instance("dstate", dstate, self._layer.State, "pass a State with the gradients of final_state")
             for name, array in dstate._asdict().items():
                 array_module(**{f"dstate.{name}": array})
-                if array.shape[:1] != (batch_size,):
-                    wanted = f"a row for each of the {batch_size} sequences"
-                    raise ValueError(f"dstate.{name}: expected {wanted}, got {array.shape}")
+                _check_rows(f"dstate.{name}", array, batch_size)
         checks.shape("dh", dh, shape, "dh has the shape of h, or of h[-1]")
         helpers = list(zip(self._helpers, cache.places, cache.shares[1:], strict=False))
         for helper, arrays, share in helpers:
@@ -224,6 +221,11 @@ def _shares(batch_size: int, processes: int) -> list[slice]:
     count = min(processes, max(batch_size, 1))
     edges = [batch_size * n // count for n in range(count + 1)]
     return [slice(first, last) for first, last in pairwise(edges)]
+
+
+def _check_rows(name: str, array: Array, batch_size: int) -> None:
+    if array.shape[:1] != (batch_size,):
+        raise ValueError(f"{name}: expected a row for each of the {batch_size} sequences, got {array.shape}")
 
 
 def _begin(first: Array, batch_size: int, axis: int) -> Array:
