@@ -45,12 +45,12 @@ from .recurrent import (
     check_params,
     check_sequences,
     gradient_of_state,
-    gradients_of_steps,
     initial,
     renamed,
     requested,
     uniform,
 )  # fmt: skip
+from .spans import Spans
 from .workspace import Workspace, exclusive
 
 F, I, O = range(3)  # the gates  # noqa: E741
@@ -150,14 +150,23 @@ class Cell:
         self._gates[...] = at.gates  # complex times complex is several times faster than complex times real
         return self._gates
 
-    def forward(self, z: Array, at: StepViews, h: Array) -> None:
-        """Fill h (H, B) and the rest of `at` from at.c_before and z (3 + 6 N, D, B), which is overwritten."""
+    def forward(
+        self, z: Array, at: StepViews, h: Array, restarted: Array | None = None, ended: Array | None = None
+    ) -> None:  # fmt: skip
+        """Fill h (H, B) and the rest of `at` from at.c_before and z (3 + 6 N, D, B), which is overwritten.
+
+        Sequences that have restarted do not use at.c_before; c of sequences that have ended is kept, and h is 0.
+        """
         xp, shape = self._xp, z.shape[1:]
         gates = z[:3]  # σ(z) = (1 + tanh(z/2)) / 2
         gates *= 0.5
         xp.tanh(gates, out=gates)
         gates *= 0.5
         xp.add(gates, 0.5, out=at.gates)
+        if restarted is not None:
+            at.gates[F][:, restarted] = 0
+        if ended is not None:
+            at.gates[F][:, ended], at.gates[I][:, ended], at.gates[O][:, ended] = 1, 0, 0
         bound(z[3:].reshape(at.pairs_parts.shape), at.pairs_parts, at.pairs_inverse)
         at.pairs.real, at.pairs.imag = at.pairs_parts
         f, i, _ = self._complex_gates(at)
@@ -272,14 +281,15 @@ def init(
 @exclusive
 def forward(
     params: Params, x: Array | ops.Embedded, h0: Array | None = None, *, c0: Array | None = None, copies: int = 4,
-    workspace: Workspace | None = None,
+    lengths: Array | None = None, resets: Array | None = None, workspace: Workspace | None = None,
 ) -> tuple[Array, Cache]:  # fmt: skip
     """Return h (T, B, H) for whole sequences x (T, B, I), and the cache that `backward` needs.
 
     x may also be ops.embedding(table, tokens), with a table (V, I) and tokens (T, B); dx is then the table's gradient.
     h0 (B, H) and c0 (B, copies, H) are the hidden state and the memory before the first step, real parts first. None is
-    zero. A workspace reuses buffers from one forward to the next. All arrays share one dtype and one device, and must
-    not be changed before backward has been called. Raises ValueError or TypeError that names the argument at fault.
+    zero. lengths (B,) and resets (T, B) are for padded batches and for several documents in one sequence: spans.py. A
+    workspace reuses buffers from one forward to the next. All arrays share one dtype and one device, and must not be
+    changed before backward has been called. Raises ValueError or TypeError that names the argument at fault.
     """
     xp, heads = _check(params, copies, x=ops.input_array(x), **checks.given(h0=h0, c0=c0))
     ops.refuse_closed_loop(x, "the associative LSTM; take another layer")
@@ -287,6 +297,8 @@ def forward(
     W, shape = params["W"], (*x.shape[:2], params["W"].shape[-1])
     h0 = initial("h0", h0, shape[1:], W)
     c0 = initial("c0", c0, (shape[1], copies, shape[2]), W)
+    spans = Spans(x, lengths, resets)
+    x = spans.clear(x)
 
     workspace = workspace or Workspace()
     ticket = workspace.begin()
@@ -297,11 +309,11 @@ def forward(
     _from_input(x, params, out=buffers.z)
     buffers.h[0], buffers.steps[0].c_before[...] = h0.T, _to_complex(c0)
     for t, at in enumerate(buffers.steps):
-        xp.matmul(W_all, buffers.h[t], out=z_now)
+        xp.matmul(W_all, spans.begin(t, buffers.h[t].T).T, out=z_now)
         buffers.z_now += buffers.z[:, :, t]
-        buffers.cell.forward(buffers.z_now, at, buffers.h[t + 1])
-    again = partial(forward, params, x, h0, c0=c0, copies=copies)
-    return buffers.h[1:].swapaxes(1, 2).copy(), Cache(params, x, workspace, ticket, again, buffers)
+        buffers.cell.forward(buffers.z_now, at, buffers.h[t + 1], spans.restarted(t), spans.ended(t))
+    again = partial(forward, params, x, h0, c0=c0, copies=copies, lengths=lengths, resets=resets)
+    return buffers.h[1:].swapaxes(1, 2).copy(), Cache(params, x, spans, workspace, ticket, again, buffers)
 
 
 @exclusive
@@ -311,24 +323,23 @@ def backward(
 ) -> tuple[Params, Array, Array]:  # fmt: skip
     """Return the gradients of `forward`, (grads, dx, dh0), from dh, the gradient of the loss with respect to h.
 
-    dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H). `extra`
-    may name one more key of grads: "c0" (B, copies, H).
+    dh (T, B, H), or (B, H) for the last step of each sequence alone. grads has the keys of params; dx (T, B, I);
+    dh0 (B, H). `extra` may name one more key of grads: "c0" (B, copies, H).
     dstate is the gradient of the state that final_state returns, if the loss depends on it; None is zero.
 
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
     check_cache(cache, Cache)
     extra = requested(extra, ("c0",))
-    params, buffers = cache.params, cache.buffers
+    params, buffers, spans = cache.params, cache.buffers, cache.spans
     h = buffers.h.swapaxes(1, 2)
-    xp, dhs = array_module(h=h), gradients_of_steps(dh, h[1:])
+    xp, (_, batch_size, hidden_size), copies = array_module(h=h), h.shape, len(buffers.steps[0].c)
+    dh_last, dc_last = gradient_of_state(dstate, State, h, h.shape[1:], (batch_size, copies, hidden_size))
+    dhs = spans.gradients(dh, h[1:], dh_last)
     W, steps = params["W"], len(buffers.steps)
     W_transposed, dz_now = W.reshape(-1, W.shape[-1]).T, buffers.z_now.reshape(-1, h.shape[1])
     dh_next, dc = xp.zeros_like(buffers.h[0]), xp.zeros_like(buffers.steps[0].c)  # from the steps after t
-    batch_size, copies = h.shape[1], len(dc)
-    dh_last, dc_last = gradient_of_state(dstate, State, h, h.shape[1:], (batch_size, copies, h.shape[-1]))
-    if dh_last is not None:
-        dh_next += dh_last.T
+    if dc_last is not None:
         dc += _to_complex(dc_last).conj()
 
     for t in reversed(range(steps)):
@@ -338,9 +349,11 @@ def backward(
         buffers.z[:, :, t] = buffers.z_now
         # z(t+1) = W h(t) + C x(t) + b                                                                            (F7)
         xp.matmul(W_transposed, dz_now, out=dh_next)
+        spans.begin_backward(t, dh_next.T)
 
     rows = buffers.z.reshape(-1, *buffers.z.shape[2:]).transpose(1, 2, 0)  # (T, B, (3 + 6 N) D)
-    flat, dx = affine_backward(rows, {"C": params["C"].reshape(-1, params["C"].shape[-1])}, cache.x, h[:-1])
+    C = params["C"].reshape(-1, params["C"].shape[-1])
+    flat, dx = affine_backward(rows, {"C": C}, cache.x, spans.begin_all(h[:-1]))
     grads = {name: value.reshape(params[name].shape) for name, value in flat.items()}
     return grads | ({"c0": _to_real(dc.conj())} if extra else {}), dx, dh_next.T.copy()
 
@@ -349,7 +362,7 @@ def backward(
 def final_state(cache: Cache) -> State:
     """Return the state after the last step. Pass its h and c to the next forward as h0 and c0 to continue."""
     check_cache(cache, Cache)
-    return State(cache.buffers.h[-1].T.copy(), _to_real(cache.buffers.steps[-1].c))
+    return State(cache.spans.last(cache.buffers.h[1:].swapaxes(1, 2)), _to_real(cache.buffers.steps[-1].c))
 
 
 # --------------------------------------------------------------------------------------------------- one step at a time

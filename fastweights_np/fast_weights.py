@@ -28,7 +28,8 @@ import numpy
 from . import checks, ops
 from .backend import Array, array_module
 from .inner_loop import InnerLoop, Options
-from .memory import Matrix, Memory, MemoryGradient, fold
+from .memory import Matrix, Memory, fold
+from .memory_gradient import MemoryGradient
 from .recurrent import (
     BaseCache,
     Params,
@@ -38,13 +39,13 @@ from .recurrent import (
     check_params,
     check_sequences,
     gradient_of_state,
-    gradients_of_steps,
     identity_params,
     initial,
     input_sums,
     renamed,
     requested,
 )  # fmt: skip
+from .spans import Spans
 from .workspace import Workspace, exclusive
 
 
@@ -118,7 +119,8 @@ def forward(
     params: Params, x: ops.Input, h0: Array | None = None,
     decay: float = 0.95, rate: float = 0.5, inner_steps: int = 1, *,
     A0: Array | None = None, activation: str = "relu", sustained_boundary: bool = True,
-    normalize_preliminary: bool = False, chunk: int | None = None, workspace: Workspace | None = None,
+    normalize_preliminary: bool = False, lengths: Array | None = None, resets: Array | None = None,
+    chunk: int | None = None, workspace: Workspace | None = None,
 ) -> tuple[Array, Cache]:  # fmt: skip
     """Return h (T, B, H) for whole sequences x (T, B, I), and the cache that `backward` needs.
 
@@ -134,6 +136,7 @@ def forward(
                         state alone, and the identity is added to A (method 2)
     normalize_preliminary  whether layer norm, if there is any, also acts in (2a). The paper leaves it open. Associative
                         retrieval is learned far sooner without it (docs/results/retrieval.md)
+    lengths, resets     for padded batches, (B,), and for several documents in one sequence, (T, B): see spans.py
     chunk               how the fast weights are stored (memory.py). None selects a chunk size. Results agree up to
                         rounding error for every chunk size
     workspace           reuses buffers from one forward to the next
@@ -143,6 +146,8 @@ def forward(
     """
     options = Options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
     xp, h0 = check_forward(params, x, h0, A0, chunk)
+    spans = Spans(x, lengths, resets)
+    x = spans.clear(x)
 
     workspace = workspace or Workspace()
     ticket = workspace.begin()
@@ -150,20 +155,25 @@ def forward(
     key = (xp, shape, dtype, options.structure, layer_norm, chunk)
     buffers = workspace.buffers(key, lambda: Buffers(xp, shape, dtype, options, layer_norm, chunk))
     A, loop = buffers.A, buffers.loop
-    A.start(decay, rate, initial=A0)
+    steps = range(x.shape[0])
+    A.start(decay, rate, initial=A0, ages=spans.ages(steps, [t for t in steps for _ in range(inner_steps)]))
     loop.load(params)
     feed = input_sums(x, params, buffers.a)
     buffers.h[0] = h = h0
     W_h, W_transposed = xp.empty_like(h0), params["W"].T
 
     for t, (a, saved, _) in enumerate(buffers.steps):
+        h = spans.begin(t, h)
         feed(t, h)  # a = C x(t) + b
         a += xp.matmul(h, W_transposed, out=W_h)
         h = loop.forward(a, A, t, saved)  # h(t+1), (2) and (5)
+        spans.end(t, h)
         A.write(t + 1, h)  # A(t+1) = λ A(t) + η h(t+1) h(t+1)ᵀ, (1)
 
-    again = partial(forward, params, ops.made(x), h0, A0=A0, chunk=chunk, **vars(options))
-    return buffers.states.copy(), Cache(params, x, workspace, ticket, again, buffers, options)
+    again = partial(
+        forward, params, ops.made(x), h0, A0=A0, lengths=lengths, resets=resets, chunk=chunk, **vars(options)
+    )
+    return buffers.states.copy(), Cache(params, x, spans, workspace, ticket, again, buffers, options)
 
 
 def check_forward(
@@ -188,7 +198,7 @@ def backward(
 ) -> tuple[Params, Array, Array]:  # fmt: skip
     """Return the gradients of `forward`, (grads, dx, dh0), from dh, the gradient of the loss with respect to h.
 
-    dh      (T, B, H), or (B, H) for the last step alone
+    dh      (T, B, H), or (B, H) for the last step of each sequence alone
     extra   names of further gradients: "decay" (dλ) and "rate" (dη), 0-d arrays, and "A0" (B, H, H)
     dstate  the gradient of the state that final_state returns, if the loss depends on it; None is zero
     grads   has the keys of params, and the names in `extra`; dx (T, B, I); dh0 (B, H)
@@ -196,18 +206,16 @@ def backward(
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
     check_cache(cache, Cache)
-    params, x, buffers = cache.params, cache.x, cache.buffers
+    params, x, buffers, spans = cache.params, cache.x, cache.buffers, cache.spans
     states, A, G, loop = buffers.states, buffers.A, buffers.G, buffers.loop
-    xp, dhs = array_module(h=states), gradients_of_steps(dh, states)
+    xp, of_h = array_module(h=states), states.shape[1:]
+    dh_last, dA_last = gradient_of_state(dstate, State, states, of_h, (*of_h, of_h[-1]))
+    dhs = spans.gradients(dh, states, dh_last)
     extra = requested(extra, ("decay", "rate", "A0"))
     da_all = buffers.a  # forward's a is not needed again
     loop.slopes(buffers.saved, buffers.errors.swapaxes(0, 1), da_all)
     dnorm = xp.zeros((2, 1, states.shape[-1]), dh.dtype)  # gradients of gain and bias
-    dh_next = xp.zeros(states.shape[1:], dh.dtype)  # gradient of h(t+1) through W, from later steps
-    of_h = states.shape[1:]
-    dh_last, dA_last = gradient_of_state(dstate, State, states, of_h, (*of_h, of_h[-1]))
-    if dh_last is not None:
-        dh_next += dh_last
+    dh_next = xp.zeros(of_h, dh.dtype)  # gradient of h(t+1) through W, from later steps
     G.start(extra, final=dA_last)
 
     for t in reversed(range(len(states))):
@@ -221,8 +229,10 @@ def backward(
         loop.backward(dh_t, A, t, saved, errors, da, dnorm)
         # a = W h(t) + C x(t) + b                                                                                 (F7)
         xp.matmul(da, params["W"], out=dh_next)  # finally dh0                                                    (F8)
+        spans.begin_backward(t, dh_next)
 
-    grads, dx = affine_backward(da_all, params, x, buffers.h[:-1])  # the rest of (F7), for all steps at once
+    # the rest of (F7), for all steps at once
+    grads, dx = affine_backward(da_all, params, x, spans.begin_all(buffers.h[:-1]))
     if "gain" in params:
         grads["gain"], grads["bias"] = dnorm[:, 0]
     return grads | G.extra(extra), dx, dh_next  # dλ, dη, dA(0)                                       (F8), (F9), (F10)
@@ -246,7 +256,7 @@ def attention(cache: Cache, t: int = -1) -> Array:
 def final_state(cache: Cache) -> State:
     """Return the state after the last step. Pass its h and A to the next forward as h0 and A0 to continue."""
     check_cache(cache, Cache)
-    return State(cache.buffers.states[-1].copy(), cache.buffers.A.matrix(cache.x.shape[0]))
+    return State(cache.spans.last(cache.buffers.states), cache.buffers.A.matrix(cache.x.shape[0]))
 
 
 def initial_state(params: Params, batch_size: int, h0: Array | None = None, A0: Array | None = None) -> State:

@@ -29,13 +29,13 @@ from .recurrent import (
     check_params,
     check_sequences,
     gradient_of_state,
-    gradients_of_steps,
     identity_params,
     initial,
     input_sums,
     renamed,
     requested,
 )  # fmt: skip
+from .spans import Spans
 from .workspace import Workspace, exclusive
 
 
@@ -81,22 +81,25 @@ def init(
 
 @exclusive
 def forward(
-    params: Params, x: ops.Input, h0: Array | None = None, *, activation: str = "relu",
-    workspace: Workspace | None = None,
+    params: Params, x: ops.Input, h0: Array | None = None, *, activation: str = "relu", lengths: Array | None = None,
+    resets: Array | None = None, workspace: Workspace | None = None,
 ) -> tuple[Array, Cache]:  # fmt: skip
     """Return h (T, B, H) for whole sequences x (T, B, I), and the cache that `backward` needs.
 
     x may also be ops.embedding(table, tokens), with a table (V, I) and tokens (T, B); dx is then the table's gradient.
     For agents, x may be an ops.ClosedLoop.
-    h0 (B, H) is the state before the first step, zero if None. activation is f, "relu" or "tanh". A workspace reuses
-    buffers from one forward to the next. All arrays share one dtype and one device, and must not be changed before
-    backward has been called. Raises ValueError or TypeError that names the argument at fault.
+    h0 (B, H) is the state before the first step, zero if None. activation is f, "relu" or "tanh". lengths (B,) and
+    resets (T, B) are for padded batches and for several documents in one sequence: spans.py. A workspace reuses buffers
+    from one forward to the next. All arrays share one dtype and one device, and must not be changed before backward has
+    been called. Raises ValueError or TypeError that names the argument at fault.
     """
     xp = check_params(params, (), {"x": ops.input_array(x)} | checks.given(h0=h0))
     check_sequences(params, x)
     checks.choice("activation", activation, ops.ACTIVATIONS)
     W, shape, layer_norm = params["W"], (*x.shape[:2], len(params["W"])), "gain" in params
     h0 = initial("h0", h0, shape[1:], W)
+    spans = Spans(x, lengths, resets)
+    x = spans.clear(x)
 
     workspace = workspace or Workspace()
     ticket = workspace.begin()
@@ -108,11 +111,13 @@ def forward(
     buffers.h[0] = h = h0
     from_state, W_transposed = xp.empty_like(h0), W.T
     for t, (z, saved) in enumerate(buffers.steps):
+        h = spans.begin(t, h)
         feed(t, h)
         z += xp.matmul(h, W_transposed, out=from_state)
         h = buffers.activation.forward(z, saved)
-    again = partial(forward, params, ops.made(x), h0, activation=activation)
-    return buffers.h[1:].copy(), Cache(params, x, workspace, ticket, again, buffers)
+        spans.end(t, h)
+    again = partial(forward, params, ops.made(x), h0, activation=activation, lengths=lengths, resets=resets)
+    return buffers.h[1:].copy(), Cache(params, x, spans, workspace, ticket, again, buffers)
 
 
 @exclusive
@@ -122,22 +127,21 @@ def backward(
 ) -> tuple[Params, Array, Array]:  # fmt: skip
     """Return the gradients of `forward`, (grads, dx, dh0), from dh, the gradient of the loss with respect to h.
 
-    dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H). `extra`
-    must be empty; it exists because the other layers have it.
+    dh (T, B, H), or (B, H) for the last step of each sequence alone. grads has the keys of params; dx (T, B, I);
+    dh0 (B, H). `extra` must be empty; it exists because the other layers have it.
     dstate is the gradient of the state that final_state returns, if the loss depends on it; None is zero.
 
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
     check_cache(cache, Cache)
     requested(extra, ())
-    params, buffers = cache.params, cache.buffers
-    xp, dhs = array_module(h=buffers.h), gradients_of_steps(dh, buffers.h[1:])
+    params, buffers, spans = cache.params, cache.buffers, cache.spans
+    states, xp = buffers.h[1:], array_module(h=buffers.h)
+    (dh_last,) = gradient_of_state(dstate, State, states, states.shape[1:])
+    dhs = spans.gradients(dh, states, dh_last)
     W, steps = params["W"], len(buffers.steps)
     dnorm = xp.zeros((2, 1, len(W)), dh.dtype)  # gradients of gain and bias
-    dh_next = xp.zeros(buffers.h.shape[1:], dh.dtype)  # from the steps after t, through W
-    (dh_last,) = gradient_of_state(dstate, State, buffers.h, buffers.h.shape[1:])
-    if dh_last is not None:
-        dh_next += dh_last
+    dh_next = xp.zeros(states.shape[1:], dh.dtype)  # from the steps after t, through W
 
     buffers.activation.f.slope(buffers.h[1:], out=buffers.z)  # f'(.) of all steps                    (I1)
     for t in reversed(range(steps)):
@@ -148,8 +152,9 @@ def backward(
         buffers.activation.backward(dh_next, saved, dz, dnorm)
         # z = W h(t) + C x(t) + b                                                                                 (I2)
         xp.matmul(dz, W, out=dh_next)
+        spans.begin_backward(t, dh_next)
 
-    grads, dx = affine_backward(buffers.z, params, cache.x, buffers.h[:-1])
+    grads, dx = affine_backward(buffers.z, params, cache.x, spans.begin_all(buffers.h[:-1]))
     if "gain" in params:
         grads["gain"], grads["bias"] = dnorm[:, 0]
     return grads, dx, dh_next
@@ -159,7 +164,7 @@ def backward(
 def final_state(cache: Cache) -> State:
     """Return the state after the last step. Pass its h to the next forward as h0 to continue."""
     check_cache(cache, Cache)
-    return State(cache.buffers.h[-1].copy())
+    return State(cache.spans.last(cache.buffers.h[1:]))
 
 
 def initial_state(params: Params, batch_size: int, h0: Array | None = None) -> State:

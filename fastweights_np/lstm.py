@@ -36,13 +36,13 @@ from .recurrent import (
     check_params,
     check_sequences,
     gradient_of_state,
-    gradients_of_steps,
     initial,
     input_sums,
     renamed,
     requested,
     uniform,
 )  # fmt: skip
+from .spans import Spans
 from .workspace import Workspace, exclusive
 
 GATES = (4,)  # i, f, g, o
@@ -180,21 +180,24 @@ def init(
 
 @exclusive
 def forward(
-    params: Params, x: ops.Input, h0: Array | None = None, *, c0: Array | None = None,
-    workspace: Workspace | None = None,
+    params: Params, x: ops.Input, h0: Array | None = None, *, c0: Array | None = None, lengths: Array | None = None,
+    resets: Array | None = None, workspace: Workspace | None = None,
 ) -> tuple[Array, Cache]:  # fmt: skip
     """Return h (T, B, H) for whole sequences x (T, B, I), and the cache that `backward` needs.
 
     x may also be ops.embedding(table, tokens), with a table (V, I) and tokens (T, B); dx is then the table's gradient.
     For agents, x may be an ops.ClosedLoop.
-    h0 and c0 (B, H) are the hidden state and the cells before the first step, zero if None. A workspace reuses buffers
-    from one forward to the next. All arrays share one dtype and one device, and must not be changed before backward has
-    been called. Raises ValueError or TypeError that names the argument at fault.
+    h0 and c0 (B, H) are the hidden state and the cells before the first step, zero if None. lengths (B,) and resets
+    (T, B) are for padded batches and for several documents in one sequence: spans.py. A workspace reuses buffers from
+    one forward to the next. All arrays share one dtype and one device, and must not be changed before backward has been
+    called. Raises ValueError or TypeError that names the argument at fault.
     """
     xp = check_params(params, GATES, {"x": ops.input_array(x)} | checks.given(h0=h0, c0=c0))
     check_sequences(params, x)
     W, shape, layer_norm = params["W"], (*x.shape[:2], params["W"].shape[-1]), "gain" in params
     h0, c0 = (initial(name, given, shape[1:], W) for name, given in (("h0", h0), ("c0", c0)))
+    spans = Spans(x, lengths, resets)
+    x = spans.clear(x)
 
     workspace = workspace or Workspace()
     ticket = workspace.begin()
@@ -206,15 +209,20 @@ def forward(
     h, W_transposed = h0, W.swapaxes(1, 2)
     from_state, written = xp.empty((*GATES, *h0.shape), W.dtype), xp.empty_like(c0)
     for t, at in enumerate(buffers.steps):
+        h = spans.begin(t, h)
         feed(t, h)
         z, (i, f, g, o) = at.z, at.gates
         z += xp.matmul(h, W_transposed, out=from_state)
         buffers.gates.forward(z, at.saved)
+        if (rows := spans.restarted(t)) is not None:
+            f[rows] = 0  # c(t) is not used
+        if (rows := spans.ended(t)) is not None:
+            i[rows], f[rows], o[rows] = 0, 1, 0  # c(t+1) = c(t), h(t+1) = 0
         c = xp.multiply(f, at.c_before, out=at.c)
         c += xp.multiply(i, g, out=written)
         h = xp.multiply(o, xp.tanh(c, out=at.tanh_c), out=at.h)
-    again = partial(forward, params, ops.made(x), h0, c0=c0)
-    return buffers.h[1:].copy(), Cache(params, x, workspace, ticket, again, buffers)
+    again = partial(forward, params, ops.made(x), h0, c0=c0, lengths=lengths, resets=resets)
+    return buffers.h[1:].copy(), Cache(params, x, spans, workspace, ticket, again, buffers)
 
 
 @exclusive
@@ -224,22 +232,22 @@ def backward(
 ) -> tuple[Params, Array, Array]:  # fmt: skip
     """Return the gradients of `forward`, (grads, dx, dh0), from dh, the gradient of the loss with respect to h.
 
-    dh (T, B, H), or (B, H) for the last step alone. grads has the keys of params; dx (T, B, I); dh0 (B, H). `extra`
-    may name one more key of grads: "c0" (B, H).
+    dh (T, B, H), or (B, H) for the last step of each sequence alone. grads has the keys of params; dx (T, B, I);
+    dh0 (B, H). `extra` may name one more key of grads: "c0" (B, H).
     dstate is the gradient of the state that final_state returns, if the loss depends on it; None is zero.
 
     Raises ValueError for a dh of another shape, RuntimeError if the cache's workspace has been overwritten.
     """
     check_cache(cache, Cache)
     extra = requested(extra, ("c0",))
-    params, buffers, gates = cache.params, cache.buffers, cache.buffers.gates
-    xp, dhs = array_module(h=buffers.h), gradients_of_steps(dh, buffers.h[1:])
+    params, buffers, gates, spans = cache.params, cache.buffers, cache.buffers.gates, cache.spans
+    states, xp = buffers.h[1:], array_module(h=buffers.h)
+    dh_last, dc_last = gradient_of_state(dstate, State, states, states.shape[1:], states.shape[1:])
+    dhs = spans.gradients(dh, states, dh_last)
     W, steps = params["W"], len(buffers.steps)
     dnorm = xp.zeros((2, *GATES, 1, W.shape[-1]), dh.dtype)  # gradients of gain and bias, for each gate
     dh_next, dc, scratch = (xp.zeros(buffers.h.shape[1:], dh.dtype) for _ in range(3))  # from the steps after t
-    dh_last, dc_last = gradient_of_state(dstate, State, buffers.h, dc.shape, dc.shape)
-    if dh_last is not None:
-        dh_next += dh_last
+    if dc_last is not None:
         dc += dc_last
     from_gates = xp.empty((*GATES, *dc.shape), dh.dtype)
 
@@ -259,8 +267,9 @@ def backward(
             gates.backward(at.dz, at.saved, dnorm)
             # z_n(t+1) = W_n h(t) + C_n x(t) + b_n                                                                (M4)
             xp.matmul(at.dz, W, out=from_gates).sum(axis=0, out=dh_next)
+            spans.begin_backward(t, dh_next)
 
-    grads, dx = affine_backward(buffers.dz, params, cache.x, buffers.h[:-1])
+    grads, dx = affine_backward(buffers.dz, params, cache.x, spans.begin_all(buffers.h[:-1]))
     if "gain" in params:
         grads["gain"], grads["bias"] = dnorm[:, :, 0]
     return grads | ({"c0": dc} if extra else {}), dx, dh_next
@@ -270,7 +279,7 @@ def backward(
 def final_state(cache: Cache) -> State:
     """Return the state after the last step. Pass its h and c to the next forward as h0 and c0 to continue."""
     check_cache(cache, Cache)
-    return State(cache.buffers.h[-1].copy(), cache.buffers.c[-1].copy())
+    return State(cache.spans.last(cache.buffers.h[1:]), cache.buffers.c[-1].copy())
 
 
 def initial_state(params: Params, batch_size: int, h0: Array | None = None, c0: Array | None = None) -> State:

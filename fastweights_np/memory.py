@@ -1,4 +1,4 @@
-"""The memory of the paper, a decaying sum of outer products of states, and its gradient.
+"""The memory of the paper, a decaying sum of outer products of states.
 
     A(n)   = λ A(n-1) + η h(n) h(n)ᵀ                                                                      equation (1)
     A(n)   = λⁿ A(0) + η Σ_{k=1..n} λ^(n-k) h(k) h(k)ᵀ                                                    equation (3)
@@ -24,14 +24,13 @@ Vectors have the axes (steps, B, H), scores (steps, B): B sequences, H units.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy
 
 from .backend import Array, array_module
-
-SCALARS = ("decay", "rate")  # λ and η
 
 
 def choose_chunk(steps: int, hidden_size: int) -> int:
@@ -48,16 +47,35 @@ def read_matrix(matrix: Array, v: Array) -> Array:
     return (matrix @ v[:, :, None])[:, :, 0]
 
 
-def fold(matrix: Array | None, decay: float, left: Array, right: Array, weights: Array) -> Array:
+def fold(matrix: Array | None, decay: Any, left: Array, right: Array, weights: Array) -> Array:
     """Return decay · matrix + Σ_k weights[k] left[k] right[k]ᵀ: equation (1), for one term or for many at once.
 
-    matrix (B, H, H) or None for zero; left and right (K, B, H); weights (K, 1). The result is a new array (B, H, H).
+    matrix (B, H, H) or None for zero; decay a number, or an array (B, 1, 1); left and right (K, B, H); weights (K, B)
+    or (K, 1). The result is a new array (B, H, H).
     """
     # A(n) = λ A(n-1) + η h(n) h(n)ᵀ                                                                               (1)
     folded = (left * weights[:, :, None]).transpose(1, 2, 0) @ right.swapaxes(0, 1)
     if matrix is not None:
         folded += decay * matrix
     return folded
+
+
+@dataclass(frozen=True)
+class Ages:
+    """How many steps old a state is when it is read, for sequences that end early or start anew (spans.py).
+
+    Each array has a column for each sequence, or one for all, and stays on the host. What was written before a sequence
+    started anew is not read after it: the two belong to different parts of the sequence.
+    """
+
+    of_states: numpy.ndarray  # (N + 1, B)  for each n. It is n, except that it stands still after the sequence's end
+    parts: numpy.ndarray  # (N + 1, B)  the number of the part in which h(n) is written
+    parts_of_reads: numpy.ndarray  # (reads + 1, B)  the number of the part of each read, and of the final state
+
+    @classmethod
+    def steady(cls, states: int, reads: int) -> Ages:
+        """Return the ages in sequences that neither end early nor start anew."""
+        return cls(numpy.arange(states + 1)[:, None], *(numpy.zeros((n + 1, 1), "int64") for n in (states, reads)))
 
 
 class Attention(NamedTuple):
@@ -113,19 +131,28 @@ class Memory:
         self._of_errors, self._of_queries = (
             [self._attention(n, self.scores[k, side]) for k, n in enumerate(self.when)] for side in (0, 1)
         )
-        self._weights = xp.empty((self.chunk, batch_size), states.dtype)
-        self._recent_weights = [self._weights[self.chunk - recent :] for recent in range(self.chunk)]
+        # η λ^(n-k) of the states k in the chunk of A(n), and λ^(n-m) of the matrix A(m) at its start: for each read
+        self._weights, self._carries = (xp.empty((self.chunk, size), states.dtype) for size in (batch_size, 1))
+        by_recent = [(self._weights[self.chunk - n :], self._carries[n : n + 1]) for n in range(self.chunk)]
+        self._steady = [by_recent[n % self.chunk] for n in self.when]
+        self._steady_ages = Ages.steady(len(states), self.first[-1])
         self._weighs: tuple[float, float] | None = None
         self._result = xp.empty((batch_size, hidden_size), states.dtype)
         self._result_row = self._result[:, None]
 
-    def start(self, decay: float, rate: float, initial: Array | None = None) -> None:
-        """Begin with A(0) = initial (B, H, H), or zero."""
-        self.decay, self.rate = float(decay), float(rate)
-        if self._weighs != (decay, rate):
-            self._weights[...] = rate * self.powers(range(self.chunk - 1, -1, -1))  # the last n of them weight n states
-            self._weighs = decay, rate
+    def start(self, decay: float, rate: float, initial: Array | None = None, ages: Ages | None = None) -> None:
+        """Begin with A(0) = initial (B, H, H), or zero. None are steady ages."""
+        self.decay, self.rate, self.ages = float(decay), float(rate), ages or self._steady_ages
         self._matrices: dict[int, Array | None] = {0: initial}  # chunk's number -> A at its start
+        if ages is not None:
+            self._of_reads = [self._weights_of_read(k) for k in range(len(self.when))]
+            return
+        self._of_reads = self._steady
+        if self._weighs != (decay, rate):
+            powers = (self.decay ** numpy.arange(self.chunk, dtype="float64"))[:, None]
+            self._carries[...] = self._xp.asarray(powers)
+            self._weights[...] = self._xp.asarray(rate * powers[::-1])  # the last n of them weight n states
+            self._weighs = decay, rate
 
     def write(self, n: int, h: Array) -> None:
         """Store h (B, H) as h(n), unless it is states[n-1] itself: A(n) = λ A(n-1) + η h hᵀ, equation (1)."""
@@ -134,43 +161,42 @@ class Memory:
 
     def read(self, n: int, i: int, v: Array) -> Array:
         """Return A(n) v (B, H), equation (4), for the i-th read of A(n): v is in queries[first[n] + i]."""
-        return self._read(n, self._of_queries[self.first[n] + i], v, transposed=False)
+        return self._read(n, self.first[n] + i, self._of_queries, v, transposed=False)
 
     def read_transposed(self, n: int, i: int, r: Array) -> Array:
         """Return A(n)ᵀ r (B, H) for the error r of the i-th read of A(n): r is in errors[first[n] + i]."""
-        return self._read(n, self._of_errors[self.first[n] + i], r, transposed=True)
+        return self._read(n, self.first[n] + i, self._of_errors, r, transposed=True)
 
-    def _read(self, n: int, past: Attention, v: Array, transposed: bool) -> Array:
-        recent = n % self.chunk
-        if recent:
+    def _read(self, n: int, k: int, operands: list[Attention], v: Array, transposed: bool) -> Array:
+        """Return A(n) v or A(n)ᵀ v for read k."""
+        past, (weights, carry) = operands[k], self._of_reads[k]
+        if n % self.chunk:
             # Σ_k [η λ^(n-k) h(k)ᵀ v] h(k): the brackets, then the sum                                            (4)
             self._xp.matmul(past.vectors, v[:, :, None], out=past.column)
             scores = past.scores
-            scores *= self._recent_weights[recent]
+            scores *= weights
             self._xp.matmul(past.row, past.vectors, out=self._result_row)
         else:
             self._result.fill(0)
         if n >= self.chunk or self._matrices[0] is not None:
             matrix: Any = self.chunk_matrix(n)
             from_matrix = read_matrix(matrix.swapaxes(1, 2) if transposed else matrix, v)
-            from_matrix *= self.decay**recent
+            from_matrix *= carry
             self._result += from_matrix
         return self._result
 
-    def attention(self, v: Array, n: int) -> Array:
+    def attention(self, v: Array, n: int, i: int = 0) -> Array:
         """Return how strongly v attends to each state: the scores η λ^(n-k) [h(k)ᵀ v], (B, n), k = 1 .. n.
 
-        They do not depend on the chunk. The term of A(0) is left out.
+        v is the query of the i-th read of A(n). The scores do not depend on the chunk. The term of A(0) is left out.
         """
         scores = (self.states[:n].swapaxes(0, 1) @ v[:, :, None])[:, :, 0]
-        return scores * (self.rate * self.powers(range(n - 1, -1, -1))).T
+        return scores * (self.rate * self.left(n, numpy.arange(1, n + 1), self.first[n] + i)).T
 
     def matrix(self, n: int) -> Array:
         """Return A(n) (B, H, H), a new array, by equation (3) for the current chunk."""
-        recent = n % self.chunk
-        # λ^(n-m) A(m) + η Σ_k λ^(n-k) h(k) h(k)ᵀ                                                                    (3)
-        states, weights = self.states[n - recent : n], self._weights[self.chunk - recent :, :1]
-        return fold(self.chunk_matrix(n), self.decay**recent, states, states, weights)
+        last = self.first[-1] if n == len(self.states) else None
+        return self._folded(self.chunk_matrix(n), self.chunk_start(n), n, last)
 
     def chunk_start(self, n: int) -> int:
         """Return m, the n of the matrix at the start of the chunk that h(n+1) is written to."""
@@ -181,127 +207,33 @@ class Memory:
         number = n // self.chunk
         while number not in self._matrices:
             newest = max(self._matrices)
-            states = self.states[newest * self.chunk : (newest + 1) * self.chunk]
-            decay = self.decay**self.chunk
-            self._matrices[newest + 1] = fold(self._matrices[newest], decay, states, states, self._weights[:, :1])
+            m = newest * self.chunk
+            self._matrices[newest + 1] = self._folded(self._matrices[newest], m, m + self.chunk)
         return self._matrices[number]
 
-    def powers(self, ages: range) -> Array:
-        """Return λ^age, (ages, 1)."""
-        return (self.decay ** self._xp.array(ages, "float64")).astype(self.states.dtype)[:, None]
+    def _folded(self, matrix: Array | None, m: int, n: int, read: int | None = None) -> Array:
+        """Return A(n), a new array, from A(m) and h(m+1) .. h(n); at this read, if one is given."""
+        # λ^(n-m) A(m) + η Σ_k λ^(n-k) h(k) h(k)ᵀ                                                                    (3)
+        states, weights = self.states[m:n], self.rate * self.left(n, numpy.arange(m + 1, n + 1), read)
+        return fold(matrix, self.left(n, numpy.array([m]), read).T[:, :, None], states, states, weights)
+
+    def left(self, n: Any, k: Any, read: Any = None) -> Array:
+        """Return how much of h(k) or A(k) is left in A(n): λ^(n-k), and 0 if the sequence started anew in between.
+
+        n and k are whole numbers, at least one of them an array (K,). If the numbers of reads are given, n are the n of
+        the A that they read. The result is (K, B), or (K, 1) with steady ages.
+        """
+        ages = self.ages
+        part = ages.parts[n] if read is None else ages.parts_of_reads[read]
+        left = self.decay ** (ages.of_states[n] - ages.of_states[k]) * (part == ages.parts[k])
+        return self._xp.asarray(left, self.states.dtype)
+
+    def _weights_of_read(self, k: int) -> tuple[Array, Array]:
+        """Return the weights (K, B) of the chunk's states in read k, and of the matrix (B, 1) at its start."""
+        n, m = self.when[k], self.chunk_start(self.when[k])
+        return self.rate * self.left(n, numpy.arange(m + 1, n + 1), k), self.left(n, numpy.array([m]), k).T
 
     def _attention(self, n: int, scores: Array) -> Attention:
         """Return the views of a read of A(n): the states of its chunk that are written before the read."""
         start = self.chunk_start(n)
         return Attention.over(scores[: n - start], self.states[start:n])
-
-
-class MemoryGradient:
-    """G(n) = dL/dA(n), computed from the errors at a memory's reads, backwards from the last A that is read: (F5)
-
-    G(n) = λ G(n+1) + Σ_k r_k query_kᵀ, over the reads of A(n); 0 after the last read.
-
-    It also computes dλ and dη on request. An object serves one memory; `start` begins a new backward pass.
-    """
-
-    def __init__(self, memory: Memory) -> None:
-        self._memory, steps, end = memory, len(memory.states), len(memory.reads)
-        # h(n) was read as a vector only within its chunk, by A(n) .. A(end-1)
-        self._ends = [min(memory.chunk_start(n - 1) + memory.chunk, end) for n in range(1, steps + 1)]
-        self._later = [self._attention(n, end) for n, end in enumerate(self._ends, 1)]
-        self._xp = memory._xp
-        self._result = memory._xp.empty(memory.states.shape[1:], memory.states.dtype)
-        self._result_row = self._result[:, None]
-
-    def start(self, names: Sequence[str] = (), final: Array | None = None) -> None:
-        """Begin with `final`, the gradient of A(N) except through its reads, or 0. `extra` will return these names."""
-        self._end = len(self._memory.reads)  # reads of A(end) and later ones are in the matrix
-        self._matrix, self._at = final, len(self._memory.states)  # a part of G(at); None is zero
-        self._scalars = {name: self._xp.zeros((), self._result.dtype) for name in SCALARS if name in names}
-        self._symmetric = None if final is None else final + final.swapaxes(1, 2)  # the matrix and its transpose
-
-    def read(self, n: int) -> Array:
-        """Return η (G(n) + G(n)ᵀ) h(n) (B, H): the gradient of h(n) through A(n), (F6). Valid until the next read.
-
-        Call it for n = N, N-1, .. 1, when the errors at all reads of A(n) and at later reads are in place.
-        """
-        memory, end, later = self._memory, self._ends[n - 1], self._later[n - 1]
-        while end < self._end:
-            self._fold()
-        if n < end:
-            # Σ [η λ^(n'-n) h(n)ᵀ query] r + [η λ^(n'-n) h(n)ᵀ r] query over the reads n'                    (F5), (F6)
-            # the brackets are scores that the reads have left
-            self._xp.matmul(later.row, later.vectors, out=self._result_row)
-        else:
-            self._result.fill(0)
-        if self._symmetric is not None:
-            # η λ^(M-n) (G(M) + G(M)ᵀ) h(n), M = at                                                                (F6)
-            from_matrix = read_matrix(self._symmetric, memory.states[n - 1])
-            from_matrix *= memory.rate * memory.decay ** (self._at - n)
-            self._result += from_matrix
-        return self._result
-
-    def extra(self, names: Sequence[str]) -> dict[str, Array]:
-        """Return the named gradients: "decay" (dλ) and "rate" (dη), 0-d, and "A0" (B, H, H), dL/dA(0) = G(0).
-
-        Call it after all reads, when the errors are in place.
-        """
-        while names and self._end > 0:
-            self._fold()
-        return self._scalars | ({"A0": self._matrix} if "A0" in names else {})
-
-    def _attention(self, n: int, end: int) -> Attention:
-        """Return the views of the queries and errors at A(n) .. A(end-1), each with its partner's score of h(n)."""
-        memory = self._memory
-        reads = slice(memory.first[n], memory.first[max(n, end)])
-        scores, terms = memory.scores[reads, :, (n - 1) % memory.chunk], memory.terms[reads]
-        return Attention.over(scores.reshape(-1, scores.shape[-1]), terms.reshape(-1, *terms.shape[-2:]))
-
-    def _fold(self) -> None:
-        """Move the matrix one chunk back: (F5) for all steps of the chunk at once."""
-        if self._scalars:
-            self._add_scalars()
-        # G(n) = λ G(n+1) + Σ_k r_k query_kᵀ                                                                     (F5)
-        memory, end = self._memory, self._end
-        start = memory.chunk_start(end - 1)
-        errors, queries = (side[memory.first[start] : memory.first[end]] for side in (memory.errors, memory.queries))
-        weights = self._xp.repeat(memory.powers(range(end - start)), memory.reads[start:end], axis=0)
-        self._matrix = fold(self._matrix, memory.decay ** (self._at - start), errors, queries, weights)
-        self._symmetric = self._matrix + self._matrix.swapaxes(1, 2)
-        self._end = self._at = start
-
-    def _add_scalars(self) -> None:
-        """Add the terms of the chunk before `end` to dλ and dη, before it is folded into the matrix."""
-        # A(n) = λ^(n-m) A(m) + η Σ_k λ^(n-k) h(k) h(k)ᵀ,   k = m+1 .. n
-        memory, m, end = self._memory, self._memory.chunk_start(self._end - 1), self._end
-        reads, states = slice(memory.first[m], memory.first[end]), memory.states[m:end]
-        queries, errors, G, at = memory.queries[reads], memory.errors[reads], self._matrix, self._at
-        n = numpy.array(memory.when[reads])
-        # rᵀ ∂A(n) query for each read of A(n), m <= n < end                                                (F9), (F10)
-        h_q, h_r = (side.swapaxes(0, 1) @ states.transpose(1, 2, 0) for side in (queries, errors))  # (B, reads, k)
-        self._add(n[:, None] - numpy.arange(m + 1, m + 1 + len(states)), (h_q * h_r).sum(axis=0), has_rate=True)
-        if (A := memory.chunk_matrix(m)) is not None:
-            A_q = (A @ queries.transpose(1, 2, 0)).transpose(2, 0, 1)
-            self._add(n - m, (errors * A_q).sum(axis=(1, 2)), has_rate=False)
-        # ⟨G(at), ∂A(at)⟩                                                                                   (F9), (F10)
-        if G is not None:
-            G_h = (G @ states.transpose(1, 2, 0)).transpose(2, 0, 1)
-            self._add(at - numpy.arange(m + 1, m + 1 + len(states)), (states * G_h).sum(axis=(1, 2)), has_rate=True)
-            if A is not None:
-                self._add(numpy.array(at - m), (G * A).sum(), has_rate=False)
-
-    def _add(self, ages: Any, products: Any, has_rate: bool) -> None:
-        """Add Σ p ∂weight/∂λ to dλ and Σ p ∂weight/∂η to dη, over the products p of ages >= 0, shaped as ages.
-
-        has_rate: the weight is η λ^age, of a written state; else it is λ^age, of A(m).
-        """
-        memory, past = self._memory, ages >= 0
-        if "decay" in self._scalars:
-            # Σ p ∂weight/∂λ                                                                                       (F10)
-            slopes = past * ages * memory.decay ** (ages - 1).clip(0)  # age 0 has slope 0, and no λ^-1 is formed
-            weights = self._xp.asarray((memory.rate if has_rate else 1) * slopes, products.dtype)
-            self._scalars["decay"] += (weights * products).sum()
-        if "rate" in self._scalars and has_rate:
-            # Σ p ∂weight/∂η                                                                                        (F9)
-            weights = self._xp.asarray(past * memory.decay ** ages.clip(0), products.dtype)
-            self._scalars["rate"] += (weights * products).sum()

@@ -36,7 +36,8 @@ from . import checks, fast_weights, ops
 from .backend import Array, array_module
 from .fast_weights import State, check_forward, check_step, next_state, write
 from .inner_loop import InnerLoop, Options
-from .memory import Memory, MemoryGradient
+from .memory import Memory
+from .memory_gradient import MemoryGradient
 from .recurrent import (
     BaseCache,
     Params,
@@ -44,13 +45,13 @@ from .recurrent import (
     check_cache,
     check_params,
     gradient_of_state,
-    gradients_of_steps,
     identity_params,
     input_sums,
     renamed,
     requested,
     transition_backward,
 )  # fmt: skip
+from .spans import Spans
 from .workspace import Workspace, exclusive
 
 TRANSITIONS = ("W", "V")
@@ -175,7 +176,8 @@ def forward(
     params: Params, x: ops.Input, h0: Array | None = None,
     decay: float = 0.95, rate: float = 0.5, inner_steps: int = 1, *, controls: Controls,
     A0: Array | None = None, activation: str = "relu", normalize_preliminary: bool = False,
-    chunk: int | None = None, workspace: Workspace | None = None,
+    lengths: Array | None = None, resets: Array | None = None, chunk: int | None = None,
+    workspace: Workspace | None = None,
 ) -> tuple[Array, Cache]:  # fmt: skip
     """Return h (T, B, H) for whole sequences x (T, B, I), and the cache that `backward` needs.
 
@@ -189,6 +191,8 @@ def forward(
     checks.instance("controls", controls, Controls, "make them with Controls(store, wipe, read, integrate)")
     if len(controls) != steps:
         raise ValueError(f"controls: expected those of {steps} steps, as x has, got {len(controls)}")
+    spans = Spans(x, lengths, resets)
+    x = spans.clear(x)
 
     workspace = workspace or Workspace()
     ticket = workspace.begin()
@@ -196,25 +200,27 @@ def forward(
     key = (xp, shape, dtype, options.structure, layer_norm, chunk, controls)
     buffers = workspace.buffers(key, lambda: Buffers(xp, shape, dtype, options, layer_norm, chunk, controls))
     A, loop = buffers.A, buffers.loop
-    A.start(decay, rate, initial=A0)
+    A.start(decay, rate, initial=A0, ages=spans.ages(*_steps_of_memory(controls, inner_steps)))
     loop.load(params)
     feed = input_sums(x, params, buffers.a)
     buffers.h[0] = h = h0
     U_h, transposed = xp.empty_like(h0), {name: params[name].T for name in TRANSITIONS}
 
     for t, (a, U, saved, _, n, first, read, store) in enumerate(buffers.steps):
+        h = spans.begin(t, h)
         feed(t, h)  # a = C x(t) + b
         if U is not None:
             a += xp.matmul(h, transposed[U], out=U_h)
         h = loop.forward(a, A, n, saved, first) if read else buffers.unread.forward(a, saved[0])  # (2), (5)
+        spans.end(t, h)
         if store:
             A.write(n + 1, h)  # A(t+1) = λ A(t) + η h(t+1) h(t+1)ᵀ, (1)
 
     again = partial(
         forward, params, ops.made(x), h0, decay, rate, inner_steps, controls=controls, A0=A0, activation=activation,
-        normalize_preliminary=normalize_preliminary, chunk=chunk,
+        normalize_preliminary=normalize_preliminary, lengths=lengths, resets=resets, chunk=chunk,
     )  # fmt: skip
-    return buffers.states.copy(), Cache(params, x, workspace, ticket, again, buffers, options, controls)
+    return buffers.states.copy(), Cache(params, x, spans, workspace, ticket, again, buffers, options, controls)
 
 
 @exclusive
@@ -224,24 +230,21 @@ def backward(
 ) -> tuple[Params, Array, Array]:  # fmt: skip
     """Return the gradients of `forward`, (grads, dx, dh0), from dh, the gradient of the loss with respect to h.
 
-    dh (T, B, H), or (B, H) for the last step alone; `extra`, `dstate` and errors as in fast_weights.backward.
+    dh (T, B, H), or (B, H) for the last step of each sequence alone; `extra`, `dstate` and errors as in
+    fast_weights.backward.
     """
     check_cache(cache, Cache)
-    params, x, buffers = cache.params, cache.x, cache.buffers
+    params, x, buffers, spans = cache.params, cache.x, cache.buffers, cache.spans
     states, A, G, loop = buffers.states, buffers.A, buffers.G, buffers.loop
-    xp, dhs = array_module(h=states), gradients_of_steps(dh, states)
+    xp, of_h = array_module(h=states), states.shape[1:]
+    dh_last, dA_last = gradient_of_state(dstate, State, states, of_h, (*of_h, of_h[-1]))
+    dhs = spans.gradients(dh, states, None if dh_last is None else _wiped_at_end(dh_last, cache))
     extra = requested(extra, ("decay", "rate", "A0"))
     da_all = buffers.a  # forward's a is not needed again
     buffers.unread.f.slope(states, out=da_all)
     dnorm = xp.zeros((2, 1, states.shape[-1]), dh.dtype)  # gradients of gain and bias
-    dh_next = xp.zeros(states.shape[1:], dh.dtype)  # gradient of h(t+1) through U, from later steps
-    of_h = states.shape[1:]
-    dh_last, dA_last = gradient_of_state(dstate, State, states, of_h, (*of_h, of_h[-1]))
-    if dh_last is not None and not cache.controls.wipe[-1]:
-        dh_next += dh_last
-    G.start(
-        extra, final=dA_last
-    )  # G(t) = dL/dA(t)                                                                             (V1)
+    dh_next = xp.zeros(of_h, dh.dtype)  # gradient of h(t+1) through U, from later steps
+    G.start(extra, final=dA_last)  # G(t) = dL/dA(t)                                                              (V1)
 
     for t in reversed(range(len(states))):
         da, U, saved, errors, n, first, read, store = buffers.steps[t]
@@ -263,11 +266,12 @@ def backward(
             xp.matmul(da, params[U], out=dh_next)
         else:
             dh_next.fill(0)
+        spans.begin_backward(t, dh_next)
 
     dx, dC, db = ops.linear_backward(da_all, x, params["C"])
-    grads = {"C": dC, "b": db}
+    grads, h_before = {"C": dC, "b": db}, spans.begin_all(buffers.h[:-1])
     for name, steps in buffers.steps_through.items():
-        grads[name] = transition_backward(da_all[steps], buffers.h[steps])  # the rest of (V3)
+        grads[name] = transition_backward(da_all[steps], h_before[steps])  # the rest of (V3)
     if "gain" in params:
         grads["gain"], grads["bias"] = dnorm[:, 0]
     return grads | G.extra(extra), dx, dh_next
@@ -286,15 +290,16 @@ def attention(cache: Cache, t: int = -1) -> Array:
     if not isinstance(t, int | numpy.integer) or t % count not in steps or not -count <= t < count:
         raise ValueError(f"t: expected a step that reads, one of {steps}, got {t!r}")
     t %= count
-    return cache.buffers.A.attention(cache.buffers.steps[t].saved[0].state, sum(cache.controls.store[:t]))
+    step = cache.buffers.steps[t]
+    return cache.buffers.A.attention(step.saved[0].state, step.n, step.first)
 
 
 @exclusive
 def final_state(cache: Cache) -> State:
     """Return the state after the last step. Pass its h and A to the next forward as h0 and A0 to continue."""
     check_cache(cache, Cache)
-    buffers, controls = cache.buffers, cache.controls
-    return State(_wiped(buffers.h[-1], controls.wipe[-1]), buffers.A.matrix(sum(controls.store)))
+    h = _wiped_at_end(cache.spans.last(cache.buffers.states), cache)
+    return State(h, cache.buffers.A.matrix(sum(cache.controls.store)))
 
 
 def initial_state(params: Params, batch_size: int, h0: Array | None = None, A0: Array | None = None) -> State:
@@ -323,6 +328,20 @@ def step(
 def _wiped(array: Array, wipe: bool) -> Array:
     """Return a copy, or if `wipe` a new array of zeros, even where the array is not finite."""
     return array_module(array=array).zeros_like(array) if wipe else array.copy()
+
+
+def _wiped_at_end(h: Array, cache: Cache) -> Array:
+    """Return h (B, H), zero for the sequences whose last step wipes."""
+    xp = array_module(h=h)
+    wiped = xp.asarray(numpy.array(cache.controls.wipe)[cache.spans.lasts()])
+    return xp.where(wiped[:, None], xp.zeros((), h.dtype), h)
+
+
+def _steps_of_memory(controls: Controls, inner_steps: int) -> tuple[list[int], list[int]]:
+    """Return the steps that store a state, and the step of each read."""
+    steps = range(len(controls))
+    reads = [t for t in steps if controls.read[t] for _ in range(inner_steps)]
+    return [t for t in steps if controls.store[t]], reads
 
 
 def _with_transition(params: Params, name: str) -> Params:

@@ -103,18 +103,18 @@ class Layer:
         steps, batch_size, _ = x.shape
         given = {name: value for name, value in ({"h0": h0} | options).items() if isinstance(value, numpy.ndarray)}
         for name, value in given.items():
-            _check_rows(name, value, batch_size)
+            _check_rows(name, value.T if name == "resets" else value, batch_size)
         options = {name: value for name, value in options.items() if name not in given}
         shares = _shares(batch_size, 1 + len(self._helpers))
         ticket, places = self._calls.begin(), []
         for helper, share in zip(self._helpers, shares[1:], strict=False):
             inputs = {f"params/{name}": value for name, value in params.items()}
-            inputs |= _input(x, share) | {name: value[share] for name, value in given.items()}
+            inputs |= _input(x, share) | _of_rows(given, share)
             outputs = {"d" + name: value.shape for name, value in inputs.items() if name not in ("tokens", *given)}
             state = (share.stop - share.start, params["W"].shape[-1])
             outputs |= {"h": (steps, *state), "dh": (steps, *state), "dlast": state, "dh0": state}
             places.append(helper.start(inputs, outputs, arguments, options))
-        own = {name: value[shares[0]] for name, value in given.items()}
+        own = _of_rows(given, shares[0])
         own_input = _input(x, shares[0])
         # contiguous, because backward reshapes it to one matrix
         own_x = ops.Embedded(**own_input) if "table" in own_input else numpy.ascontiguousarray(own_input["x"])
@@ -240,6 +240,11 @@ def _begin(first: Array, batch_size: int, axis: int) -> Array:
 def _of_share(state: Any, share: slice) -> Any:
     """Return a state's arrays for the sequences of a share; None stays."""
     return state if state is None else type(state)(*(array[share] for array in state))
+
+
+def _of_rows(given: dict[str, Array], share: slice) -> dict[str, Array]:
+    """Return the rows of a share of each array; `resets` (T, B) has a column for each sequence."""
+    return {name: value[:, share] if name == "resets" else value[share] for name, value in given.items()}
 
 
 def _input(x: Array | ops.Embedded, share: slice) -> dict[str, Array]:

@@ -18,6 +18,7 @@ import numpy
 from . import checks, ops
 from .backend import Array, array_module
 from .ops import LayerNorm, Relu, Tanh
+from .spans import Spans
 from .workspace import Workspace
 
 Params = dict[str, Array]
@@ -98,15 +99,6 @@ def initial(name: str, given: Array | None, shape: tuple[int, ...], like: Array)
     return given
 
 
-def gradients_of_steps(dh: Array, like: Array) -> list[Array | None]:
-    """Check dh, the gradient of h (T, B, H) or of h[-1]. Return the gradient of each step's h, None where it is 0."""
-    array_module(h=like, dh=dh)
-    checks.floating(h=like, dh=dh)
-    last_only = dh.ndim == 2
-    checks.shape("dh", dh, like.shape[1:] if last_only else like.shape, "dh has the shape of h, or of h[-1]")
-    return [*[None] * (len(like) - 1), dh] if last_only else list(dh)
-
-
 def gradient_of_state(
     dstate: Any, kind: Any, like: Array, *shapes: tuple[int, ...]
 ) -> tuple[Any, ...]:  # fmt: skip
@@ -164,6 +156,7 @@ class BaseCache:
 
     params: Params
     x: ops.Input  # (T, B, I)
+    spans: Spans
     workspace: Workspace
     ticket: int
     again: Callable[[], tuple[Array, Any]]  # the same forward pass, in a workspace of its own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import numpy
@@ -59,7 +60,7 @@ def test_every_number_is_listed_and_some_are_explained(capsys):
     assert "plain/irnn.py:" in printed
     assert "\nirnn.py:" in printed
     assert "xp.matmul(dz, W, out=dh_next)" in printed
-    assert "4 backward = finite differences  irnn" in printed
+    assert re.search(r"4 backward = finite differences +irnn", printed)
     assert "irnn: W not transposed: caught by backward = autograd, irnn" in printed
     assert "3 backward = autograd, irnn, worst by array: W " in printed
     assert printed.endswith("I2: every row holds, every mutant is caught\n")
@@ -89,7 +90,8 @@ def test_every_number_has_its_paragraph_and_its_lines_in_plain_and_fast_files(nu
     plain = list((mutants.PACKAGE / "plain").glob("*.py"))
     for paths in (list(mutants.PACKAGE.glob("*.py")), plain):
         cited = [str(each) for each in explain._citations(key, sorted(paths))]
-        assert cited or (key == "3" and paths is plain), "equation (3) is used by the fast memory alone"
+        # equation (3) is used by the fast memory alone, and the plain layers have no lengths and resets
+        assert cited or (key in ("3", "S1", "S2") and paths is plain)
 
 
 def test_an_unknown_number_is_named(capsys):
@@ -101,7 +103,7 @@ def test_an_unknown_number_is_named(capsys):
         )
 
 
-@pytest.mark.parametrize("number", explain._derived())
+@pytest.mark.parametrize("number", [number for number in explain._derived() if number not in ("S1", "S2")])
 def test_the_plain_files_have_the_forward_and_the_backward_line_of_every_number(number):
     cited = list(explain._citations(number, sorted((mutants.PACKAGE / "plain").glob("*.py"))))
     assert {each.backward for each in cited} == {False, True}

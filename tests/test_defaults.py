@@ -30,7 +30,8 @@ MODULES = (
 H0, A0, C0 = {"h0": None}, {"A0": None}, {"c0": None}
 MEMORY = {"decay": 0.95, "rate": 0.5, "inner_steps": 1, "activation": "relu", "normalize_preliminary": False}
 INIT = {"layer_norm": True, "recurrent_scale": 0.05, "dtype": "float32"}
-RUN = {"chunk": None, "workspace": None}
+SPANS = {"lengths": None, "resets": None}
+RUN = SPANS | {"chunk": None, "workspace": None}
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "fast_weights.init": INIT,
@@ -48,19 +49,19 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "multilevel.initial_state": H0 | A0,
     "multilevel.step": MEMORY,
     "irnn.init": {"layer_norm": False, "recurrent_scale": 0.5, "dtype": "float32"},
-    "irnn.forward": H0 | {"activation": "relu", "workspace": None},
+    "irnn.forward": H0 | SPANS | {"activation": "relu", "workspace": None},
     "irnn.backward": {"extra": ()},
     "irnn.final_state": {},
     "irnn.initial_state": H0,
     "irnn.step": {"activation": "relu"},
     "lstm.init": {"forget_bias": 1.0, "layer_norm": False, "dtype": "float32"},
-    "lstm.forward": H0 | C0 | {"workspace": None},
+    "lstm.forward": H0 | C0 | SPANS | {"workspace": None},
     "lstm.backward": {"extra": ()},
     "lstm.final_state": {},
     "lstm.initial_state": H0 | C0,
     "lstm.step": {},
     "associative_lstm.init": {"heads": 3, "forget_bias": 1.0, "dtype": "float32"},
-    "associative_lstm.forward": H0 | C0 | {"copies": 4, "workspace": None},
+    "associative_lstm.forward": H0 | C0 | SPANS | {"copies": 4, "workspace": None},
     "associative_lstm.backward": {"extra": ()},
     "associative_lstm.final_state": {},
     "associative_lstm.initial_state": H0 | C0 | {"copies": 4},

@@ -592,3 +592,89 @@ def test_a_gradient_of_the_final_state_is_checked(layer):
     _, expected_dx, expected_dh0 = layer.module.backward(dh, once_more)
     numpy.testing.assert_array_equal(dx, expected_dx)
     numpy.testing.assert_array_equal(dh0, expected_dh0)
+
+
+# ------------------------------------------------------------------------------------------------- lengths and resets
+
+
+@each_layer
+def test_the_padding_may_hold_anything_and_gets_no_gradient(layer):
+    arguments, lengths = layer.arguments(**layer.init), numpy.array([5, 2, 3])
+    forward, dh = arguments["forward"] | {"lengths": lengths, "workspace": None}, arguments["backward"]["dh"]
+    padding = numpy.arange(T)[:, None] >= lengths
+    results = []
+    for filling in (0.0, numpy.nan, numpy.inf):
+        x, given = forward["x"].copy(), dh.copy()
+        x[padding], given[padding] = filling, filling
+        h, cache = layer.module.forward(**forward | {"x": x})
+        grads, dx, dh0 = layer.module.backward(given, cache, layer.extra)
+        assert not h[padding].any()
+        assert not dx[padding].any()
+        results.append(arrays((h, grads, dx, dh0, layer.module.final_state(cache)), "results"))
+    assert_same(results[1], results[0])
+    assert_same(results[2], results[0])
+
+
+@each_layer
+def test_tokens_may_be_padded_too(layer):
+    arguments, rng, lengths = layer.arguments(), numpy.random.default_rng(1), numpy.array([5, 2, 3])
+    table, tokens = rng.standard_normal((7, I)), rng.integers(0, 7, (T, B))
+    forward, dh = arguments["forward"] | {"lengths": lengths, "workspace": None}, arguments["backward"]["dh"]
+    results = []
+    for padding in (0, 6):
+        padded = numpy.where(numpy.arange(T)[:, None] < lengths, tokens, padding)
+        h, cache = layer.module.forward(**forward | {"x": ops.embedding(table, padded)})
+        results.append(arrays((h, *layer.module.backward(dh, cache)), "results"))
+    assert_same(results[1], results[0])
+
+
+@each_layer
+def test_full_lengths_and_no_resets_change_nothing(layer):
+    arguments = layer.arguments(**layer.init)
+    expected = all_results(layer, arguments)
+    spelled = {"lengths": numpy.full(B, T), "resets": numpy.zeros((T, B), bool)}
+    got = all_results(layer, arguments | {"forward": arguments["forward"] | spelled})
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        numpy.testing.assert_allclose(got[name], value, atol=1e-13, err_msg=name)
+
+
+@each_layer
+def test_a_gradient_of_the_last_step_is_the_one_at_each_end(layer):
+    arguments, lengths = layer.arguments(**layer.init), numpy.array([5, 2, 3])
+    _, cache = layer.module.forward(**arguments["forward"] | {"lengths": lengths})
+    dlast = arguments["backward"]["dh"][0]
+    whole = numpy.zeros((T, B, H))
+    whole[lengths - 1, range(B)] = dlast
+    results = [arrays(layer.module.backward(dh, cache, layer.extra), "backward") for dh in (dlast, whole)]
+    assert_same(results[0], results[1])
+
+
+@each_layer
+@pytest.mark.parametrize("processes", [1, 2])
+def test_wrong_lengths_and_resets_are_refused_by_name(layer, processes):
+    forward, good = layer.arguments()["forward"] | {"workspace": None}, numpy.array([5, 2, 3])
+    wrong = [
+        ({"lengths": [5, 2, 3]}, TypeError, "lengths: expected a NumPy array of integers, on the host, got list"),
+        ({"lengths": good * 1.0}, TypeError, "lengths: expected integers, got float64"),
+        ({"lengths": good[:2]}, ValueError, "lengths: expected"),
+        ({"lengths": good - 2}, ValueError, "lengths: expected numbers from 1 to 5, the steps of x, got 0 at index 1"),
+        ({"lengths": good + 1}, ValueError, "lengths: expected numbers from 1 to 5, the steps of x, got 6 at index 0"),
+        ({"resets": [[False] * B] * T}, TypeError, "resets: expected a NumPy array of booleans, on the host, got list"),
+        ({"resets": numpy.zeros((T, B))}, TypeError, "resets: expected booleans, got float64"),
+        ({"resets": numpy.zeros((B, T), bool)}, ValueError, "resets: expected"),
+    ]
+    if processes > 1:
+        if layer.module is not irnn:
+            pytest.skip("once is enough: it takes a process")
+        with parallel.Layer(layer.module, processes) as both:
+            for given, error, _ in wrong:
+                with pytest.raises(error, match=r"lengths|resets"):
+                    both.forward(**forward | given)
+            h, _ = both.forward(**forward | {"lengths": good, "resets": numpy.eye(T, B, dtype=bool)})
+        expected, _ = layer.module.forward(**forward | {"lengths": good, "resets": numpy.eye(T, B, dtype=bool)})
+        numpy.testing.assert_allclose(h, expected, atol=1e-13)
+        return
+    for given, error, message in wrong:
+        with pytest.raises(error, match=re.escape(message)):
+            layer.module.forward(**forward | given)

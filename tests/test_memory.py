@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy
 import pytest
 
-from fastweights_np.memory import Memory, MemoryGradient, choose_chunk
+from fastweights_np.memory import Memory, choose_chunk
+from fastweights_np.memory_gradient import MemoryGradient
 
 B, T, H, DECAY, RATE = 2, 7, 3, 0.8, 0.3
 CHUNKS = (1, 2, 3, 4, T, None)

@@ -24,6 +24,7 @@ ORDER = [
     {"backend"},
     {"checks", "workspace"},
     {"ops", "memory"},
+    {"spans", "memory_gradient"},
     {"recurrent"},
     {"inner_loop"},
     {"fast_weights", "irnn", "lstm", "associative_lstm"},
@@ -75,7 +76,8 @@ def test_plain_and_fast_files_cite_every_number_of_the_derivation_and_no_other()
     package = ROOT / "fastweights_np"
     derived = set(re.findall(r"\*\*\(([A-Z]\d+)\)", (package / "DERIVATION.md").read_text()))
     assert len(derived) > 30
-    assert cited((package / "plain").glob("*.py")) == derived
+    only_fast = {"S1", "S2"}  # for the plain layers, a document is a sequence of its own
+    assert cited((package / "plain").glob("*.py")) == derived - only_fast
     assert cited(package.glob("*.py")) == derived
 
 

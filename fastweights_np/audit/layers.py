@@ -12,6 +12,7 @@ from ..plain import ops as plain_ops
 from ..plain.fast_weights import attend
 from ..trees import map_leaves
 from .cases import ENDS, Case
+from .documents import DOCUMENTS, compare_documents
 from .links import Arrays, Link, Move
 
 
@@ -25,6 +26,7 @@ def layer_links(cases: list[Case], quick: bool, move: Move) -> list[Link]:
     by_differences = Link(4, "backward = finite differences", layer, 1e-7)
     stepped = Link(5, "step by step = forward", layer, 1e-12)
     parts = Link(5, "two parts = the whole", layer, 1e-12)
+    documents = Link(5, DOCUMENTS, layer, 1e-12)
     in_float32 = Link(7, "float32 = float64", layer, 1e-4)
     for case in cases:
         params, given, dh = case.arrays()
@@ -38,6 +40,7 @@ def layer_links(cases: list[Case], quick: bool, move: Move) -> list[Link]:
         stepped.compare(str(case), *_stepped_and_whole(case, params, given, move))
         if case.steps > 1:
             parts.compare(str(case), *_parts_and_whole(case, params, given, dh, move))
+        compare_documents(documents, case, params, given, dh, move)
         from_autograd = _autograd_gradients(case, params, given, dh)
         plain.compare(str(case), case.plain_gradients(params, saved, dh), from_autograd)
         for way in case.ways():
@@ -58,7 +61,7 @@ def layer_links(cases: list[Case], quick: bool, move: Move) -> list[Link]:
             h32, cache = case.module.forward(move(cast[0]), **move(cast[1]), **case.options)
             in_float32.compare(str(case), {"h": h32} | hand_gradients(case, cache, move(cast[2])), {"h": h} | from_hand)
     first, last = [forms] if layer == "fast_weights" else [], [] if quick else [by_differences, in_float32]
-    return [*first, alone, fast, plain, by_autograd, stepped, parts, *last]
+    return [*first, alone, fast, plain, by_autograd, stepped, parts, documents, *last]
 
 
 def _reads_by_matrix_and_attention(case: Case, A0: Any, h: Any, A_last: Any, saved: Any) -> tuple[Arrays, Arrays]:

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import numpy
 
 from ..network import LAYERS
+from .documents import DOCUMENTS
 from .links import Link
 
 PACKAGE = Path(__file__).parents[1]
+SHARED = ("memory", "memory_gradient", "inner_loop", "spans")  # what fast_weights uses
 
 
 class Mutant(NamedTuple):
@@ -42,16 +44,16 @@ _MUTANTS: dict[str, tuple[str, str, str, str]] = {
     "layer norm: gradients of the last step alone": ("ops.py", "dnorm += xp.matmul", "dnorm[...] = xp.matmul", "L7"),
     "cross-entropy: label not subtracted": ("ops.py", "dlogits[xp.arange(len(labels)), labels] -= 1", "pass", "L8"),
     "memory: matrix not transposed": ("memory.py", "read_matrix(matrix.swapaxes(1, 2) if transposed else matrix, v)", "read_matrix(matrix, v)", "F3"),
-    "memory: scores of errors not weighted": ("memory.py", "            scores *= self._recent_weights[recent]\n", "            scores *= 1.0 if transposed else self._recent_weights[recent]\n", "F3 F6"),
+    "memory: scores of errors not weighted": ("memory.py", "            scores *= weights\n", "            scores *= 1.0 if transposed else weights\n", "F3 F6"),
     "memory: partners not swapped": ("memory.py", "self._of_errors, self._of_queries = (", "self._of_queries, self._of_errors = (", "F6"),
-    "memory: half of the symmetric read": ("memory.py", "self._symmetric = self._matrix + self._matrix.swapaxes(1, 2)", "self._symmetric = self._matrix", "F6"),
-    "memory: errors and queries exchanged": ("memory.py", "for side in (memory.errors, memory.queries))", "for side in (memory.queries, memory.errors))", "F5"),
+    "memory: half of the symmetric read": ("memory_gradient.py", "self._symmetric = matrix + matrix.swapaxes(1, 2)", "self._symmetric = matrix", "F6"),
+    "memory: errors and queries exchanged": ("memory_gradient.py", "for side in (memory.errors, memory.queries))", "for side in (memory.queries, memory.errors))", "F5"),
     "memory: matrix not decayed when folded": ("memory.py", "folded += decay * matrix", "folded += matrix", "F3 F5"),
-    "memory: matrix not decayed when read": ("memory.py", "from_matrix *= self.decay**recent", "from_matrix *= 1", "F3"),
-    "memory: G not decayed when read": ("memory.py", "from_matrix *= memory.rate * memory.decay ** (self._at - n)", "from_matrix *= memory.rate", "F5 F6"),
-    "memory: η of G's matrix dropped": ("memory.py", "from_matrix *= memory.rate * memory.decay", "from_matrix *= memory.decay", "F6"),
-    "memory: another state's scores": ("memory.py", "(n - 1) % memory.chunk]", "0]", "F6"),
-    "memory: G's terms not decayed when folded": ("memory.py", "memory.powers(range(end - start))", "memory.powers(range(end - start)) ** 0", "F5"),
+    "memory: matrix not decayed when read": ("memory.py", "from_matrix *= carry", "from_matrix *= 1", "F3"),
+    "memory: G not decayed when read": ("memory_gradient.py", "memory.rate * memory.left(at, states)", "memory.rate * memory.left(states, states)", "F5 F6"),
+    "memory: η of G's matrix dropped": ("memory_gradient.py", "memory.rate * memory.left(at, states)", "memory.left(at, states)", "F6"),
+    "memory: another state's scores": ("memory_gradient.py", "(n - 1) % memory.chunk]", "0]", "F6"),
+    "memory: G's terms not decayed when folded": ("memory_gradient.py", "decay, errors, queries, weights)", "decay, errors, queries, weights**0)", "F5"),
     "inner loop: error at the sustained boundary dropped": ("inner_loop.py", "                da += r\n", "                pass\n", "F3"),
     "inner loop: identity of method 2 dropped": ("inner_loop.py", "                dh += r\n", "                pass\n", "F3"),
     "inner loop: preliminary state dropped": ("inner_loop.py", "        self.activations[0].backward(dh, saved[0], da, dnorm)\n", "        da[...] = 0\n", "F4"),
@@ -63,22 +65,28 @@ _MUTANTS: dict[str, tuple[str, str, str, str]] = {
     "time: memory's gradient one step late": ("fast_weights.py", "dh_t = G.read(t + 1)", "dh_t = G.read(min(t + 2, len(states)))", "F6"),
     "time: recurrence through W dropped": ("fast_weights.py", "        dh_t += dh_next\n", "", "F7"),
     "time: W not transposed": ("fast_weights.py", 'xp.matmul(da, params["W"], out=dh_next)', 'xp.matmul(da, params["W"].T, out=dh_next)', "F7 F8"),
-    "time: W's gradient from the states after": ("fast_weights.py", "params, x, buffers.h[:-1])", "params, x, buffers.h[1:])", "F7"),
-    "rate: η kept": ("memory.py", "asarray(past * memory.decay", "asarray(memory.rate * past * memory.decay", "F9"),
-    "rate: products of queries alone": ("memory.py", "(h_q * h_r).sum(axis=0)", "(h_q * h_q).sum(axis=0)", "F9 F10"),
-    "rate: reads after the chunk dropped": ("memory.py", "(states * G_h).sum(axis=(1, 2))", "0 * (states * G_h).sum(axis=(1, 2))", "F9 F10"),
-    "decay: slope of λ^age without its age": ("memory.py", "past * ages * memory.decay", "past * memory.decay", "F10"),
-    "decay: slope of λ^age with λ^age": ("memory.py", "memory.decay ** (ages - 1).clip(0)", "memory.decay ** ages.clip(0)", "F10"),
-    "decay: η dropped": ("memory.py", "(memory.rate if has_rate else 1) * slopes", "slopes", "F10"),
-    "decay: reads of the matrix dropped": ("memory.py", "(errors * A_q).sum(axis=(1, 2))", "0 * (errors * A_q).sum(axis=(1, 2))", "F10"),
-    "decay: decay of the matrix dropped": ("memory.py", "(G * A).sum()", "0 * (G * A).sum()", "F10"),
-    "decay: ages from the newest state": ("memory.py", "self._add(n[:, None] - numpy.arange(m + 1,", "self._add(n[:, None] + 1 - numpy.arange(m + 1,", "F9 F10"),
-    "state: gradient of the final A not decayed": ("memory.py", "memory.decay ** (self._at - start)", "memory.decay ** 0", "F5"),
+    "time: W's gradient from the states after": ("fast_weights.py", "spans.begin_all(buffers.h[:-1]))", "spans.begin_all(buffers.h[1:]))", "F7"),
+    "rate: η kept": ("memory_gradient.py", "asarray(past * memory.decay", "asarray(memory.rate * past * memory.decay", "F9"),
+    "rate: products of queries alone": ("memory_gradient.py", "(h_q * h_r)", "(h_q * h_q)", "F9 F10"),
+    "rate: reads after the chunk dropped": ("memory_gradient.py", "(states * G_h).sum(axis=2)", "0 * (states * G_h).sum(axis=2)", "F9 F10"),
+    "decay: slope of λ^age without its age": ("memory_gradient.py", "past * ages * memory.decay", "past * memory.decay", "F10"),
+    "decay: slope of λ^age with λ^age": ("memory_gradient.py", "memory.decay ** (ages - 1).clip(0)", "memory.decay ** ages.clip(0)", "F10"),
+    "decay: η dropped": ("memory_gradient.py", "(memory.rate if has_rate else 1) * slopes", "slopes", "F10"),
+    "decay: reads of the matrix dropped": ("memory_gradient.py", "(errors * A_q).sum(axis=2)", "0 * (errors * A_q).sum(axis=2)", "F10"),
+    "decay: decay of the matrix dropped": ("memory_gradient.py", "(G * A).sum(axis=(1, 2))", "0 * (G * A).sum(axis=(1, 2))", "F10"),
+    "decay: ages from the newest state": ("memory_gradient.py", "self._add(n[:, None] - ages", "self._add(n[:, None] + 1 - ages", "F9 F10"),
+    "state: gradient of the final A not decayed": ("memory_gradient.py", "memory.left(self._at, numpy.array([start]))", "memory.left(start, numpy.array([start]))", "F5"),
     "irnn: slope dropped": ("irnn.py", "buffers.activation.f.slope(buffers.h[1:], out=buffers.z)", "buffers.z[...] = 1", "I1"),
     "irnn: slope of the state before": ("irnn.py", "slope(buffers.h[1:], out=buffers.z)", "slope(buffers.h[:-1], out=buffers.z)", "I1"),
     "irnn: gradient of h dropped before the last step": ("irnn.py", "            dh_next += dhs[t]\n", "            pass\n", "I2"),
     "irnn: W not transposed": ("irnn.py", "xp.matmul(dz, W, out=dh_next)", "xp.matmul(dz, W.T, out=dh_next)", "I2"),
-    "irnn: W's gradient from the states after": ("irnn.py", "cache.x, buffers.h[:-1])", "cache.x, buffers.h[1:])", "F7"),
+    "lengths: gradient of padding kept": ("spans.py", "whole = xp.zeros_like(states) if last_only else self._masked(dh)", "whole = xp.zeros_like(states) if last_only else dh.copy()", "S2"),
+    "lengths: gradient of the final state at the last step": ("spans.py", "                whole[self._places(states)] += gradient\n", "                whole[-1] += gradient\n", "S2"),
+    "lengths: padding ages the memory": ("spans.py", "self.active()[stores].cumsum(axis=0)", "numpy.ones_like(self.active()[stores]).cumsum(axis=0)", "S2"),
+    "resets: gradient before a reset kept": ("spans.py", "            dh[rows] = 0\n", "            pass\n", "S1"),
+    "resets: W's gradient from the state before": ("spans.py", "        return h * array_module(h=h).asarray(~self._starts()[:, :, None], h.dtype)\n", "        return h\n", "S1"),
+    "resets: fast weights kept": ("spans.py", "parts[[*reads, -1]]", "0 * parts[[*reads, -1]]", "S1"),
+    "irnn: W's gradient from the states after": ("irnn.py", "spans.begin_all(buffers.h[:-1]))", "spans.begin_all(buffers.h[1:]))", "F7"),
     "irnn: gradient of the gain dropped": ("irnn.py", '        grads["gain"], grads["bias"] = dnorm[:, 0]\n', '        grads["gain"], grads["bias"] = 0 * dnorm[:, 0]\n', "L7"),
     "lstm: slope of σ y": ("lstm.py", "xp.subtract(gates[: F + 1], square[: F + 1], out=out[: F + 1])", "out[: F + 1] = gates[: F + 1]", "M3"),
     "lstm: slope of tanh that of σ": ("lstm.py", "xp.subtract(1, square[G], out=out[G])", "xp.subtract(gates[G], square[G], out=out[G])", "M3"),
@@ -196,9 +204,9 @@ def mutated(mutant: Mutant, folder: Path) -> Iterator[Any]:
 
 
 def caught_by(mutant: Mutant, folder: Path) -> list[Link]:
-    """Return the rows of the gradient checks, link 3, that fail for this mutant."""
+    """Return the rows that fail for this mutant: of the gradient checks, link 3, and of DOCUMENTS."""
     stem = Path(mutant.file).stem
-    layer, others = stem if stem in LAYERS else "fast_weights", stem not in (*LAYERS, "memory", "inner_loop")
+    layer, others = stem if stem in LAYERS else "fast_weights", stem not in (*LAYERS, *SHARED)
     with mutated(mutant, folder) as audit, numpy.errstate(all="ignore"):  # a mutant may overflow
         links = audit.run(quick=True, layers=[layer], others=others)
-    return [link for link in links if link.number == 3 and not link.passed]
+    return [link for link in links if (link.number == 3 or link.title == DOCUMENTS) and not link.passed]
