@@ -15,7 +15,7 @@ import pytest
 from bench import store
 from tasks import catch, retrieval
 from tasks.__main__ import TASKS, main
-from tasks.running import runs
+from tasks.running import command_line, runs
 
 KINDS: dict[str, Any] = {name: importlib.import_module(f"tasks.{name}").Settings for name in TASKS}
 WRONG = {
@@ -152,13 +152,15 @@ def test_a_file_names_the_layer_before_options_are_judged(tmp_path):
     """--forget-bias belongs to the file's lstm, not to the default layer."""
     path = tmp_path / "settings.json"
     path.write_text(json.dumps({"task": "retrieval", "layer": "lstm"}))
-    asked = runs.settings_asked_for(retrieval.Settings, ["--settings", str(path), "--forget-bias", "2"], "program")
+    asked = command_line.settings_asked_for(
+        retrieval.Settings, ["--settings", str(path), "--forget-bias", "2"], "program"
+    )
     assert (asked.layer, asked.forget_bias) == ("lstm", 2.0)
 
 
 def test_settings_beside_resume_are_refused(tmp_path):
     with pytest.raises(ValueError, match="settings: expected none with --resume"):
-        runs.settings_asked_for(retrieval.Settings, ["--settings", "a", "--resume", "b"], "program")
+        command_line.settings_asked_for(retrieval.Settings, ["--settings", "a", "--resume", "b"], "program")
 
 
 def test_what_a_machine_decides_may_stand_in_a_file(tmp_path):
