@@ -30,7 +30,7 @@ GROUPS = {
     ),
     "output": ("out", "checkpoint_every", "test_curve", "generalize"),
 }  # fmt: skip
-EPILOG = "An option that the chosen layer does not use is refused."
+EPILOG = "An option that the chosen layer does not use is refused, unless it has its default value."
 METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 WIDEST = 100  # columns: longer lines are hard to read
 
