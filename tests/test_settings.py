@@ -115,6 +115,24 @@ def test_an_option_without_effect_is_refused(task, options, message, capsys):
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
+@pytest.mark.parametrize(
+    ("task", "word", "symbol", "option"),
+    [
+        ("retrieval", "--eta", "η", "--rate"),
+        ("mnist", "--lambda=0.9", "λ", "--decay"),
+        ("faces", "-S", "S", "--inner-steps"),
+        ("catch", "--R", "R", "--hidden-size"),
+        ("retrieval", "-K", "K", "--pairs"),
+        ("catch", "--γ", "γ", "--discount"),
+        ("catch", "-N", "N", "--size"),
+    ],
+)
+def test_a_symbol_of_the_paper_is_answered_by_its_option(task, word, symbol, option, capsys):
+    assert main([task, word, "2"]) == 2
+    expected = f"tasks: {symbol}: expected the option {option}, got {word}; use {option}\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_every_option_of_a_layer_is_refused_for_the_layers_without_it():
     other = {"decay": 0.5, "rate": 0.5, "inner_steps": 2, "normalize_preliminary": True, "layer_norm": True,
              "recurrent_scale": 0.3, "forget_bias": 2.0, "copies": 2, "heads": 2}  # fmt: skip

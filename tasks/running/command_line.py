@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import tyro
 
 from . import option_help
+from .console import spelled
 from .runs import RunSettings, settings_from, settings_of
 
 
@@ -23,6 +25,7 @@ def settings_asked_for(kind: type[RunSettings], arguments: list[str], program: s
     if "-h" in arguments or "--help" in arguments:
         print(option_help.text(stored, program), end="")
         raise SystemExit(0)
+    _refuse_symbols(kind, arguments)
     asked = tyro.cli(kind, args=arguments, prog=program, default=stored)
     if sources.resume is None:
         return asked
@@ -31,6 +34,22 @@ def settings_asked_for(kind: type[RunSettings], arguments: list[str], program: s
         stored = replace(stored, **{kind.length: getattr(asked, kind.length)})
     asked.check_resumed(stored.as_json(), sources.resume / "settings.json")
     return asked
+
+
+def _refuse_symbols(kind: type[RunSettings], arguments: list[str]) -> None:
+    """Raise ValueError for an option that is a symbol of the paper, such as --eta or -S. It names the right option.
+
+    The docstrings of settings begin with their symbol: "η, the learning rate ..." or "N. The screen ...".
+    """
+    symbols = {}
+    for name, doc in option_help.documented(kind).items():
+        if found := re.match(r"(\w)[,.] ", doc):
+            symbols[spelled(found[1], "ascii")] = found[1], f"--{name.replace('_', '-')}"
+    for word in arguments:
+        name = spelled(word.partition("=")[0].lstrip("-"), "ascii")
+        if word.startswith("-") and name in symbols:
+            symbol, option = symbols[name]
+            raise ValueError(f"{symbol}: expected the option {option}, got {word}; use {option}")
 
 
 def _sources(arguments: list[str], program: str) -> argparse.Namespace:
