@@ -25,6 +25,8 @@ from . import checks, ops
 from .backend import Array, array_module
 from .recurrent import Params, uniform
 
+__all__ = ["Cache", "Convolution", "backward", "feature_count", "forward", "init"]
+
 BLOCK = 2**16  # numbers that are gathered into patches at a time: 256 KiB of float32
 
 

@@ -53,6 +53,11 @@ from .recurrent import (
 )  # fmt: skip
 from .workspace import Workspace, exclusive
 
+__all__ = [
+    "Cache", "Controls", "State", "attention", "backward", "final_state", "forward", "init", "initial_state",
+    "quadrants", "step",
+]  # fmt: skip
+
 TRANSITIONS = ("W", "V")
 
 

@@ -15,6 +15,12 @@ from typing import Any
 from . import checks
 from .backend import Array, HoldsModule, array_module, scatter_add, take
 
+__all__ = [
+    "ClosedLoop", "Embedded", "LayerNorm", "Relu", "Tanh", "embedding", "embedding_backward", "entropy",
+    "entropy_backward", "linear", "linear_backward", "softmax_cross_entropy", "softmax_cross_entropy_backward",
+    "squared_error", "squared_error_backward",
+]  # fmt: skip
+
 LAYER_NORM_EPSILON = 1e-5  # added to the variance, so that a constant row is not 0/0
 
 

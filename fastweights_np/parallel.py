@@ -41,6 +41,8 @@ from .backend import array_module
 from .recurrent import renamed
 from .workspace import Workspace
 
+__all__ = ["Cache", "Layer"]
+
 Array = numpy.ndarray
 Shapes = tuple[tuple[str, tuple[int, ...], str], ...]  # name, shape and dtype of each array
 
