@@ -22,7 +22,7 @@ ROOT = Path(fw.__file__).parent.parent
 ORDER = [
     {"trees"},
     {"backend"},
-    {"checks", "workspace"},
+    {"checks", "workspace", "shared_arrays"},
     {"ops", "memory"},
     {"recurrent"},
     {"inner_loop"},
