@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
+from fastweights_np.files import write_text
 from tasks.figures import error_axis, reward_axis
 from tasks.games.catch_game import Rules
 from tasks.retrieval import key_blind_floor
@@ -86,7 +87,7 @@ def make() -> str:
     }
     for name, text in tables.items():
         if text:
-            (report.output / f"{name}.md").write_text(text)
+            write_text(report.output / f"{name}.md", text)
     draw_glimpses(report.output / "glimpses-digit.png")
     figure_2(runs, missing)
     capacity(load(CAPACITY), load(NO_DECAY), missing)
