@@ -230,7 +230,7 @@ def searches(found: list[Run], missing: list[str]) -> str:
     for task, cells in (("retrieval", TABLE_1), ("mnist", TABLE_2)):
         missing += [f"the search of {task}, {NAMES[layer]}" for layer in cells if (task, layer) not in searched]
     header = [
-        "task, and options beside its defaults",
+        "task, and options that differ from its defaults",
         "searched",
         "validation loss (nats), of agents mean reward",
         "lowest loss, or highest reward",

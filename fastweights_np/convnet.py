@@ -126,7 +126,7 @@ def forward(
     for n, layer in enumerate(layers):
         side = layer.side(side)  # raises if it is too small
         size = (layer.features, channels, layer.size, layer.size)
-        checks.shape(f"weight{n}", params[f"weight{n}"], size, "as layers has it")
+        checks.shape(f"weight{n}", params[f"weight{n}"], size, "its sizes follow from `layers` and the images")
         checks.shape(f"bias{n}", params[f"bias{n}"], (layer.features,))
         channels = layer.features
     parts = _of_each(

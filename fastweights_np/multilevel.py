@@ -193,7 +193,7 @@ def forward(
     (steps, batch_size, _), hidden_size, dtype = x.shape, params["W"].shape[0], params["W"].dtype
     checks.instance("controls", controls, Controls, "make them with Controls(store, wipe, read, integrate)")
     if len(controls) != steps:
-        raise ValueError(f"controls: expected those of {steps} steps, as x has, got {len(controls)}")
+        raise ValueError(f"controls: expected {steps} steps, the length of x, got {len(controls)}")
 
     workspace = workspace or Workspace()
     ticket = workspace.begin()

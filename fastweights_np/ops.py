@@ -166,7 +166,7 @@ def _check_linear(x: Input, weight: Array, **others: Array) -> ModuleType:
     arrays = {"x": input_array(x), "weight": weight, **others}
     xp = array_module(**arrays)
     checks.floating(**arrays)
-    checks.shape("x", x, (*x.shape[:-1], weight.shape[-1]), "its last axis is that of weight")
+    checks.shape("x", x, (*x.shape[:-1], weight.shape[-1]), "its last axis has the length of weight's last axis")
     return xp
 
 

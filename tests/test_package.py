@@ -148,7 +148,7 @@ def test_cuda_that_cannot_be_used_says_which_and_what_to_do(version, driver, dev
     assert said.count("\n") == 1, "one sentence"
 
 
-def test_without_memory_the_sizes_and_what_to_lower_are_told(monkeypatch):
+def test_without_memory_the_error_names_the_sizes_and_what_to_lower(monkeypatch):
     def no_room(*_: object) -> None:
         raise MemoryError("5 GiB wanted")
 

@@ -221,7 +221,7 @@ def test_a_finished_run_is_continued_by_a_new_one(finished, tmp_path, monkeypatc
         assert (longer / "metrics.jsonl").read_text().count("\n") == 2 * length
 
 
-def test_the_schedule_is_that_of_the_longer_run(tmp_path, capsys):
+def test_the_schedule_covers_the_longer_run(tmp_path, capsys):
     words = options("retrieval", tmp_path)
     assert main([*words, "--out", str(tmp_path / "run")]) == 0
     again = ["retrieval", "--resume", str(tmp_path / "run"), "--epochs", "6", "--out", str(tmp_path / "longer")]
