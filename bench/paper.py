@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
+from fastweights_np.files import write_text
 from tasks.figures import error_axis, reward_axis
 from tasks.games.catch_game import Rules
 from tasks.retrieval import key_blind_floor
@@ -86,7 +87,7 @@ def make() -> str:
     }
     for name, text in tables.items():
         if text:
-            (report.output / f"{name}.md").write_text(text)
+            write_text(report.output / f"{name}.md", text)
     draw_glimpses(report.output / "glimpses-digit.png")
     figure_2(runs, missing)
     capacity(load(CAPACITY), load(NO_DECAY), missing)
@@ -229,7 +230,7 @@ def searches(found: list[Run], missing: list[str]) -> str:
     for task, cells in (("retrieval", TABLE_1), ("mnist", TABLE_2)):
         missing += [f"the search of {task}, {NAMES[layer]}" for layer in cells if (task, layer) not in searched]
     header = [
-        "task, and options beside its defaults",
+        "task, and options that differ from its defaults",
         "searched",
         "validation loss (nats), of agents mean reward",
         "lowest loss, or highest reward",

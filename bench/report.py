@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from math import exp, log
 from typing import Any
 
+from fastweights_np.files import write_text
 from tasks.running.provenance import provenance
 from tasks.running.runs import write_json
 
@@ -31,7 +32,7 @@ def store(name: str, figures: Any, table: str, layer: str, **settings: Any) -> N
     output.mkdir(parents=True, exist_ok=True)
     finished = {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     write_json(output / f"{name}.json", provenance() | finished | settings | {"figures": figures})
-    (output / f"{name}.md").write_text(table)
+    write_text(output / f"{name}.md", table)
     print(f"\n{table}\nin {output}: {name}.json, {name}.md", flush=True)
 
 

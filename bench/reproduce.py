@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from tasks.running.runs import settings_asked_for
+from tasks.running.command_line import settings_asked_for
 from tasks.searching.trial import end, start
 
 from . import store

@@ -21,6 +21,8 @@ from .network import LAYERS, PatchEncoder, Tree
 from .recurrent import check_init, uniform
 from .workspace import Workspace
 
+__all__ = ["ActorCritic", "Loss", "loss_and_gradients", "returns"]
+
 CLOSED_LOOP_LAYERS = ("fast_weights", "irnn", "lstm")  # the layers that an agent can use
 OF_FORWARD_ALONE = ("chunk",)  # options of a layer's forward that its step lacks
 

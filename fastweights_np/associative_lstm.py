@@ -53,6 +53,8 @@ from .recurrent import (
 from .spans import Spans
 from .workspace import Workspace, exclusive
 
+__all__ = ["Cache", "State", "backward", "final_state", "forward", "init", "initial_state", "step"]
+
 F, I, O = range(3)  # the gates  # noqa: E741
 K, Q, U = range(3)  # of each head: input key, output key, value
 

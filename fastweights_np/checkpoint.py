@@ -21,6 +21,8 @@ from .backend import array_module, to_host
 from .files import whole
 from .trees import flatten, unflatten
 
+__all__ = ["CheckpointError", "load", "save"]
+
 VERSION = 2
 DIGEST_SIZE = 64  # hexadecimal digits of a SHA-256
 NUMBERS = "biufc"  # kinds of dtype: boolean, integer, unsigned, floating-point, complex

@@ -25,6 +25,8 @@ from . import checks, ops
 from .backend import Array, array_module
 from .recurrent import Params, uniform
 
+__all__ = ["Cache", "Convolution", "backward", "feature_count", "forward", "init"]
+
 BLOCK = 2**16  # numbers that are gathered into patches at a time: 256 KiB of float32
 
 
@@ -124,7 +126,7 @@ def forward(
     for n, layer in enumerate(layers):
         side = layer.side(side)  # raises if it is too small
         size = (layer.features, channels, layer.size, layer.size)
-        checks.shape(f"weight{n}", params[f"weight{n}"], size, "as layers has it")
+        checks.shape(f"weight{n}", params[f"weight{n}"], size, "its sizes follow from `layers` and the images")
         checks.shape(f"bias{n}", params[f"bias{n}"], (layer.features,))
         channels = layer.features
     parts = _of_each(

@@ -48,6 +48,8 @@ from .recurrent import (
 from .spans import Spans
 from .workspace import Workspace, exclusive
 
+__all__ = ["Cache", "State", "attention", "backward", "final_state", "forward", "init", "initial_state", "step"]
+
 
 class State(NamedTuple):
     """The state between steps: h (B, H), the hidden state, and A (B, H, H), the fast weights that already hold h."""

@@ -21,17 +21,17 @@ def whole(path: str | Path) -> Iterator[BinaryIO]:
     Raises OSError, which names the path, if the file cannot be written.
     """
     path = Path(path)
-    beside = path.with_name(f"{path.name}{UNFINISHED}{os.urandom(4).hex()}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    unfinished = path.with_name(f"{path.name}{UNFINISHED}{os.urandom(4).hex()}")
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with open(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(unfinished, path)
     except BaseException as error:
         with suppress(OSError):
-            os.unlink(beside)
+            os.unlink(unfinished)
         if isinstance(error, OSError) and error.filename is None:  # the error of a write has no file name
             error.filename = str(path)
         raise

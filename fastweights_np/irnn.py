@@ -38,6 +38,8 @@ from .recurrent import (
 from .spans import Spans
 from .workspace import Workspace, exclusive
 
+__all__ = ["Cache", "State", "backward", "final_state", "forward", "init", "initial_state", "step"]
+
 
 class State(NamedTuple):
     """The state between two steps: h (B, H), the hidden state."""

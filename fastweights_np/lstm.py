@@ -45,6 +45,8 @@ from .recurrent import (
 from .spans import Spans
 from .workspace import Workspace, exclusive
 
+__all__ = ["Cache", "State", "backward", "final_state", "forward", "init", "initial_state", "step"]
+
 GATES = (4,)  # i, f, g, o
 I, F, G, O = range(4)  # noqa: E741
 IN_CACHE = 2**18  # bytes of gates that backward processes at once: they stay in a core's cache

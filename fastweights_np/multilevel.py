@@ -54,6 +54,11 @@ from .recurrent import (
 from .spans import Spans
 from .workspace import Workspace, exclusive
 
+__all__ = [
+    "Cache", "Controls", "State", "attention", "backward", "final_state", "forward", "init", "initial_state",
+    "quadrants", "step",
+]  # fmt: skip
+
 TRANSITIONS = ("W", "V")
 
 
@@ -190,7 +195,7 @@ def forward(
     (steps, batch_size, _), hidden_size, dtype = x.shape, params["W"].shape[0], params["W"].dtype
     checks.instance("controls", controls, Controls, "make them with Controls(store, wipe, read, integrate)")
     if len(controls) != steps:
-        raise ValueError(f"controls: expected those of {steps} steps, as x has, got {len(controls)}")
+        raise ValueError(f"controls: expected {steps} steps, the length of x, got {len(controls)}")
     spans = Spans(x, lengths, resets)
     x = spans.clear(x)
 

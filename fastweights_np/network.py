@@ -20,6 +20,10 @@ from .optim import clip_by_global_norm
 from .recurrent import check_init, uniform
 from .workspace import Workspace
 
+__all__ = [
+    "LAYERS", "Classifier", "ConvolutionalNetwork", "Model", "Network", "PatchEncoder", "TokenEncoder", "train_step",
+]  # fmt: skip
+
 LAYERS = {
     "fast_weights": fast_weights, "multilevel": multilevel, "irnn": irnn, "lstm": lstm,
     "associative_lstm": associative_lstm,

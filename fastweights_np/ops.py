@@ -15,6 +15,12 @@ from typing import Any
 from . import checks
 from .backend import Array, HoldsModule, array_module, scatter_add, take
 
+__all__ = [
+    "ClosedLoop", "Embedded", "LayerNorm", "Relu", "Tanh", "embedding", "embedding_backward", "entropy",
+    "entropy_backward", "linear", "linear_backward", "softmax_cross_entropy", "softmax_cross_entropy_backward",
+    "squared_error", "squared_error_backward",
+]  # fmt: skip
+
 LAYER_NORM_EPSILON = 1e-5  # added to the variance, so that a constant row is not 0/0
 
 
@@ -160,7 +166,7 @@ def _check_linear(x: Input, weight: Array, **others: Array) -> ModuleType:
     arrays = {"x": input_array(x), "weight": weight, **others}
     xp = array_module(**arrays)
     checks.floating(**arrays)
-    checks.shape("x", x, (*x.shape[:-1], weight.shape[-1]), "its last axis is that of weight")
+    checks.shape("x", x, (*x.shape[:-1], weight.shape[-1]), "its last axis has the length of weight's last axis")
     return xp
 
 

@@ -18,6 +18,8 @@ from .backend import Array, array_module
 from .roles import is_weight
 from .trees import flatten
 
+__all__ = ["SCHEDULES", "Adam", "RMSProp", "clip_by_global_norm", "constant", "linear_decay"]
+
 Tree = dict[str, Any]
 
 TINY = 1e-15  # a norm below it may have lost squares that are too small for float32

@@ -18,18 +18,15 @@ themselves.
 from __future__ import annotations
 
 import importlib
-import mmap
 import os
 import pickle
 import select
 import subprocess
 import sys
-import tempfile
 import time
 import weakref
 from collections.abc import Sequence
 from itertools import pairwise
-from math import prod
 from multiprocessing.connection import Connection, Pipe
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -39,12 +36,13 @@ import numpy
 from . import checks, ops
 from .backend import array_module
 from .recurrent import renamed
+from .shared_arrays import Shapes, SharedFile, new_file
 from .workspace import Workspace
 
-Array = numpy.ndarray
-Shapes = tuple[tuple[str, tuple[int, ...], str], ...]  # name, shape and dtype of each array
+__all__ = ["Cache", "Layer"]
 
-ALIGNMENT = 64  # bytes of a cache line
+Array = numpy.ndarray
+
 ENDED = "a helper process has ended: make a new parallel.Layer"
 AWAKE = 2e-3  # seconds that a process polls for a message: waking it up takes some 0.1 ms, twice in each call
 
@@ -260,38 +258,11 @@ def _raise_first(failures: list[BaseException | None]) -> None:
             raise failure
 
 
-class _Shared:
-    """Memory that two processes share, split into named arrays: equal shapes give equal places on both sides."""
-
-    def __init__(self, file: int) -> None:
-        self._file = file
-        self._shapes: Shapes = ()
-        self._arrays: dict[str, Array] = {}
-
-    def arrays(self, shapes: Shapes) -> dict[str, Array]:
-        """Return an array for each name. If the shapes differ from the last call's, the last call's arrays are lost."""
-        if shapes != self._shapes:
-            sizes = [
-                -(-prod(shape) * numpy.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT for _, shape, dtype in shapes
-            ]
-            size = max(sum(sizes), ALIGNMENT)
-            if os.fstat(self._file).st_size < size:
-                # allocated now, with an error if there is no room; after ftruncate alone, writing to it may crash
-                getattr(os, "posix_fallocate", lambda file, _, size: os.ftruncate(file, size))(self._file, 0, size)
-            memory, start, self._arrays = mmap.mmap(self._file, size), 0, {}
-            for (name, shape, dtype), taken in zip(shapes, sizes, strict=True):
-                self._arrays[name] = numpy.frombuffer(memory, dtype, prod(shape), start).reshape(shape)
-                start += taken
-            self._shapes = shapes
-        return self._arrays
-
-
 class _Helper:
     """This process's end of a helper process."""
 
     def __init__(self, layer: str) -> None:
-        with tempfile.TemporaryFile(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as file:
-            self._file = os.dup(file.fileno())
+        self._file = new_file()
         their_answers, their_commands = Pipe(duplex=False), Pipe(duplex=False)
         self._answers, self._commands = their_answers[0], their_commands[1]
         theirs = their_commands[0].fileno(), their_answers[1].fileno(), self._file
@@ -303,7 +274,7 @@ class _Helper:
         )
         their_commands[0].close()
         their_answers[1].close()
-        self._shared = _Shared(self._file)
+        self._shared = SharedFile(self._file)
         self._busy, self._owner = False, os.getpid()
         self.extras: dict[str, Array] = {}  # further results of a command: gradients of `extra`, a state's arrays
         self._closing = weakref.finalize(self, _end, self._commands, self._answers, self._process, self._file)
@@ -383,7 +354,7 @@ def _end(commands: Connection, answers: Connection, process: subprocess.Popen[by
 def _serve(commands_file: int, answers_file: int, file: int, layer_name: str) -> None:
     """Run a helper: commands and answers pass through pipes, arrays through shared memory. It ends with the pipe."""
     commands, answers = Connection(commands_file, writable=False), Connection(answers_file, readable=False)
-    helping = _Helping(importlib.import_module(layer_name), _Shared(file))
+    helping = _Helping(importlib.import_module(layer_name), SharedFile(file))
     while True:
         try:
             command, *rest = _receive(commands)
@@ -405,7 +376,7 @@ def _serve(commands_file: int, answers_file: int, file: int, layer_name: str) ->
 class _Helping:
     """The commands that a helper runs on its share."""
 
-    def __init__(self, layer: Any, shared: _Shared) -> None:
+    def __init__(self, layer: Any, shared: SharedFile) -> None:
         self._layer, self._shared, self._workspace = layer, shared, Workspace()
 
     def forward(

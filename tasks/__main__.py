@@ -9,18 +9,20 @@ import signal
 import sys
 
 TASKS = {
-    "retrieval": "associative retrieval: the answer to c9k8j3f1??c is 9 (section 4.1, table 1)",
-    "mnist": "handwritten digits, seen as glimpses (section 4.2, table 2)",
-    "faces": "facial expressions, seen as glimpses (section 4.3, table 3)",
-    "catch": "agents that catch a ball after it becomes invisible (section 4.4, figure 5)",
+    "retrieval": "answer c9k8j3f1??c with 9 (section 4.1, table 1)",
+    "mnist": "classify handwritten digits from glimpses (section 4.2, table 2)",
+    "faces": "classify facial expressions from glimpses (section 4.3, table 3)",
+    "catch": "catch a ball that becomes invisible (section 4.4, figure 5)",
 }
 MISSING = 'tasks: {} is not installed; pip install -e ".[tasks]"'
 USAGE = """\
-usage: python -m tasks NAME [options]     python -m tasks NAME --help lists the options
+usage: python -m tasks NAME [options]
 
 {}
 
-python -m tasks search NAME searches settings; python -m tasks search --help lists its options
+python -m tasks NAME --help    lists the options of a task
+python -m tasks search NAME    searches settings
+python -m tasks search --help  lists the options of a search
 
 exit codes
     0  done
@@ -32,7 +34,8 @@ exit codes
     6  out of memory
   130  interrupted by Ctrl-C or SIGTERM
   141  done, but the reader of standard output closed it early
-After 1, 3, 4, 5, 6 and 130 the output folder keeps its last checkpoint. --resume FOLDER resumes from it.
+After 1, 3, 4, 5, 6 and 130 the output folder keeps its last checkpoint.
+--resume FOLDER resumes from it.
 """
 
 
@@ -66,7 +69,7 @@ def _run(arguments: list[str]) -> int:
 
         from fastweights_np import to_device
 
-        from .running import failures, folders, machine, runs
+        from .running import command_line, failures, folders, machine, runs
 
         task = importlib.import_module(f"tasks.{name}")
     except ModuleNotFoundError as error:
@@ -76,7 +79,7 @@ def _run(arguments: list[str]) -> int:
     settings, folder, program = None, None, f"python -m tasks {name}"
     try:
         _interrupt_by_exception()
-        settings = runs.settings_asked_for(task.Settings, options, program)
+        settings = command_line.settings_asked_for(task.Settings, options, program)
         machine.check(settings)
         to_device({}, settings.device)  # raises before the folder is made
         data = task.load(settings)  # likewise

@@ -1,7 +1,8 @@
-"""What every test needs.
+"""Set up what every test needs.
 
-One BLAS thread a process: the products here are small, and the tests already run on all cores. Ctrl-C as a terminal has
-it: a program that was started in the background ignores it, and so would the programs that tests start.
+Each process has one BLAS thread: the products here are small, and the tests already run on all cores. Ctrl-C raises
+KeyboardInterrupt, as in a terminal: a program that was started in the background ignores it, and so would the programs
+that tests start.
 """
 
 import os

@@ -10,7 +10,7 @@ from fastweights_np import associative_lstm, irnn, lstm
 
 T, B, I, H = 5, 3, 4, 6  # noqa: E741
 LAYERS = [irnn, lstm, associative_lstm]
-BESIDE = {irnn: {}, lstm: {"c0": (B, H)}, associative_lstm: {"c0": (B, 4, H)}}  # initial states beside h0
+OTHER_STATES = {irnn: {}, lstm: {"c0": (B, H)}, associative_lstm: {"c0": (B, 4, H)}}  # initial states other than h0
 
 
 def made(layer, dtype="float64", **options):
@@ -18,7 +18,7 @@ def made(layer, dtype="float64", **options):
     params = layer.init(rng, I, H, dtype=dtype, **options)
     x, dh = rng.standard_normal((T, B, I)), rng.standard_normal((T, B, H))
     states = {"h0": rng.standard_normal((B, H))}
-    states |= {name: rng.standard_normal(shape) for name, shape in BESIDE[layer].items()}
+    states |= {name: rng.standard_normal(shape) for name, shape in OTHER_STATES[layer].items()}
     return params, x.astype(dtype), dh.astype(dtype), {name: value.astype(dtype) for name, value in states.items()}
 
 

@@ -107,7 +107,7 @@ def test_what_has_no_runs_is_said_to_be_missing(store):
         assert f"missing: the search of retrieval, {layer}" in made
 
 
-def test_capacity_and_searches_are_drawn_and_told(store, tmp_path):
+def test_capacity_and_searches_are_drawn_and_reported(store, tmp_path):
     for pairs in paper.PAIRS:
         run = finished_run(tmp_path / f"K{pairs}", pairs / 100, pairs=pairs)
         stored.add(run, "capacity")
@@ -190,7 +190,7 @@ def test_a_size_without_a_comparison_is_left_out(monkeypatch, capsys):
     assert "this size needs both ours and a peer" in capsys.readouterr().out
 
 
-def test_the_profile_tells_a_layers_lines(tmp_path, monkeypatch, capsys):
+def test_the_profile_lists_a_layers_lines(tmp_path, monkeypatch, capsys):
     pytest.importorskip("line_profiler", reason="line_profiler comes with the bench extra")
     monkeypatch.setattr(stored, "SCRATCH", tmp_path)
     assert main(["profile", "--layer", "lstm", "--threads", "1", "--size", "2,3,4"]) == 0
@@ -266,7 +266,7 @@ def test_two_runs_are_compared_by_the_examples_that_one_of_them_gets_wrong(store
 SMALL = Layer("fast_weights", batch_size=3, steps=4, hidden_size=5, input_size=2)
 
 
-def test_frameworks_in_processes_of_their_own_answer_alike_and_take_turns():
+def test_frameworks_in_processes_of_their_own_give_equal_answers_and_take_turns():
     names = ["ours", "ours, 2 processes", "autograd, attention", "autograd, matrix"]
     with runner.at_work(SMALL, names, threads=2) as processes:
         assert [process.name for process in processes] == names
@@ -338,7 +338,7 @@ def test_training_frameworks_start_from_the_same_place():
 
 
 @pytest.mark.parametrize("layer", ["multilevel", "convnet"])
-def test_whole_updates_of_mnist_are_those_of_pytorch(layer):
+def test_whole_updates_of_mnist_equal_pytorchs(layer):
     pytest.importorskip("torch", reason="torch comes with the bench extra")
     problem = Training(layer, hidden_size=8, task="mnist", updates=2)
     names = [name for name in runner.layer_frameworks(layer, 2) if runner.ENTRIES[name].ours or "eager" in name]

@@ -52,7 +52,7 @@ def test_the_ball_falls_a_row_a_frame_and_is_seen_for_the_first_frames_only():
         game.step(numpy.ones(5, int))
 
 
-def test_the_reward_tells_whether_the_paddle_touches_the_ball():
+def test_the_reward_shows_whether_the_paddle_touches_the_ball():
     game = Catch(Rules(size=4, paddle_width=2), games=4)
     game.reset(numpy.random.default_rng(0))
     game.ball, game.paddle = numpy.arange(4), numpy.full(4, 1)  # the paddle is at columns 1 and 2
@@ -205,7 +205,7 @@ def started(folder, *options):
 
 
 def children(process) -> list[int]:
-    """The actors of a run: its children, but for the one that multiprocessing keeps for itself."""
+    """Return the actors of a run: its children, except the one that multiprocessing keeps for itself."""
     found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return [int(pid) for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
@@ -372,7 +372,7 @@ def test_the_smallest_game_and_the_shortest_run_have_all_their_files(layer, tmp_
     assert (tmp_path / "episode.png").stat().st_size > 0
 
 
-def test_the_last_tenth_is_that_of_the_run(tmp_path):
+def test_the_last_tenth_equals_the_runs(tmp_path):
     settings = catch.Settings(size=6, hidden_size=8, games=10, frames=6000, method="a2c")
     training = catch._Training(settings, settings.a3c_config(), tmp_path)
     sums = training.shared.sums[0]

@@ -84,9 +84,9 @@ def test_an_optimizers_state_can_be_saved_as_it_is(kind, tmp_path):
 def test_a_failed_save_leaves_the_checkpoint_before(tmp_path):
     path = tmp_path / "checkpoint.npz"
     checkpoint.save(path, {"a": numpy.ones(1)}, {"update": 1})
-    for arrays, told in (({"a": numpy.ones(1)}, {"update": object()}), ({"a": [1.0]}, {})):
+    for arrays, info in (({"a": numpy.ones(1)}, {"update": object()}), ({"a": [1.0]}, {})):
         with pytest.raises(TypeError):
-            checkpoint.save(path, arrays, told)
+            checkpoint.save(path, arrays, info)
     assert checkpoint.load(path)[1] == {"update": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.npz"]
 

@@ -106,7 +106,7 @@ def public_calls() -> Iterator[tuple[str, Any]]:
                 yield from ((f"{path}.{key}", each) for key, each in methods if not key.startswith("_"))
 
 
-def test_defaults_are_those_of_the_table():
+def test_defaults_equal_the_table():
     """Of all public functions, those defaults that are numbers, names or switches."""
     found, expected = {}, {}
     for path, call in public_calls():

@@ -75,7 +75,7 @@ def test_attention_is_what_the_query_reads():
 @pytest.mark.parametrize("decay", [0.0, 0.001, 0.95])
 @pytest.mark.parametrize("chunk", [1, 3, None])
 def test_the_gradients_of_decay_and_rate_keep_their_digits_in_float32(decay, chunk):
-    """A division by λ would lose all but two digits at λ = 0.001."""
+    """A division by λ would keep only two digits at λ = 0.001."""
     for seed in range(3):
         rng, found = numpy.random.default_rng(seed), {}
         params = layer.init(rng, 5, 8, dtype="float64")

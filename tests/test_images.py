@@ -31,8 +31,8 @@ def data_dir(tmp_path_factory):
 # ------------------------------------------------------------------------------------------------------------- glimpses
 
 
-def test_glimpses_are_those_of_the_paper():
-    """28 x 28 by 7 x 7: for each quadrant coarse, four fine, coarse; a pixel's value tells where it is from."""
+def test_glimpses_equal_the_papers():
+    """28 x 28 by 7 x 7: for each quadrant coarse, four fine, coarse; a pixel's value is its place."""
     image = numpy.arange(28 * 28, dtype=float).reshape(28, 28)
     seen = glimpses.glimpses(image[None], 7).reshape(24, 7, 7)
     for quadrant, (row, column) in enumerate([(0, 0), (0, 14), (14, 0), (14, 14)]):
@@ -61,7 +61,7 @@ def test_any_patch_that_tiles_the_quadrants_will_do(side, patch):
     assert set(covered.flat) == {3}, "every pixel is seen once in fine and twice in coarse"
 
 
-def test_the_signals_are_those_of_figure_3():
+def test_the_signals_equal_figure_3():
     assert str(glimpses.controls(glimpses.layout(28, 7))) == " ".join(["sw - - - - ri"] * 4)
     assert len(glimpses.controls(glimpses.layout(48, 8))) == 4 * 11
 
@@ -156,7 +156,7 @@ def test_a_shift_beyond_the_image_is_refused():
 
 def test_standardized_images_have_mean_0_and_variance_1():
     pixels = numpy.random.default_rng(0).integers(0, 100, (4, 28, 28)).astype("uint8")
-    pixels[3] = 9  # one that is all alike
+    pixels[3] = 9  # one whose pixels are equal
     split = images.Images(pixels, numpy.zeros(4, int), mnist.Settings(layer="convnet"), standardize=True)
     inputs, _ = split.batch(slice(None))
     numpy.testing.assert_allclose(inputs.mean(axis=(1, 2)), 0, atol=1e-5)

@@ -32,7 +32,7 @@ class Layer(NamedTuple):
     states: dict[str, tuple[int, ...]]  # initial states: name to shape, without the axis of the batch
     extra: tuple[str, ...]  # the gradients that backward returns on request
     init: dict[str, Any]  # options of init that give the layer all its parameters
-    options: list[dict[str, Any]]  # options of forward, some of which are those of step, too
+    options: list[dict[str, Any]]  # options of forward; step has some of them, too
 
     @property
     def name(self) -> str:
@@ -72,7 +72,7 @@ class Layer(NamedTuple):
         }
 
     def functions(self, *names: str) -> list[str]:
-        """Those of these functions that the layer has."""
+        """Return the names of the functions that the layer has."""
         return [name for name in names if hasattr(self.module, name)]
 
 
@@ -522,7 +522,7 @@ def wrong_arguments(
         found["inner_steps"] += [(0, ValueError, "inner_steps: expected at least 1")]
     if "controls" in valid:
         short = multilevel.Controls(*[[True]] * 4)
-        found["controls"] += [(short, ValueError, "controls: expected those of 5 steps, as x has, got 1")]
+        found["controls"] += [(short, ValueError, "controls: expected 5 steps, the length of x, got 1")]
         found["controls"] += [(None, TypeError, "controls: expected a Controls, got NoneType")]
     return found
 

@@ -239,7 +239,7 @@ def test_without_a_terminal_each_epoch_has_its_line(task, line, tmp_path, capsys
     assert line in printed
 
 
-def test_without_a_terminal_agents_tell_how_far_they_are(tmp_path, capsys):
+def test_without_a_terminal_agents_report_their_progress(tmp_path, capsys):
     assert main([*options("catch", tmp_path), "--frames", "9600", "--out", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr().out
     assert 5 <= printed.count(" of 9,600 frames: mean reward ") <= 100

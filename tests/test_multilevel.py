@@ -1,4 +1,4 @@
-"""The multi-level layer as its users meet it: what each control signal does, and who is told what when it is wrong."""
+"""The multi-level layer as its users meet it: what each control signal does, and the error for a wrong one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def made(dtype="float64", **options):
 
 
 def signals(**given):
-    """Controls that do nothing but what is given."""
+    """Return controls that do nothing except what is given."""
     return Controls(**{"store": NO, "wipe": NO, "read": NO, "integrate": NO} | given)
 
 
@@ -146,7 +146,7 @@ def test_bad_arguments_are_named():
             Controls(other, YES, YES, YES)
     with pytest.raises(ValueError, match=r"controls.wipe: expected one boolean for each step, 2 as in "):
         Controls([True] * 2, [True] * 3, [True] * 2, [True] * 2)
-    with pytest.raises(ValueError, match="controls: expected those of 5 steps, as x has, got 6"):
+    with pytest.raises(ValueError, match="controls: expected 5 steps, the length of x, got 6"):
         multilevel.forward(params, x[1:], controls=PUSH_AND_POP)
     with pytest.raises(TypeError, match="controls: expected a Controls, got list; make them with Controls"):
         multilevel.forward(params, x, controls=[YES] * 4)

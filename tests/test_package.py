@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy
 import pytest
@@ -22,7 +22,7 @@ ROOT = Path(fw.__file__).parent.parent
 ORDER = [
     {"trees"},
     {"backend"},
-    {"checks", "workspace"},
+    {"checks", "workspace", "shared_arrays"},
     {"ops", "memory"},
     {"spans", "memory_gradient"},
     {"recurrent"},
@@ -150,7 +150,7 @@ def test_cuda_that_cannot_be_used_says_which_and_what_to_do(version, driver, dev
     assert said.count("\n") == 1, "one sentence"
 
 
-def test_without_memory_the_sizes_and_what_to_lower_are_told(monkeypatch):
+def test_without_memory_the_error_names_the_sizes_and_what_to_lower(monkeypatch):
     def no_room(*_: object) -> None:
         raise MemoryError("5 GiB wanted")
 
@@ -222,6 +222,27 @@ def test_type_checkers_see_a_wrong_array_and_a_wrong_layer(tmp_path):
     command = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path / "cache"), str(tmp_path / "script.py")]
     said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False).stdout
     assert re.findall(r"script\.py:(\d+): error", said) == ["6", "7"], said
+
+
+def test_public_modules_list_their_names_and_pages_use_no_others():
+    public = {name: value for name in fw.__all__ if isinstance(value := getattr(fw, name), ModuleType)}
+    assert len(public) == 13
+    for module in public.values():
+        assert sorted(set(module.__all__)) == sorted(module.__all__)
+        assert all(hasattr(module, name) and not name.startswith("_") for name in module.__all__), module.__name__
+    paths = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.py")]
+    used = set()
+    for text in map(Path.read_text, paths):
+        of_modules = rf"\b({'|'.join(public)})\.(?!(?:py|md|npz|png)\b)([A-Za-z]\w*)"
+        used |= set(re.findall(of_modules, text))
+        for module, names in re.findall(r"from fastweights_np\.(\w+) import ([\w, ]+)", text):
+            used |= {(module, name.strip()) for name in names.split(",")}
+        for name in re.findall(r"\bfw\.(\w+)", text):
+            assert name in fw.__all__, f"fw.{name}"
+    assert {module for module, _ in used} >= {"fast_weights", "network", "parallel", "checkpoint"}
+    for module, name in sorted(used):
+        assert module in public, f"fastweights_np.{module}.{name} is used on a page, but {module} is not public"
+        assert name in public[module].__all__, f"{module}.{name} is used on a page, but not in __all__"
 
 
 def test_parallel_and_audit_are_reachable():

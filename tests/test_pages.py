@@ -39,7 +39,7 @@ def anchors(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_tables_between_markers_are_those_of_the_store(name, tables):
+def test_tables_between_markers_equal_the_stores(name, tables):
     text = PAGES[name].read_text()
     assert text.count("<!-- table:") == text.count("<!-- end -->") == len(pages.MARKED.findall(text))
     assert pages.filled(text, tables) == text, "run python -m bench paper --store"

@@ -73,7 +73,7 @@ def given(batch_size: int) -> dict[str, Any]:
 
 
 def assert_uniform(values: numpy.ndarray, bound: float) -> None:
-    """So many numbers that they come close to both bounds."""
+    """Check numbers that are numerous enough to come close to both bounds."""
     assert 0.97 < values.max() / bound <= 1
     assert 0.97 < -values.min() / bound <= 1
 

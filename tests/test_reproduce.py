@@ -15,7 +15,7 @@ import pytest
 
 from bench import plans, reproduce, store
 from bench.__main__ import main
-from tasks.running.runs import settings_asked_for
+from tasks.running.command_line import settings_asked_for
 
 ROOT = Path(__file__).parents[1]
 TINY = "--hidden-size 8 --epochs 1 --batch-size 16 --training-size 160 --validation-size 50 --test-size 50"

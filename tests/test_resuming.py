@@ -16,7 +16,7 @@ from fastweights_np.network import Network
 from fastweights_np.trees import flatten
 from tasks.__main__ import TASKS, main
 from tasks.games import agents
-from tasks.running import checkpoints, folders, runs
+from tasks.running import checkpoints, command_line, folders, runs
 from tests.small import LENGTH, options
 
 
@@ -221,7 +221,7 @@ def test_a_finished_run_is_continued_by_a_new_one(finished, tmp_path, monkeypatc
         assert (longer / "metrics.jsonl").read_text().count("\n") == 2 * length
 
 
-def test_the_schedule_is_that_of_the_longer_run(tmp_path, capsys):
+def test_the_schedule_covers_the_longer_run(tmp_path, capsys):
     words = options("retrieval", tmp_path)
     assert main([*words, "--out", str(tmp_path / "run")]) == 0
     again = ["retrieval", "--resume", str(tmp_path / "run"), "--epochs", "6", "--out", str(tmp_path / "longer")]
@@ -236,7 +236,7 @@ def test_a_longer_run_that_is_stopped_at_once_is_resumed_as_such(finished, tmp_p
     name, length = LENGTH[task]
     kind = type(runs.settings_of(folder, __import__(f"tasks.{task}", fromlist=["Settings"]).Settings))
     words = ["--resume", str(folder), f"--{name}", str(2 * length), "--out", str(tmp_path / "longer")]
-    settings = runs.settings_asked_for(kind, words, "program")
+    settings = command_line.settings_asked_for(kind, words, "program")
     with folders.open_folder(settings):
         pass  # stopped before its first update
     assert main([task, "--resume", str(tmp_path / "longer")]) == 0
@@ -285,7 +285,7 @@ def test_a_run_can_start_from_the_best_parameters_of_another(stopped, finished, 
     words = [*words, "--seed", "3", "--learning-rate", "0", "--initial", str(folder), "--out", str(tmp_path / "new")]
     if stopped:
         kind = __import__(f"tasks.{task}", fromlist=["Settings"]).Settings
-        with folders.open_folder(runs.settings_asked_for(kind, words[1:], "program")):
+        with folders.open_folder(command_line.settings_asked_for(kind, words[1:], "program")):
             pass
         words = [task, "--resume", str(tmp_path / "new")]
     assert main(words) == 0

@@ -128,8 +128,8 @@ def test_random_settings_lie_in_their_ranges(tmp_path):
     assert len({trial.params["learning_rate"] for trial in made}) == 3
 
 
-@pytest.mark.parametrize("told", ["Ctrl-C", "killed"])
-def test_a_search_that_was_stopped_resumes_its_trials(told, tmp_path):
+@pytest.mark.parametrize("how", ["Ctrl-C", "killed"])
+def test_a_search_that_was_stopped_resumes_its_trials(how, tmp_path):
     """A search that is killed leaves no process behind: its trial sees it and ends with a checkpoint."""
     folder = tmp_path / "s"
     command = [sys.executable, "-m", "tasks", "search", "retrieval", "--grid", "learning_rate=1e-3,2e-3"]
@@ -141,7 +141,7 @@ def test_a_search_that_was_stopped_resumes_its_trials(told, tmp_path):
     deadline = time.monotonic() + 60
     while not (first / "checkpoint.npz").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    if told == "killed":
+    if how == "killed":
         process.kill()
     else:
         os.killpg(process.pid, signal.SIGINT)
@@ -149,7 +149,7 @@ def test_a_search_that_was_stopped_resumes_its_trials(told, tmp_path):
     while "interrupted; " not in log.read_text() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert "interrupted; " in log.read_text()
-    if told != "killed":
+    if how != "killed":
         assert process.returncode == 130, printed
         assert "resume with: python -m tasks search" in printed
         assert json.loads((folder / "search.json").read_text())["left"] == 2

@@ -15,7 +15,7 @@ import pytest
 from bench import store
 from tasks import catch, retrieval
 from tasks.__main__ import TASKS, main
-from tasks.running import runs
+from tasks.running import command_line, runs
 
 KINDS: dict[str, Any] = {name: importlib.import_module(f"tasks.{name}").Settings for name in TASKS}
 WRONG = {
@@ -115,6 +115,24 @@ def test_an_option_without_effect_is_refused(task, options, message, capsys):
     assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
+@pytest.mark.parametrize(
+    ("task", "word", "symbol", "option"),
+    [
+        ("retrieval", "--eta", "η", "--rate"),
+        ("mnist", "--lambda=0.9", "λ", "--decay"),
+        ("faces", "-S", "S", "--inner-steps"),
+        ("catch", "--R", "R", "--hidden-size"),
+        ("retrieval", "-K", "K", "--pairs"),
+        ("catch", "--γ", "γ", "--discount"),
+        ("catch", "-N", "N", "--size"),
+    ],
+)
+def test_a_symbol_of_the_paper_is_answered_by_its_option(task, word, symbol, option, capsys):
+    assert main([task, word, "2"]) == 2
+    expected = f"tasks: {symbol}: expected the option {option}, got {word}; use {option}\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_every_option_of_a_layer_is_refused_for_the_layers_without_it():
     other = {"decay": 0.5, "rate": 0.5, "inner_steps": 2, "normalize_preliminary": True, "layer_norm": True,
              "recurrent_scale": 0.3, "forget_bias": 2.0, "copies": 2, "heads": 2}  # fmt: skip
@@ -152,13 +170,15 @@ def test_a_file_names_the_layer_before_options_are_judged(tmp_path):
     """--forget-bias belongs to the file's lstm, not to the default layer."""
     path = tmp_path / "settings.json"
     path.write_text(json.dumps({"task": "retrieval", "layer": "lstm"}))
-    asked = runs.settings_asked_for(retrieval.Settings, ["--settings", str(path), "--forget-bias", "2"], "program")
+    asked = command_line.settings_asked_for(
+        retrieval.Settings, ["--settings", str(path), "--forget-bias", "2"], "program"
+    )
     assert (asked.layer, asked.forget_bias) == ("lstm", 2.0)
 
 
 def test_settings_beside_resume_are_refused(tmp_path):
     with pytest.raises(ValueError, match="settings: expected none with --resume"):
-        runs.settings_asked_for(retrieval.Settings, ["--settings", "a", "--resume", "b"], "program")
+        command_line.settings_asked_for(retrieval.Settings, ["--settings", "a", "--resume", "b"], "program")
 
 
 def test_what_a_machine_decides_may_stand_in_a_file(tmp_path):

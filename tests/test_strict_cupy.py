@@ -234,6 +234,6 @@ def test_the_real_cupy_has_all_that_is_used():
             known = inspect.signature(found).parameters
         except (TypeError, ValueError):  # written in C
             text = inspect.getdoc(found) or ""
-            assert all(keyword in text for keyword in keywords), f"cupy.{name} does not tell of all of {keywords}"
+            assert all(keyword in text for keyword in keywords), f"cupy.{name} does not mention all of {keywords}"
             continue
         assert set(keywords) <= set(known), f"cupy.{name} has not all of {keywords}"

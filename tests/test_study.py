@@ -16,8 +16,8 @@ from optuna.trial import TrialState
 from tasks import mnist, retrieval
 from tasks.__main__ import main
 from tasks.running import runs
+from tasks.running.command_line import settings_asked_for
 from tasks.running.locks import locked
-from tasks.running.runs import settings_asked_for
 from tasks.searching import space, study
 from tasks.searching.space import Range
 from tasks.searching.study import Search, Study

@@ -65,7 +65,7 @@ def test_data_is_fixed_by_the_seed_and_differs_between_splits():
 
 
 def test_next_to_no_sequence_is_in_two_splits():
-    """So that what is tested has not been learned by heart: by chance 0.2 of 1.4e10 possible ones are met again."""
+    """Otherwise a network could memorize test sequences. By chance, 0.2 of 1.4e10 possible ones occur twice."""
     sequences = [set(map(bytes, split.inputs.T.astype("uint8"))) for split in retrieval.load(retrieval.Settings())]
     for n, one in enumerate(sequences):
         for other in sequences[:n]:
@@ -194,7 +194,7 @@ def assert_same_bits(one: Path, two: Path) -> None:
 
 
 def wait_for(folder: Path, lines: int) -> None:
-    """Until the run in `folder` has so many lines of metrics."""
+    """Wait until the run in `folder` has this number of lines of metrics."""
     for _ in range(600):
         metrics = folder / "metrics.jsonl"
         if metrics.exists() and len(metrics.read_text().splitlines()) >= lines:

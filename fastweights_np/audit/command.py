@@ -19,9 +19,9 @@ from .run import run
 LEGEND = """\
 Checked, not proven: each row compares two implementations at random data, for the cases that it counts. error = max
 |got - expected| / (the largest magnitude in both arrays, at least 1e-3), the worst over all arrays and cases; small
-entries of a large array weigh little in it. Where a case is named: T, B, I, H, seed, options; controls by letters, such
+entries of a large array weigh little in it. A case is named by T, B, I, H, seed and options; controls are letters, such
 as sw for store and wipe. Tolerances: 1e-12 for rounding in float64 over a few steps, 1e-7 for differences of order 4,
-1e-4 for float32, some 800 times its epsilon. The plain files must be compared with the paper by eye.
+1e-4 for float32, about 800 times its epsilon. The plain files must be compared with the paper by eye.
 """
 USED = ("numpy", "scipy", "autograd", "cupy")
 
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(explain.numbers())
             return 0
         if not chosen.lines:
-            import_module("autograd"), import_module("scipy.differentiate")  # said now, not after the first page
+            import_module("autograd"), import_module("scipy.differentiate")  # raises now, not after the first page
         if chosen.number is not None:
             return explain.explain(chosen.number, chosen.device, chosen.quick, chosen.lines)
         return _check(chosen.device, chosen.quick)
@@ -64,7 +64,7 @@ def _check(device: str, quick: bool) -> int:
     print(f"{_about()}\n\n{table(links)}\n")
     failed = sum(not link.passed for link in links)
     verdict = "every link holds" if not failed else f"{failed} of {len(links)} rows FAIL"
-    print(LEGEND + ("" if device == "cuda" else "Not run: 6, GPU = host, for there is no --device cuda.\n"))
+    print(LEGEND + ("" if device == "cuda" else "Not run: link 6, GPU = host. It needs --device cuda.\n"))
     print(f"{verdict} ({device}, float64 and, in link 7, float32; {time.perf_counter() - started:.1f} s)")
     return 1 if failed else 0
 

@@ -149,8 +149,8 @@ def _equation(number: str) -> str:
 def _citations(key: str, paths: list[Path]) -> Iterator[Citation]:
     """Yield the lines that cite a number in a comment.
 
-    A comment belongs to its line, or if it stands alone to the next one, and to the lines that follow, up to the next
-    comment, an empty line or the end of the block. A comment above, with the forward line, is shown too.
+    A comment belongs to its line, or to the next line if it stands alone. It also belongs to the lines that follow, up
+    to the next comment, an empty line or the end of the block. A comment above, with the forward line, is shown too.
     """
     cites = re.compile(rf"\({key}[ab]?\)")
     for path in paths:
@@ -164,7 +164,7 @@ def _citations(key: str, paths: list[Path]) -> Iterator[Citation]:
 
 
 def _in_backward(lines: list[str], n: int) -> bool:
-    """Whether line n, from 0, stands in a function whose name ends in backward."""
+    """Return whether line n, counted from 0, is in a function whose name ends in backward or slope."""
     names = [match.group(1) for line in lines[:n] if (match := re.match(r"\s*def (\w+)", line))]
     return bool(names) and names[-1].endswith(("backward", "slope"))
 

@@ -1,4 +1,4 @@
-"""What has no time: embedding, activations and layer norm, as plainly as they can be written."""
+"""Operations of one time step: embedding, activations and layer norm, as plainly as they can be written."""
 
 from __future__ import annotations
 

@@ -18,14 +18,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy
 from threadpoolctl import threadpool_limits
 
-from fastweights_np import Workspace, actor_critic, optim, to_device
+from fastweights_np import Workspace, actor_critic, optim, shared_arrays, to_device
 from fastweights_np.actor_critic import ActorCritic
 from fastweights_np.backend import Array, array_module
 from fastweights_np.trees import flatten, map_leaves, unflatten
@@ -95,30 +95,25 @@ class SharedState:
     """
 
     def __init__(self, config: A3CConfig, actors: int, memory: Any = None, device: str = "cpu") -> None:
-        params = config.agent.init(numpy.random.default_rng(0), config.dtype)
-        self._memory, self._offset = memory, 0
-        flat = {name: self._array(leaf.shape, leaf.dtype) for name, leaf in flatten(params).items()}
-        self.params = to_device(unflatten(flat), device)
-        size = sum(leaf.size for leaf in flat.values())
-        moments = {name: self._array((size,), config.dtype) for name in OPTIMIZERS[config.optimizer].moments}
-        self.moments = to_device(moments, device)
-        self.batches = self._array((actors,), "int64")  # that each actor has played
-        self.updates = self._array((actors,), "int64")
-        self.sums = self._array((actors, config.parts, len(REPORTED)), "float64")
+        shapes = self.shapes(config, actors)
+        memory = numpy.zeros(shared_arrays.size(shapes), "uint8") if memory is None else memory
+        tree = unflatten(shared_arrays.place(shapes, memory))
+        self.params, self.moments = to_device((tree["params"], tree["moments"]), device)
+        self.batches, self.updates, self.sums = (tree["counts"][name] for name in ("batches", "updates", "sums"))
         self._frames_a_batch = config.games * config.frames
 
-    @classmethod
-    def size(cls, config: A3CConfig, actors: int) -> int:
-        """Return the number of bytes of memory that it takes."""
-        shared = cls(config, actors)
-        return shared._offset
-
-    def _array(self, shape: tuple[int, ...], dtype: Any) -> numpy.ndarray:
-        start = -(-self._offset // 64) * 64  # each array starts a cache line
-        self._offset = start + prod(shape) * numpy.dtype(dtype).itemsize
-        if self._memory is None:
-            return numpy.zeros(shape, dtype)
-        return numpy.frombuffer(self._memory, dtype, prod(shape), start).reshape(shape)
+    @staticmethod
+    def shapes(config: A3CConfig, actors: int) -> shared_arrays.Shapes:
+        """Return the name, shape and dtype of each array. Batches are those that each actor has played."""
+        params = flatten(config.agent.init(numpy.random.default_rng(0), config.dtype))
+        size = sum(leaf.size for leaf in params.values())
+        return [
+            *((f"params/{name}", leaf.shape, leaf.dtype.str) for name, leaf in params.items()),
+            *((f"moments/{name}", (size,), config.dtype) for name in OPTIMIZERS[config.optimizer].moments),
+            ("counts/batches", (actors,), "int64"),
+            ("counts/updates", (actors,), "int64"),
+            ("counts/sums", (actors, config.parts, len(REPORTED)), "float64"),
+        ]
 
     def frames(self) -> int:
         """Return the number of frames that all actors have played so far."""
@@ -245,7 +240,8 @@ class Actors:
 
     def __init__(self, config: A3CConfig, actors: int, make_game: Any) -> None:
         context = multiprocessing.get_context("spawn")
-        memory = context.RawArray("b", SharedState.size(config, actors))  # anonymous: the system frees it when all end
+        size = shared_arrays.size(SharedState.shapes(config, actors))
+        memory = context.RawArray("b", size)  # anonymous: the system frees it when all end
         self.shared = SharedState(config, actors, memory)
         self._stop = context.Event()
         self._between = [context.Lock() for _ in range(actors)]  # held by an actor while it plays a batch

@@ -22,7 +22,7 @@ COLOURS = numpy.array([[0, 0, 0], [255, 255, 255], [60, 60, 60]], "uint8")  # ba
 class CatchEnvironment(gymnasium.Env):
     """One game. Observations (N, N) of 0 and 1, blank after the Mth frame; actions 0, 1, 2: left, stay, right."""
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "ansi"], "render_fps": 8}  # noqa: RUF012 (as Env has it)
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "ansi"], "render_fps": 8}  # noqa: RUF012 (Env's own form)
 
     def __init__(
         self, size: int = 16, visible: int = 3, paddle_width: int = 2,

@@ -6,7 +6,6 @@ checkpoint.npz (everything that resuming needs) and, at the end, result.json wit
 
 from __future__ import annotations
 
-import argparse
 import json
 import signal
 import sys
@@ -171,43 +170,6 @@ class RunSettings:
                     f"{name}: expected {before[name]!r}, with which {path} was made, got {value!r}; "
                     "resume without that option, or start anew with another --out"
                 )
-
-
-def settings_asked_for(kind: type[RunSettings], arguments: list[str], program: str) -> RunSettings:
-    """Return the settings of a command line. The settings of --resume or --settings are its defaults.
-
-    Exit with a message for an invalid command line. Raise OSError or ValueError for a bad file.
-    """
-    sources = _sources(arguments, program)
-    if sources.resume is not None:
-        if sources.settings is not None:
-            raise ValueError(
-                "settings: expected none with --resume, which uses the settings of its run; leave --settings out"
-            )
-        stored = settings_of(sources.resume, kind)
-        asked = tyro.cli(kind, args=arguments, prog=program, default=stored)
-        before = getattr(stored, kind.length)
-        if getattr(asked, kind.length) > before:
-            asked = replace(asked, resume=None, continues=asked.resume)
-            stored = replace(stored, **{kind.length: getattr(asked, kind.length)})
-        asked.check_resumed(stored.as_json(), sources.resume / "settings.json")
-        return asked
-    if sources.settings is not None:
-        if not sources.settings.is_file():
-            raise FileNotFoundError(
-                f"settings: expected a file of settings, such as best.json; none at {sources.settings}"
-            )
-        stored = settings_from(sources.settings, kind, settings=sources.settings)
-        return tyro.cli(kind, args=arguments, prog=program, default=stored)
-    return tyro.cli(kind, args=arguments, prog=program)
-
-
-def _sources(arguments: list[str], program: str) -> argparse.Namespace:
-    """Return the options that name the source of the other options' defaults: --resume and --settings."""
-    parser = argparse.ArgumentParser(prog=program, add_help=False, allow_abbrev=False)
-    for option in ("--resume", "--settings"):
-        parser.add_argument(option, type=lambda text: None if text == "None" else Path(text))
-    return parser.parse_known_args(arguments)[0]
 
 
 def settings_from(path: Path, kind: type[RunSettings], **places: Any) -> RunSettings:

@@ -1,12 +1,12 @@
 """Search settings on the validation set, by grid search or random search, as in the paper.
 
-    python -m tasks search retrieval --grid learning_rate=5e-4,1e-3,2e-3 layer=lstm,irnn --epochs 10
-    python -m tasks search retrieval --random 30 --over learning_rate=1e-4..1e-2:log rate=0.02..0.5:log
+    python -m tasks search retrieval --grid rate=0.05,0.1,0.2 decay=0.8,0.9
+    python -m tasks search retrieval --random 30 --over rate=0.02..0.5:log
 
-All other options are passed to every trial. A trial is a run of the task in its own process and folder. Its objective
-is its best validation negative log likelihood. Test results are not used. For catch the objective is the mean reward
-over the last tenth of the run. search.json lists the number, settings, objective and folder of every finished trial.
-best.json holds the best settings.
+All other options, such as --epochs 10, are passed to every trial. A trial is a run of the task in its own process and
+folder. Its objective is its best validation negative log likelihood. Test results are not used. For catch the objective
+is the mean reward over the last tenth of the run. search.json lists the number, settings, objective and folder of every
+finished trial. best.json holds the best settings.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
 from .. import figures
+from ..running import option_help
+from ..running.command_line import settings_asked_for
 from ..running.failures import DISK_FULL, FOLDER_LOST, NO_ROOM, REFUSED
 from ..running.locks import FolderInUse, locked
 from ..running.provenance import provenance
-from ..running.runs import FAILED, INTERRUPTED, RunFailed, RunSettings, settings_asked_for, write_json
+from ..running.runs import FAILED, INTERRUPTED, RunFailed, RunSettings, write_json
 from . import space
 from .study import Search, Study
 from .workers import Workers
@@ -41,14 +43,17 @@ from .workers import Workers
 TOP = 5  # number of best trials whose mean is reported; the paper averages its agents like this
 BUDGET = ("epochs", "frames", "training_size", "validation_size", "test_size")  # settings that shorten a search's runs
 STORAGE_LOST = 7  # exit code of searches only
+USAGE = """\
+%(prog)s TASK --grid NAME=V,V ... [options]
+       %(prog)s TASK --random N --over NAME=LOW..HIGH [options]"""
 EPILOG = """\
 To resume a stopped search, repeat its command with --out FOLDER. Its unfinished trials resume from their checkpoints. A
 larger N draws additional settings. No settings are tried twice. Only one search at a time can use a folder. Several
 searches, also on several machines, can share a study with --storage URL; each needs its own folder.
 
-exit codes: 0 done; 1 the run of a trial failed; 2 the search was refused, and nothing was lost or overwritten;
-4 the disk is full; 5 the folder cannot be read or written; 7 the study's storage can no longer be used;
-130 interrupted by Ctrl-C or SIGTERM. Finished trials are kept in every case.
+exit codes: 0 done; 1 the run of a trial failed; 2 the search was refused, and nothing was lost or overwritten; 4 the
+disk is full; 5 the folder cannot be read or written; 7 the study's storage can no longer be used; 130 interrupted by
+Ctrl-C or SIGTERM. Finished trials are kept in every case.
 """
 
 
@@ -95,30 +100,28 @@ def main(arguments: list[str], tasks: dict[str, type[RunSettings]]) -> int:
 
 def _parser(tasks: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m tasks search", description=__doc__, epilog=EPILOG, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m tasks search", usage=USAGE,
+        description=__doc__, epilog=EPILOG, allow_abbrev=False, add_help=False, formatter_class=option_help.Formatter,
     )  # fmt: skip
-    parser.add_argument("task", choices=tasks)
-    parser.add_argument(
-        "--grid", nargs="+", metavar="NAME=V,V", default=[], help="try every combination of these values"
-    )
-    parser.add_argument("--random", type=int, metavar="N", help="try N different settings, sampled from --over")
-    parser.add_argument(
-        "--over",
-        nargs="+",
-        metavar="NAME=LOW..HIGH[:log]",
-        default=[],
-        help="ranges or lists (NAME=V,V) to sample from",
-    )
-    parser.add_argument("--jobs", type=int, default=1, help="number of trials to run in parallel (default: 1)")
-    parser.add_argument("--out", type=Path, help="output folder (default: runs/search-TASK-DATE-TIME)")
-    parser.add_argument(
-        "--storage", help="database URL that stores the Optuna study (default: study.db in the output folder)"
-    )
-    parser.add_argument("--study", help="name of the study in the storage (default: search-TASK)")
-    parser.add_argument(
-        "--prune", action="store_true", help="stop a trial that is worse than the median at the same epoch"
-    )
+    parser.add_argument_group("task").add_argument("task", choices=tasks, help="Task whose settings are searched.")
+    add = parser.add_argument_group("run").add_argument
+    option_help.add_help_option(add)
+    add("--jobs", type=int, metavar="INT", default=1, help="Number of trials that run in parallel. (default: 1)")
+    add("--prune", action="store_true", help="Stop a trial that is worse than the median at the same epoch.")
+    add = parser.add_argument_group("search space").add_argument
+    add("--grid", nargs="+", metavar="NAME=V,V", default=[], help="Try every combination of these values.")
+    add("--random", type=int, metavar="N", help="Try N different settings, sampled from --over.")
+    add(
+        "--over", nargs="+", metavar="NAME=LOW..HIGH[:log]", default=[],
+        help="Ranges, or lists (NAME=V,V), to sample from.",
+    )  # fmt: skip
+    add = parser.add_argument_group("output").add_argument
+    add("--out", type=Path, metavar="PATH", help="Output folder. (default: runs/search-TASK-DATE-TIME)")
+    add(
+        "--storage", metavar="URL",
+        help="Database URL that stores the Optuna study. (default: study.db in the output folder)",
+    )  # fmt: skip
+    add("--study", metavar="NAME", help="Name of the study in the storage. (default: search-TASK)")
     return parser
 
 

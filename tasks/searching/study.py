@@ -126,7 +126,10 @@ class Study:
             self._study.set_user_attr("search", wanted)
             return
         if before["task"] != wanted["task"]:
-            raise ValueError(f"task: expected {before['task']}, of which the study {name!r} is, got {wanted['task']}")
+            raise ValueError(
+                f"task: expected {before['task']}, the task of the study {name!r}, got {wanted['task']}; "
+                "choose another --study"
+            )
         for kind in ("space", "settings"):
             old, new = before[kind], wanted[kind]
             for setting in old | new:

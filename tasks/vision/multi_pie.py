@@ -100,8 +100,8 @@ def multi_pie_name(path: Path) -> tuple[int, int, int, str]:
 def landmarks(path: Path) -> dict[str, Landmarks]:
     """Return the landmarks of each image in a table, by the name of its file without folder and ending.
 
-    Raise ValueError, naming the file and the row, for numbers that are not finite or not in an image, for points that
-    no upright face has, and for two rows that contradict each other.
+    Raise ValueError, which names the file and the row, for numbers that are not finite or not in an image, for points
+    that no upright face has, and for two rows that contradict each other.
     """
     known: dict[str, Landmarks] = {}
     for row, values in tables.rows(path, ("file", *LANDMARKS)):

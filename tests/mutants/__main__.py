@@ -53,12 +53,12 @@ NOT_RUN = (
     "type_checkers",
     "user_breaks",
 )
-# beside the guards that changes.py finds: what a helper's failure does, and an LSTM's step that exceeds the cache
+# in addition to the guards that changes.py finds: the failure of a helper, and an LSTM's step that exceeds the cache
 ALWAYS = (
     "parallel.py _Helper.finish",
     "parallel.py _serve",
     "parallel.py _raise_first",
-    "lstm.py Tape.__init__: self.steps",
+    "lstm.py Buffers.__init__: self.steps",
 )
 FORK = multiprocessing.get_context("fork")
 
@@ -132,8 +132,8 @@ def coverage_of_tests() -> dict[str, Any]:
 def tests_for(mutant: Mutant, covered: dict[str, Any], seconds: float) -> list[str]:
     """Return the tests that cover the mutant, the quickest first, as many as take these seconds.
 
-    Lines that only an import or another process runs have no tests: those of the whole file stand in. Tests that run no
-    line look at the package in another way, at its signatures for example: they always count.
+    Lines that only an import or another process runs have no tests: the tests of the whole file are taken. Tests that
+    run no line look at the package in another way, at its signatures for example: they always count.
     """
     lines = covered["lines"].get(mutant.file, {})
     tests = {test for line in mutant.lines for test in lines.get(str(line), ()) if test}
@@ -193,7 +193,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--file", action="append", help="a file of the package, repeatable (default: all)")
     parser.add_argument(
-        "--sample", type=int, help="number of mutants taken at random, beside the guards (default: all)"
+        "--sample", type=int, help="number of mutants taken at random, in addition to the guards (default: all)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the sample and the order")
     parser.add_argument("--seconds", type=float, default=10.0, help="of tests for a mutant, the quickest first")
