@@ -11,8 +11,9 @@ from tasks.figures import style
 from tasks.figures.style import NAMES_OF_AGENTS
 from tasks.games.catch_game import Rules
 from tasks.retrieval import key_blind_floor
+from tasks.running.runs import read_json
 
-from . import controls, generalization, report
+from . import controls, generalization, report, speed, store
 from .drawings import draw_glimpses
 from .report import markdown, of_seeds
 from .store import load
@@ -83,6 +84,7 @@ def make() -> str:
     draw_glimpses(report.output / "glimpses-digit.png")
     figure_2(runs, missing)
     capacity(load(CAPACITY), load(NO_DECAY), missing)
+    figure_of_speed(missing)
     return "\n".join([*tables.values(), *(f"missing: {what}" for what in missing)])
 
 
@@ -298,6 +300,16 @@ def capacity(runs: list[Run], without_decay: list[Run], missing: list[str]) -> N
     axes.set(xlabel="K, pairs in a sequence", ylabel="test error (%)", xticks=PAIRS, title=title)
     axes.legend()
     style.save(figure, report.output / "capacity.png")
+
+
+def figure_of_speed(missing: list[str]) -> None:
+    """Draw the stored measurement of `python -m bench speed` as bars."""
+    path = store.STORE / "speed.json"
+    if not path.exists():
+        missing.append("the figure of speed: python -m bench speed --store")
+        return
+    measured = read_json(path)
+    speed.draw(measured["figures"], measured["layer"], "speed")
 
 
 def _agents(

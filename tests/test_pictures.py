@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from statistics import mean
 
 import matplotlib
@@ -11,7 +13,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from bench import generalization, paper, report, store
+from bench import generalization, paper, report, speed, store
 from tasks import catch, figures, mnist, retrieval
 from tasks.figures import style
 from tasks.running.layers import TAKES
@@ -156,3 +158,33 @@ def test_places_that_were_not_seen_yet_are_hatched(drawn, tmp_path):
             expected = seen.get((row, column, side))
             assert square.mask.all() if expected is None else (square == expected).all()
         assert axes.patch.get_hatch()
+
+
+# --------------------------------------------------------------------------------------------------------------- speed
+
+
+def test_the_bars_of_speed_are_the_ratios_of_its_table(drawn):
+    paper.figure_of_speed(missing := [])
+    rows = re.findall(r"^\| ([\d, ]+|geometric mean) \|.*\| \*\*([\d.]+)\*\* \| ([\d.]+) \|$",
+                      (store.STORE / "speed.md").read_text(), re.MULTILINE)  # fmt: skip
+    assert len(rows) == len(speed.SIZES) + 1
+    assert not missing
+    axes = drawn[0].axes[0]
+    assert [label.get_text().replace("\n", " ") for label in axes.get_xticklabels()] == [size for size, *_ in rows]
+    for bars, column in zip(axes.containers, (1, 2), strict=True):
+        assert [f"{bar.get_height():.2f}" for bar in bars] == [row[column] for row in rows]
+
+
+def test_a_measurement_without_pytorch_has_bars_for_the_fastest_peer_alone(drawn):
+    rows = json.loads((store.STORE / "speed.json").read_text())["figures"][:1]
+    rows[0]["times"] = {name: time for name, time in rows[0]["times"].items() if "PyTorch" not in name}
+    speed.draw(rows, "lstm", "speed")
+    heights = [[bar.get_height() for bar in bars] for bars in drawn[0].axes[0].containers]
+    assert numpy.isfinite(heights[0]).all()
+    assert numpy.isnan(heights[1]).all()
+
+
+def test_no_stored_measurement_of_speed_is_said_to_be_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "STORE", tmp_path)
+    paper.figure_of_speed(missing := [])
+    assert missing == ["the figure of speed: python -m bench speed --store"]
