@@ -121,7 +121,7 @@ def _do(chosen: argparse.Namespace) -> None:
         tables = (
             "table1.md, table2.md, table3.md, ablation.md, weight-decay.md, search.md, generalization.md, figure5.md"
         )
-        print(f"in {report.output}: {tables}, figure2.png, capacity.png, figure5.png")
+        print(f"in {report.output}: {tables}, figure2.png, figure5.png, capacity.png, generalization.png, speed.png")
         if chosen.store:
             from . import pages
 

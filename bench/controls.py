@@ -6,6 +6,8 @@ from collections.abc import Callable
 from statistics import mean, median
 from typing import Any
 
+from tasks.figures.style import NAMES_OF_AGENTS
+
 from .report import markdown
 from .store import load
 
@@ -21,7 +23,6 @@ CONTROLS_OF_THE_LSTM = (
 )
 PRELIMINARY = "retrieval-ablation"  # the group of fast weights with layer norm on the preliminary state
 RANDOM_START = "catch-random-start"
-NAMES_OF_AGENTS = {"fast_weights": "Fast weights", "irnn": "ReLU RNN", "lstm": "LSTM"}
 BEST = 5  # of a search's agents, whose mean the paper reports
 PASSED = 0.9  # the reward that counts as having learned Catch
 

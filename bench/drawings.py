@@ -24,7 +24,7 @@ def digit() -> numpy.ndarray:
 
 def draw_glimpses(path: Path) -> None:
     """Draw the digit and its 24 glimpses, as the tasks' models see them."""
-    figures.glimpses(path, digit(), 7)
+    figures.glimpses(path, "A drawn digit and its glimpses, one quadrant a row", digit(), 7)
 
 
 def _canvas(side: int, background: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:

@@ -5,29 +5,23 @@ from __future__ import annotations
 from statistics import mean, median
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 
 from fastweights_np.files import write_text
-from tasks.figures import error_axis, reward_axis
+from tasks.figures import style
+from tasks.figures.style import NAMES_OF_AGENTS
 from tasks.games.catch_game import Rules
 from tasks.retrieval import key_blind_floor
+from tasks.running.runs import read_json
 
-from . import controls, generalization, report
+from . import controls, generalization, report, speed, store
 from .drawings import draw_glimpses
-from .report import markdown
+from .report import markdown, of_seeds
 from .store import load
 
 Run = dict[str, Any]
 
-NAMES = {
-    "irnn": "IRNN", "lstm": "LSTM", "associative_lstm": "A-LSTM", "fast_weights": "Fast weights",
-    "multilevel": "Fast weights", "convnet": "ConvNet",
-}  # fmt: skip
-NAMES_OF_AGENTS = NAMES | {"irnn": "ReLU RNN"}
+NAMES = style.NAMES | {"multilevel": "Fast weights"}  # the paper's name in tables 2 and 3
 Cells = dict[str, dict[int, float]]  # layer to R to a number of Ba et al. 2016
 # test error in %
 TABLE_1: Cells = {
@@ -91,6 +85,7 @@ def make() -> str:
     draw_glimpses(report.output / "glimpses-digit.png")
     figure_2(runs, missing)
     capacity(load(CAPACITY), load(NO_DECAY), missing)
+    figure_of_speed(missing)
     return "\n".join([*tables.values(), *(f"missing: {what}" for what in missing)])
 
 
@@ -112,7 +107,7 @@ def for_pages() -> dict[str, str]:
                     name,
                     *(", ".join(_figure(error, 1) for error in points.get(pairs, ())) or "missing" for pairs in PAIRS),
                 ]
-                for name, points in _capacities(load(CAPACITY), load(NO_DECAY))
+                for name, _, points in _capacities(load(CAPACITY), load(NO_DECAY))
             ],
         ),
         "generalization-medians": generalization.medians(),
@@ -257,7 +252,8 @@ def _loss(trial: dict[str, Any]) -> str:
 def figure_2(runs: list[Run], missing: list[str]) -> None:
     """Plot test negative log likelihood against updates at R = 50: mean and range over the seeds."""
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    for colour, layer in enumerate(TABLE_1):
+    drawn = []
+    for layer in TABLE_1:
         chosen = [run for run in _of(runs, layer, FIGURE_2_SIZE) if "test_nll" in run["curve"][0]]
         if len(chosen) < SEEDS:
             missing.append(f"figure 2, {NAMES[layer]}: {len(chosen)} of {SEEDS} seeds with --test-curve")
@@ -265,64 +261,69 @@ def figure_2(runs: list[Run], missing: list[str]) -> None:
             continue
         updates = [line["update"] for line in chosen[0]["curve"]]
         by_update = list(zip(*([line["test_nll"] for line in run["curve"]] for run in chosen), strict=True))
-        axes.plot(updates, [mean(values) for values in by_update], color=f"C{colour}", label=NAMES[layer])
-        lowest, highest = [min(values) for values in by_update], [max(values) for values in by_update]
-        axes.fill_between(updates, lowest, highest, color=f"C{colour}", alpha=0.25, linewidth=0)
+        style.band(axes, updates, by_update, mean, layer, NAMES[layer])
+        drawn.append(chosen)
     axes.axhline(key_blind_floor(4)[1], linestyle=":", color="black", label="key-blind floor")
     axes.set(
         xlabel="updates", ylabel="test negative log likelihood (nats)", ylim=(-0.02, 2),
-        title=f"Associative retrieval, R = {FIGURE_2_SIZE}: mean and range over the seeds",
+        title=f"Associative retrieval, R = {FIGURE_2_SIZE}: mean and range of {of_seeds(drawn)}",
     )  # fmt: skip
     axes.legend()
     axes.grid(alpha=0.3)
-    figure.savefig(report.output / "figure2.png", dpi=130)
-    plt.close(figure)
+    style.save(figure, report.output / "figure2.png")
 
 
-def _capacities(runs: list[Run], without_decay: list[Run]) -> list[tuple[str, dict[int, list[float]]]]:
-    """Return the name of each memory of R = 50, and its test errors in % for each number of pairs that was run."""
-    series = [(NAMES[layer], _of(runs, layer, CAPACITY_SIZE)) for layer in TABLE_1]
-    series.append(("Fast weights, λ = 1", _of(without_decay, "fast_weights", CAPACITY_SIZE)))
+def _capacities(runs: list[Run], without_decay: list[Run]) -> list[tuple[str, str, dict[int, list[float]]]]:
+    """Return (name, layer, errors) of each memory of R = 50: its test errors in % by the number of pairs."""
+    series = [(NAMES[layer], layer, _of(runs, layer, CAPACITY_SIZE)) for layer in TABLE_1]
+    series.append(("Fast weights, λ = 1", "fast_weights", _of(without_decay, "fast_weights", CAPACITY_SIZE)))
     found = []
-    for name, chosen in series:
+    for name, layer, chosen in series:
         by_pairs = {pairs: [run for run in chosen if run["settings"]["pairs"] == pairs] for pairs in PAIRS}
-        found.append((name, {pairs: [100 * run["test_error"] for run in of] for pairs, of in by_pairs.items() if of}))
+        errors = {pairs: [100 * run["test_error"] for run in of] for pairs, of in by_pairs.items() if of}
+        found.append((name, layer, errors))
     return found
 
 
 def capacity(runs: list[Run], without_decay: list[Run], missing: list[str]) -> None:
     """Plot test error against the number of pairs at R = 50: the capacity of each memory (not in the paper)."""
     figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
-    updates = sorted({run["updates"] for run in runs})
-    for colour, (name, points) in enumerate(_capacities(runs, without_decay)):
+    series = _capacities(runs, without_decay)
+    for name, layer, points in series:
         missing += [f"capacity, {name}, K = {pairs}" for pairs in PAIRS if pairs not in points]
-        axes.plot(list(points), [mean(errors) for errors in points.values()], "o-", color=f"C{colour}", label=name)
-        for pairs, errors in points.items():
-            axes.plot([pairs] * len(errors), errors, ".", color=f"C{colour}")
+        line = "-" if name == NAMES[layer] else "--"
+        style.band(axes, list(points), list(points.values()), mean, layer, name, line, marker="o")
     axes.plot(PAIRS, [100 * key_blind_floor(pairs)[0] for pairs in PAIRS], ":", color="black", label="key-blind floor")
-    error_axis(axes)
-    axes.set(
-        xlabel="K, pairs in a sequence",
-        ylabel="test error (%)",
-        xticks=PAIRS,
-        title=f"Associative retrieval, R = {CAPACITY_SIZE}" + "".join(f", {count:,} updates" for count in updates),
-    )
+    style.error_axis(axes)
+    updates = [f"{count:,} updates" for count in sorted({run["updates"] for run in runs})]
+    seeds = of_seeds(errors for *_, points in series for errors in points.values())
+    title = ", ".join(["Associative retrieval", f"R = {CAPACITY_SIZE}", *updates, seeds])
+    axes.set(xlabel="K, pairs in a sequence", ylabel="test error (%)", xticks=PAIRS, title=title)
     axes.legend()
-    figure.savefig(report.output / "capacity.png", dpi=130)
-    plt.close(figure)
+    style.save(figure, report.output / "capacity.png")
+
+
+def figure_of_speed(missing: list[str]) -> None:
+    """Draw the stored measurement of `python -m bench speed` as bars."""
+    path = store.STORE / "speed.json"
+    if not path.exists():
+        missing.append("the figure of speed: python -m bench speed --store")
+        return
+    measured = read_json(path)
+    speed.draw(measured["figures"], measured["layer"], "speed")
 
 
 def _agents(
     runs: list[Run], with_layer_norm: list[Run], missing: list[str]
-) -> tuple[dict[tuple[int, int], list[tuple[int, str, list[Run]]]], list[list[str]]]:  # fmt: skip
-    """Return (colour, name, runs) of each game's agents, and the lines of figure 5's table."""
-    panels: dict[tuple[int, int], list[tuple[int, str, list[Run]]]] = {}
+) -> tuple[dict[tuple[int, int], list[tuple[str, str, list[Run]]]], list[list[str]]]:  # fmt: skip
+    """Return (name, layer, runs) of each game's agents, and the lines of figure 5's table."""
+    panels: dict[tuple[int, int], list[tuple[str, str, list[Run]]]] = {}
     lines = []
     for game, theirs in FIGURE_5.items():
         agents = [(NAMES_OF_AGENTS[layer], layer, runs) for layer in theirs]
         agents.append(("ReLU RNN, layer norm", "irnn", with_layer_norm))
         panels[game] = []
-        for colour, (name, layer, of) in enumerate(agents):
+        for name, layer, of in agents:
             chosen = [
                 run for run in of
                 if (run["settings"]["size"], run["settings"]["visible"], run["settings"]["layer"]) == (*game, layer)
@@ -330,7 +331,7 @@ def _agents(
             if len(chosen) < SEEDS:
                 missing.append(f"figure 5, N = {game[0]}, {name}: {len(chosen)} of {SEEDS} seeds")
             if chosen:
-                panels[game].append((colour, name, chosen))
+                panels[game].append((name, layer, chosen))
                 lines.append(_line_of_agent(game, name, theirs.get(layer) if of is runs else None, chosen))
     return panels, lines
 
@@ -342,18 +343,20 @@ def figure_5(runs: list[Run], with_layer_norm: list[Run], missing: list[str]) ->
         return ""
     figure, panels = plt.subplots(1, len(games), figsize=(11, 4), layout="constrained", sharey=True)
     for axes, (game, agents) in zip(panels, games.items(), strict=True):
-        for colour, name, chosen in agents:
+        for name, layer, chosen in agents:
             points = min(len(run["curve"]) for run in chosen)
             frames = [line["frames"] / 1e6 for line in chosen[0]["curve"][:points]]
             by_part = list(zip(*([line["mean_reward"] for line in run["curve"]] for run in chosen), strict=False))
-            axes.plot(frames, [mean(rewards) for rewards in by_part], color=f"C{colour}", label=name)
-            lowest, highest = [min(rewards) for rewards in by_part], [max(rewards) for rewards in by_part]
-            axes.fill_between(frames, lowest, highest, color=f"C{colour}", alpha=0.25, linewidth=0)
-        reward_axis(axes, Rules(*game).chance)
-        axes.set_title(f"Catch, N = {game[0]}, M = {game[1]}: mean and range over the seeds", fontsize=10)
+            line = "-" if name == NAMES_OF_AGENTS[layer] else "--"
+            style.band(axes, frames, by_part, mean, layer, name, line)
+        style.reward_axis(axes, Rules(*game).chance)
+        title = f"Catch, N = {game[0]}, M = {game[1]}"
+        if agents:
+            sizes = " and ".join(sorted({str(run["settings"]["hidden_size"]) for *_, of in agents for run in of}))
+            title += f", R = {sizes}: mean and range of {of_seeds(of for *_, of in agents)}"
+        axes.set_title(title, fontsize=10)
     panels[0].legend()
-    figure.savefig(report.output / "figure5.png", dpi=130)
-    plt.close(figure)
+    style.save(figure, report.output / "figure5.png")
     return markdown(HEADER_OF_AGENTS, lines)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import exp, log
 from typing import Any
 
@@ -40,6 +40,13 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join("| " + " | ".join(str(cell) for cell in line) + " |\n" for line in lines)
+
+
+def of_seeds(groups: Iterable[Sequence[object]]) -> str:
+    """Return "3 seeds" for groups of three runs each, "1 to 3 seeds" if their lengths differ, "0 seeds" for none."""
+    counts = {len(runs) for runs in groups} or {0}
+    number = " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
+    return f"{number} seed" + ("" if counts == {1} else "s")
 
 
 def geometric_mean(values: Sequence[float]) -> float:

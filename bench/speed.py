@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 
 from fastweights_np import to_device
+from tasks.figures import style
 
 from . import report
 from .peers.problem import Layer
@@ -61,7 +58,7 @@ def run(
         raise ValueError("no size had both ours and a peer with right answers")
     name = ("long" if long else "speed") + ("" if device == "cpu" else f"-{device}") + sized(chosen)
     store(name, rows, _table(rows), layer)
-    _picture(rows, named(name, layer))
+    draw(rows, layer, named(name, layer))
 
 
 def sizes_of(layer: str, long: bool) -> Sequence[tuple[int, int, int]]:
@@ -91,28 +88,48 @@ def _line(row: dict[str, Any]) -> str:
     return f"B {row['B']}, T {row['T']}, H {row['H']}, threads {row['threads']}: {times} ms"
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
-    """Return two tables: ours and the fastest peer for each size, over all numbers of threads; then every framework."""
-    by_size: dict[tuple[int, int, int], list[dict[str, Any]]] = {}
+class Ratio(NamedTuple):
+    """The time of ours at one size, by the fastest peer's and by PyTorch eager's, each at its best number of threads.
+
+    ours, peer: (name, ms, threads).
+    """
+
+    size: str
+    ours: tuple[str, float, int]
+    peer: tuple[str, float, int]
+    to_peer: float
+    to_eager: float
+
+
+def ratios(rows: list[dict[str, Any]]) -> list[Ratio]:
+    """Return the ratios of every size, over all numbers of threads. Without PyTorch eager its ratio is nan."""
+    by_size: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        by_size.setdefault((row["B"], row["T"], row["H"]), []).append(row)
-    lines, ratios, to_eager = [], [], []
-    for (batch_size, steps, hidden_size), group in by_size.items():
-        (ours, our_time, our_threads), (peer, peer_time, peer_threads) = (
-            min(((*best(row, ours=which), row["threads"]) for row in group), key=lambda found: found[1])
+        by_size.setdefault(f"{row['B']}, {row['T']}, {row['H']}", []).append(row)
+    found = []
+    for size, group in by_size.items():
+        ours, peer = (
+            min(((*best(row, ours=which), row["threads"]) for row in group), key=lambda each: each[1])
             for which in (True, False)
         )
         eager = min(
             (time["median_ms"] for row in group for name, time in row["times"].items() if "eager" in name),
             default=float("nan"),
         )
-        ratios.append(our_time / peer_time)
-        to_eager.append(our_time / eager)
-        lines.append(
-            [f"{batch_size}, {steps}, {hidden_size}", f"{our_time:.2f} ({ours}, {our_threads} threads)",
-             f"{peer_time:.2f} ({peer}, {peer_threads} threads)", f"**{ratios[-1]:.2f}**", f"{to_eager[-1]:.2f}"]
-        )  # fmt: skip
-    lines.append(["geometric mean", "", "", f"**{geometric_mean(ratios):.2f}**", f"{geometric_mean(to_eager):.2f}"])
+        found.append(Ratio(size, ours, peer, ours[1] / peer[1], ours[1] / eager))
+    return found
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """Return two tables: ours and the fastest peer for each size, over all numbers of threads; then every framework."""
+    found = ratios(rows)
+    lines = [
+        [each.size, *(f"{ms:.2f} ({name}, {threads} threads)" for name, ms, threads in (each.ours, each.peer)),
+         f"**{each.to_peer:.2f}**", f"{each.to_eager:.2f}"]
+        for each in found
+    ]  # fmt: skip
+    to_peer, to_eager = _means(found)
+    lines.append(["geometric mean", "", "", f"**{to_peer:.2f}**", f"{to_eager:.2f}"])
     header = ["B, T, H", "ours, ms", "fastest peer, ms", "ours / fastest peer", "ours / PyTorch eager"]
     table = markdown(header, lines)
     names = list(dict.fromkeys(name for row in rows for name in row["times"]))
@@ -132,22 +149,25 @@ def _cell(time: dict[str, Any] | None) -> str:
     return f"{time['median_ms']:.2f} ({time['first_run_s']:.1f}){peak}"
 
 
-def _picture(rows: list[dict[str, Any]], name: str) -> None:
-    """Plot the time of every peer against ours, log-log, at the most threads. Below the diagonal a peer is faster."""
-    most = max(row["threads"] for row in rows)
-    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
-    chosen = [row for row in rows if row["threads"] == most]
-    ours = [best(row, ours=True)[1] for row in chosen]
-    names = dict.fromkeys(name for row in chosen for name in row["times"] if not ENTRIES[name].ours)
-    for marker, each in zip("osv^<>Dph*", names, strict=False):
-        theirs = [row["times"].get(each, {}).get("median_ms", float("nan")) for row in chosen]
-        axes.plot(ours, theirs, marker, label=each, alpha=0.8)
-    ends = [min(ours) / 1.3, max(ours) * 1.3]
-    axes.plot(ends, ends, color="black", linewidth=1, label="as fast as ours")
-    axes.set(
-        xscale="log", yscale="log", xlabel="ours (ms)", ylabel="peer (ms)", title="Forward + backward of the layer"
-    )
-    axes.legend(fontsize=8)
-    axes.grid(alpha=0.3, which="both")
-    figure.savefig(report.output / f"{name}.png", dpi=130)
-    plt.close(figure)
+def _means(found: list[Ratio]) -> tuple[float, float]:
+    """Return the geometric means of both ratios over the sizes."""
+    return geometric_mean([each.to_peer for each in found]), geometric_mean([each.to_eager for each in found])
+
+
+def draw(rows: list[dict[str, Any]], layer: str, name: str) -> None:
+    """Draw both ratios of every size, and their geometric means, as bars in the layer's colour."""
+    found = ratios(rows)
+    sizes = [*(each.size for each in found), "geometric\nmean"]
+    figure, axes = plt.subplots(figsize=(1.1 * len(sizes) + 1.2, 4.2), layout="constrained")
+    columns = zip(*((each.to_peer, each.to_eager) for each in found), _means(found), strict=True)
+    labels = ("ours / fastest peer", "ours / PyTorch eager")
+    for offset, alpha, label, values in zip((-0.2, 0.2), (1.0, 0.4), labels, columns, strict=True):
+        places = [place + offset for place in range(len(sizes))]
+        bars = axes.bar(places, values, 0.4, color=style.COLOURS[layer], alpha=alpha, label=label)
+        axes.bar_label(bars, fmt="{:.2f}", fontsize=8)
+    axes.axhline(1, color="black", linewidth=1, label="equal times")
+    axes.set_xticks(range(len(sizes)), sizes)
+    axes.set(xlabel="B, T, H", ylabel="ratio (below 1: ours is faster)")
+    axes.set_title(f"{style.NAMES[layer]}: our time of forward + backward, divided by that of other frameworks")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    style.save(figure, report.output / f"{name}.png")

@@ -199,9 +199,9 @@ def run(settings: Settings, folder: Path, data: None) -> dict[str, Any]:
     )
     print(f"reward of an episode: 1 (caught) or -1 (missed); random-policy baseline: {result['chance']:.3f}")
     print(f"{result['frames_per_second']:,} frames/s, {result['seconds']:.0f} s")
-    figures.reward_curve(folder / "learning_curve.png", result["curve"], result["chance"])
+    figures.reward_curve(folder / "learning_curve.png", settings, result["curve"], result["chance"])
     outcome = "caught" if sampled.rewards[0] > 0 else "missed"
-    figures.film_strip(folder / "episode.png", sampled.screens, sampled.seen, outcome, sampled.attention)
+    figures.film_strip(folder / "episode.png", settings, sampled.screens, sampled.seen, outcome, sampled.attention)
     figures.film(folder / "episode.gif", sampled.screens, sampled.seen)
     return result
 

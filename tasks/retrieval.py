@@ -160,9 +160,9 @@ def run(settings: Settings, folder: Path, data: tuple[Split, Split, Split]) -> d
         print("this run did not learn to retrieve: use more epochs, more training data or other settings")
     print(f"{outcome.updates} updates in {outcome.seconds:.0f} s\n")
     _show_examples(net, outcome.params, test_set)
-    figures.learning_curve(folder / "learning_curve.png", outcome.curve, floor_nll, floor_error)
+    figures.learning_curve(folder / "learning_curve.png", settings, outcome.curve, floor_nll, floor_error)
     if settings.layer == "fast_weights" and settings.inner_steps:
-        _draw_attention(net, outcome.params, test_set, folder / "attention.png")
+        _draw_attention(net, outcome.params, test_set, settings, folder / "attention.png")
     return result
 
 
@@ -193,7 +193,7 @@ def _show_examples(net: Network, params: Any, split: Split, count: int = 10) -> 
         print(f"{text(inputs[:, n])} -> {answer}" + ("" if answer == label else f"   wrong, the label is {label}"))
 
 
-def _draw_attention(net: Network, params: Any, split: Split, path: Path, count: int = 6) -> None:
+def _draw_attention(net: Network, params: Any, split: Split, settings: Settings, path: Path, count: int = 6) -> None:
     inputs, labels = split.batch(slice(0, count))
     logits, (_, layer_cache, _) = net.forward(params, inputs)
     answers, strengths = logits.argmax(axis=1), fast_weights.attention(layer_cache)
@@ -203,4 +203,4 @@ def _draw_attention(net: Network, params: Any, split: Split, path: Path, count: 
         f"answer {answer}" + ("" if answer == label else f" (label {label})")
         for answer, label in zip(answers, labels, strict=True)
     ]
-    figures.attention(path, strings, captions, strengths)
+    figures.attention(path, settings, strings, captions, strengths)

@@ -358,7 +358,7 @@ def test_tables_take_the_best_of_ours_and_of_the_peers(tmp_path, monkeypatch):
     rows = [row(1, ours=3.0, PT=8.0, JAX=5.0), row(2, ours=2.0, PT=10.0, JAX=4.0)]
     table = speed._table(rows)
     assert "| 1, 2, 3 | 2.00 (ours, 2 threads) | 4.00 (JAX scan, matrix, 2 threads) | **0.50** | 0.25 |" in table
-    speed._picture(rows, "speed")
+    speed.draw(rows, "fast_weights", "speed")
     assert (tmp_path / "speed.png").stat().st_size > 0
 
 

@@ -224,7 +224,7 @@ def _report(study: Study) -> None:
     if not best:
         return
     objective = search.base.objective
-    figures.search(search.folder / "search.png", study.rows(), search.space, objective)
+    figures.search(search.folder / "search.png", search.base, study.rows(), search.space)
     print(f"\nthe best of {len(best)} trials: {best[0].params}, {objective.title} {best[0].value:.5f}")
     for what, mean in _mean_of_the_best(best).items():
         print(f"{what}: {mean:.5f}")

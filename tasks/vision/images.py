@@ -189,12 +189,13 @@ def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
     chosen = f"epoch {outcome.best['epoch']}, the best on the validation set"
     print(f"\ntest error {error:.2%}, accuracy {1 - error:.2%}, negative log likelihood {nll:.4f} nats ({chosen})")
     print(f"{outcome.updates} updates in {outcome.seconds:.0f} s")
-    figures.learning_curve(folder / "learning_curve.png", outcome.curve)
+    figures.learning_curve(folder / "learning_curve.png", settings, outcome.curve)
     if settings.layer != "convnet":
-        figures.glimpses(folder / "glimpses.png", to_host(data.test.pixels[:1])[0], settings.patch)
-    figures.confusion(folder / "confusion.png", confusion, classes)
+        heading = f"{figures.title(settings)}: the glimpses of the first test image"
+        figures.glimpses(folder / "glimpses.png", heading, to_host(data.test.pixels[:1])[0], settings.patch)
+    figures.confusion(folder / "confusion.png", settings, confusion, classes)
     if settings.layer == "multilevel":
-        _draw_attention(net, outcome.params, data.test, classes, settings.patch, folder / "attention.png")
+        _draw_attention(net, outcome.params, data.test, classes, settings, folder / "attention.png")
     return result
 
 
@@ -206,7 +207,8 @@ def test(net: Model, params: Any, split: Images) -> tuple[float, float, numpy.nd
 
 
 def _draw_attention(
-    net: Model, params: Any, split: Images, classes: tuple[str, ...], patch: int, path: Path, count: int = 6
+    net: Model, params: Any, split: Images, classes: tuple[str, ...], settings: ImageSettings, path: Path,
+    count: int = 6,
 ) -> None:  # fmt: skip
     """Draw how integration steps attend to the coarse glimpses stored before, for the first image of each class."""
     of_classes = to_host(split.labels)
@@ -218,9 +220,9 @@ def _draw_attention(
     strengths = [multilevel.attention(layer_cache, t) for t in steps]
     images, labels, answers, strengths = to_host((split.pixels[chosen], labels, logits.argmax(axis=1), strengths))
     captions = [
-        f"{classes[answer]}" + ("" if answer == label else f" (label {classes[label]})")
+        f"answer {classes[answer]}" + ("" if answer == label else f" (label {classes[label]})")
         for answer, label in zip(answers, labels, strict=True)
     ]
     stored = [t for t, stores in enumerate(layer_cache.controls.store) if stores]
-    where = glimpses.places(glimpses.layout(images.shape[-1], patch))
-    figures.attention_to_places(path, images, captions, strengths, [where[t] for t in stored])
+    where = glimpses.places(glimpses.layout(images.shape[-1], settings.patch))
+    figures.attention_to_places(path, settings, images, captions, strengths, [where[t] for t in stored])
