@@ -20,6 +20,7 @@ usage: python -m tasks NAME [options]     python -m tasks NAME --help lists the 
 
 {}
 
+python -m tasks retrieval --ask q8c9m8o2??m --from RUN answers from a trained run
 python -m tasks search NAME searches settings; python -m tasks search --help lists its options
 
 exit codes
@@ -74,6 +75,8 @@ def _run(arguments: list[str]) -> int:
         return 2
 
     settings, folder, program = None, None, f"python -m tasks {name}"
+    if name == "retrieval" and {option.partition("=")[0] for option in options} & {"--ask", "--from"}:
+        return importlib.import_module("tasks.asking").main(options, program)
     try:
         _interrupt_by_exception()
         settings = runs.settings_asked_for(task.Settings, options, program)
