@@ -1,7 +1,8 @@
 """Checkpoints: one .npz file of plain arrays (no pickle), written completely or not at all.
 
-All other data (settings, counters, a generator's state) is stored as JSON. The file ends with the SHA-256 of all bytes
-before it, as the comment of the zip archive that an .npz file is. `numpy.load` reads the file; `load` also checks it.
+All other data (settings, counters, a generator's state) is stored as JSON, see structures.py. The file ends with the
+SHA-256 of all bytes before it, as the comment of the zip archive that an .npz file is. `numpy.load` reads the file;
+`load` also checks it.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from typing import Any
 import numpy
 
 from . import checks
-from .backend import array_module, to_host
+from .backend import to_host
 from .files import whole
-from .trees import flatten, unflatten
+from .structures import NUMBERS, OtherRelease, join, split
+from .trees import unflatten
 
 __all__ = ["CheckpointError", "load", "save"]
 
-VERSION = 2
+OLDEST, VERSION = 2, 3  # the versions that can be loaded; the one that is written
 DIGEST_SIZE = 64  # hexadecimal digits of a SHA-256
-NUMBERS = "biufc"  # kinds of dtype: boolean, integer, unsigned, floating-point, complex
 LONGEST = 10_000  # most bytes of a name in the file
-_INFO, _ARRAYS = "info", "arrays"
+_HEADER, _INFO, _ARRAYS = "info", "info", "arrays"
 _READ_HEADER = {
     (1, 0): numpy.lib.format.read_array_header_1_0,
     (2, 0): numpy.lib.format.read_array_header_2_0,
@@ -38,35 +39,32 @@ class CheckpointError(ValueError):
     """The file is damaged, or is not a checkpoint of this version."""
 
 
-def save(path: str | Path, arrays: dict[str, Any], info: dict[str, Any]) -> None:
-    """Write a nested dict of arrays (NumPy or CuPy) and a JSON-able dict; if anything fails, the old file stays.
+def save(path: str | Path, arrays: Any, info: dict[str, Any] | None = None) -> None:
+    """Write two trees as one file; if anything fails, the old file stays.
 
-    Keys are strings without "/", their separator in the file. No dict inside `arrays` may be empty. JSON has no tuples:
-    a tuple inside `info` is loaded as a list.
+    A tree is an array (NumPy or CuPy), a number of Python or NumPy, a bool, None, text, or a dict, list or tuple of
+    trees. It may also hold a State, a network, or a part of one. `load` returns the same values with the same types.
+    By convention, `arrays` has what is trained and `info` the rest. Keys of dicts are text.
 
-    Raises OSError if the file cannot be written. Raises TypeError for a leaf that is not an array of numbers, or for
-    info that is not JSON. Raises ValueError for a key or a dict that would be lost.
+    Raises OSError if the file cannot be written. Raises TypeError or ValueError, with the place in the tree, for what
+    `load` could not return.
     """
+    info = {} if info is None else info
     checks.instance("info", info, dict, "pass one with keys that are text")
-    _check_keys(info)
-    try:
-        text = json.dumps({"version": VERSION, "info": info})
-    except TypeError as error:
-        raise TypeError(f"info: expected numbers, text, lists and dicts of Python: {error}; convert it") from error
-    flat = {_INFO: numpy.frombuffer(text.encode(), numpy.uint8)}
-    for name, array in flatten({_ARRAYS: arrays} if arrays else {}).items():
-        array_module(**{name: array})  # raises for a leaf that is not an array
-        if array.dtype.kind not in NUMBERS:
-            raise TypeError(f"{name}: expected an array of numbers, got {array.dtype}; what is no array goes into info")
+    structure, flat = split(_ARRAYS, arrays)
+    more, flat_info = split(_INFO, info)
+    flat |= flat_info
+    for name in flat:
         if (
             "\0" in name
             or len(name.encode(errors="replace")) > LONGEST
             or name != name.encode(errors="replace").decode()
         ):
             raise ValueError(f"{name[:50]!r}: expected keys of plain text, {LONGEST} bytes in all at most; rename it")
-        flat[name] = to_host(array)
+    text = json.dumps({"version": VERSION, _ARRAYS: structure, _INFO: more})
+    members = {_HEADER: numpy.frombuffer(text.encode(), numpy.uint8)} | to_host(flat)
     content = io.BytesIO()
-    numpy.savez(content, **flat)  # type: ignore[arg-type]
+    numpy.savez(content, **members)
     with zipfile.ZipFile(content, "a") as archive:
         archive.comment = bytes(DIGEST_SIZE)  # reserves the digest's place; it also covers the comment's length
     signed = content.getbuffer()[:-DIGEST_SIZE]
@@ -75,8 +73,8 @@ def save(path: str | Path, arrays: dict[str, Any], info: dict[str, Any]) -> None
         file.write(_digest(signed))
 
 
-def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the arguments of `save`: (arrays, on the host; info).
+def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
+    """Return the arguments of `save`: (arrays, info). All arrays are on the host.
 
     Raises FileNotFoundError if there is no file, and OSError if it cannot be read. Raises CheckpointError, a
     ValueError, if it is damaged, not a checkpoint, or of another version.
@@ -90,33 +88,36 @@ def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if content[-DIGEST_SIZE:] != _digest(memoryview(content)[:-DIGEST_SIZE]):
         raise CheckpointError(
             f"checkpoint {path}: expected a file that save() wrote, got one that is damaged, truncated, "
-            f"something else, or older than version {VERSION} (its SHA-256 does not match); "
+            f"something else, or older than version {OLDEST} (its SHA-256 does not match); "
             "use another copy, or start anew without it"
         )
     try:
-        flat = _members(content)
-        header = json.loads(flat.pop(_INFO).tobytes())
-        version, info, arrays = header["version"], header["info"], unflatten(flat).get(_ARRAYS, {})
+        return _trees(_members(content))
+    except OtherRelease as error:
+        raise CheckpointError(
+            f"checkpoint {path}: {error}; load it with the release that wrote it, or start anew"
+        ) from error
     except Exception as error:  # any error here means that save() did not write the content
         raise CheckpointError(
             f"checkpoint {path}: expected a file that save() wrote, got something else "
             f"({type(error).__name__}: {error}); use another copy, or start anew without it"
         ) from error
-    if version != VERSION:
-        raise CheckpointError(
-            f"checkpoint {path}: expected version {VERSION}, got {version}; "
-            "load it with the release that wrote it, or start anew"
-        )
+
+
+def _trees(flat: dict[str, numpy.ndarray]) -> tuple[Any, dict[str, Any]]:
+    """Return (arrays, info) from the file's members."""
+    header = json.loads(flat.pop(_HEADER).tobytes())
+    version = header["version"]
+    if version == VERSION:
+        arrays, info = join(_ARRAYS, header[_ARRAYS], flat), join(_INFO, header[_INFO], flat)
+        if flat:
+            raise ValueError(f"expected no arrays without a place in a tree, got {', '.join(flat)}")
+    elif version == 2:  # arrays were nested dicts, and info was JSON
+        arrays, info = unflatten(flat).get(_ARRAYS, {}), header[_INFO]
+    else:
+        raise OtherRelease(f"expected version {OLDEST} to {VERSION}, got {version}")
+    checks.instance("info", info, dict, "mend the file")
     return arrays, info
-
-
-def _check_keys(info: Any) -> None:
-    """Raise TypeError for a key that JSON would convert to a string."""
-    for key in info if isinstance(info, dict) else ():
-        if not isinstance(key, str):
-            raise TypeError(f"info: expected keys that are text, got {key!r}; rename it")
-    for value in info.values() if isinstance(info, dict) else info if isinstance(info, list | tuple) else ():
-        _check_keys(value)
 
 
 def _digest(content: memoryview) -> bytes:

@@ -18,6 +18,8 @@ from . import associative_lstm, checks, convnet, fast_weights, irnn, lstm, multi
 from .backend import Array, array_module
 from .optim import clip_by_global_norm
 from .recurrent import check_init, uniform
+from .saving import load as load
+from .saving import save as save
 from .workspace import Workspace
 
 __all__ = [

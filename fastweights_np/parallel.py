@@ -205,7 +205,10 @@ class Layer:
             helper.close()
 
     def __reduce__(self) -> Any:
-        raise TypeError("parallel.Layer: its helper processes cannot be copied; make a new one")
+        raise TypeError(
+            "parallel.Layer: its helper processes cannot be copied, nor can its caches; make a new one, or use the "
+            "layer itself"
+        )
 
     def __enter__(self) -> Layer:
         return self

@@ -23,6 +23,8 @@ usage: python -m tasks NAME [options]
 python -m tasks NAME --help    lists the options of a task
 python -m tasks search NAME    searches settings
 python -m tasks search --help  lists the options of a search
+python -m tasks retrieval --ask q8c9m8o2??m --from RUN
+                               answers from a trained run
 
 exit codes
     0  done
@@ -77,6 +79,8 @@ def _run(arguments: list[str]) -> int:
         return 2
 
     settings, folder, program = None, None, f"python -m tasks {name}"
+    if name == "retrieval" and {option.partition("=")[0] for option in options} & {"--ask", "--from"}:
+        return importlib.import_module("tasks.asking").main(options, program)
     try:
         _interrupt_by_exception()
         settings = command_line.settings_asked_for(task.Settings, options, program)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import stat
 import tracemalloc
 import zipfile
+from collections import OrderedDict, namedtuple
 
 import numpy
 import pytest
 
-from fastweights_np import checkpoint, files, optim
+import fastweights_np as fw
+from fastweights_np import associative_lstm, checkpoint, convnet, fast_weights, files, lstm, multilevel, network, optim
 from fastweights_np.checkpoint import CheckpointError
 
 
@@ -44,8 +47,17 @@ def npz(**members: object) -> bytes:
     return stream.getvalue()
 
 
-def info(version: int = checkpoint.VERSION) -> numpy.ndarray:
-    return numpy.frombuffer(json.dumps({"version": version, "info": {}}).encode(), numpy.uint8)
+def info(version: int = checkpoint.VERSION, arrays: object = None, told: object = None) -> numpy.ndarray:
+    """The header of a file, with these structures, or those of empty dicts."""
+    text = json.dumps({"version": version, "arrays": arrays or {}, "info": told or {}})
+    return numpy.frombuffer(text.encode(), numpy.uint8)
+
+
+def itself() -> list:
+    """A list that contains itself."""
+    endless: list = []
+    endless.append(endless)
+    return endless
 
 
 def test_arrays_and_info_come_back(tmp_path):
@@ -81,10 +93,52 @@ def test_an_optimizers_state_can_be_saved_as_it_is(kind, tmp_path):
         numpy.testing.assert_array_equal(moment, optimizer.state()[name])
 
 
+def same(got: object, wanted: object) -> bool:
+    """Whether two trees are equal in every branch, value and type."""
+    if type(got) is not type(wanted):
+        return False
+    if isinstance(wanted, dict):
+        return list(got) == list(wanted) and all(same(got[key], wanted[key]) for key in wanted)
+    if isinstance(wanted, list | tuple):
+        return len(got) == len(wanted) and all(map(same, got, wanted))
+    if isinstance(wanted, numpy.ndarray | numpy.generic):
+        return got.dtype == wanted.dtype and got.shape == wanted.shape and got.tobytes() == wanted.tobytes()
+    return got == wanted or repr(got) == repr(wanted) == "nan"
+
+
+TREES = {
+    "numbers": {"int": 3, "long": -(2**200), "float": [0.1, -0.0, math.inf, math.nan], "yes": True},
+    "complex": [1 - 2j, numpy.complex64(1j)],
+    "NumPy's numbers": (numpy.float32(0.1), numpy.float64(0.1), numpy.int8(-3), numpy.bool_(True), numpy.array(0.5)),
+    "nothing": {"None": None, "dict": {}, "list": [], "tuple": (), "text": ""},
+    "text": "λ \0 \ud800 /", "array": numpy.arange(3), "keys": {"": 1, "a/b": numpy.ones(1), "\0": [{}]},
+    "one and several": [(1,), [2], ((3,), [[]])], "like a structure": [["array"], ["list", 1], {"tuple": ["number"]}],
+    "states": [
+        fast_weights.State(numpy.ones((2, 3)), numpy.zeros((2, 3, 3))), lstm.State(numpy.ones(2), None),
+        associative_lstm.State(1, 2),
+    ],
+    "parts": (network.TokenEncoder(4), convnet.Convolution(2, 3), multilevel.quadrants(2)),
+    "random state": numpy.random.MT19937(0).state,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_tree_comes_back_as_it_was_among_arrays_and_in_info(name, tmp_path):
+    checkpoint.save(tmp_path / "c.npz", TREES[name], {"tree": TREES[name]})
+    arrays, info = checkpoint.load(tmp_path / "c.npz")
+    assert same(arrays, TREES[name]), arrays
+    assert same(info, {"tree": TREES[name]}), info
+
+
+def test_info_may_be_left_out(tmp_path):
+    checkpoint.save(tmp_path / "c.npz", [1])
+    assert checkpoint.load(tmp_path / "c.npz") == ([1], {})
+
+
 def test_a_failed_save_leaves_the_checkpoint_before(tmp_path):
     path = tmp_path / "checkpoint.npz"
     checkpoint.save(path, {"a": numpy.ones(1)}, {"update": 1})
-    for arrays, info in (({"a": numpy.ones(1)}, {"update": object()}), ({"a": [1.0]}, {})):
+    for arrays, info in (({"a": numpy.ones(1)}, {"update": object()}), ({"a": [object()]}, {})):
         with pytest.raises(TypeError):
             checkpoint.save(path, arrays, info)
     assert checkpoint.load(path)[1] == {"update": 1}
@@ -94,11 +148,17 @@ def test_a_failed_save_leaves_the_checkpoint_before(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "error", "words"),
     [
-        ({"a/b": numpy.ones(1), "a": {"b": numpy.zeros(1)}}, ValueError, "arrays/'a/b': expected keys that are text"),
-        ({3: numpy.ones(1)}, ValueError, "arrays/3: expected keys that are text"),
-        ({"a": {"b": {}}}, ValueError, "arrays/a/b: expected arrays in this dict, got an empty one"),
-        ({"a": None}, TypeError, "arrays/a: expected a NumPy or CuPy array, got NoneType"),
-        ({"a": 0.5}, TypeError, "arrays/a: expected a NumPy or CuPy array, got float"),
+        ({"a/b": numpy.ones(1), "a": {"b": numpy.zeros(1)}}, ValueError, "arrays/a/b: expected one array of this path"),
+        ({"a": [{3: 1, "3": 2}]}, ValueError, "arrays/a/0: expected keys that are text, got 3; rename it"),
+        ({None: 1}, ValueError, "arrays: expected keys that are text, got None"),
+        ({numpy.str_("a"): 1}, ValueError, "arrays: expected keys that are text, got np.str_"),
+        ({"a": (1, OrderedDict())}, TypeError, "arrays/a/1: expected an array, .*, got collections.OrderedDict"),
+        ([namedtuple("Pair", "a b")(1, 2)], TypeError, "arrays/0: expected .*, got .*Pair; convert it, or leave"),
+        ({"a": fw.Workspace()}, TypeError, "got fastweights_np.workspace.Workspace"),
+        (fw.network.Network, TypeError, "arrays: expected .*, got builtins.type"),
+        (b"bytes", TypeError, "got builtins.bytes"), ({"a": {1}}, TypeError, "got builtins.set"),
+        (numpy.str_("text"), TypeError, "arrays: expected an array of numbers, got <U4"),
+        (itself(), ValueError, r"arrays/0/0/.*\.\.\.: expected at most 100 levels, got more; does it contain itself"),
         ({"a": numpy.array(["ab"])}, TypeError, "arrays/a: expected an array of numbers, got <U2"),
         ({"a": numpy.zeros(2, [("η", "f4")])}, TypeError, "arrays/a: expected an array of numbers"),
         ({"a\0b": numpy.ones(1)}, ValueError, "arrays/a.*: expected keys of plain text"),
@@ -114,16 +174,12 @@ def test_what_would_be_lost_is_refused(arrays, error, words, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_info_comes_back_with_its_keys_or_is_refused(tmp_path):
-    with pytest.raises(TypeError, match="info: expected keys that are text, got 1"):
-        checkpoint.save(tmp_path / "c.npz", {}, {"curve": [{1: "a", "1": "b"}]})
-    with pytest.raises(TypeError, match="info: expected keys that are text, got None"):
-        checkpoint.save(tmp_path / "c.npz", {}, {"curve": {None: 1}})
-    with pytest.raises(TypeError, match=r"info: expected numbers, text, lists and dicts of Python: .* float32"):
-        checkpoint.save(tmp_path / "c.npz", {}, {"loss": numpy.float32(1)})
-    for info in ([1], "text", None):
-        with pytest.raises(TypeError, match=f"info: expected a dict, got {type(info).__name__}"):
-            checkpoint.save(tmp_path / "c.npz", {}, info)
+@pytest.mark.parametrize("info", [[1], "text", 3])
+def test_info_is_a_dict_and_its_place_is_named(info, tmp_path):
+    with pytest.raises(TypeError, match=f"info: expected a dict, got {type(info).__name__}"):
+        checkpoint.save(tmp_path / "c.npz", {}, info)
+    with pytest.raises(TypeError, match="info/loss/0: expected an array, a number"):
+        checkpoint.save(tmp_path / "c.npz", {}, {"loss": [object()]})
     assert not list(tmp_path.iterdir())
 
 
@@ -163,7 +219,11 @@ LYING = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '<f8', 'fortran_order': False, '
         npz(info=info(), a=LYING % 0 + bytes(8)), npz(info=info(), a=LYING.replace(b"%d", b"-1") + bytes(8)),
         npz(info=info(), a=LYING.replace(b"%d,", b"(" * 40 + b")" * 40) + bytes(8)),
         npz(info=info(), a=numpy.lib.format.magic(1, 0) + b"\xff\xff"),
-        npz(info=info(), **{"arrays/a": numpy.ones(1), "arrays/a/b": numpy.ones(1)}),
+        npz(info=info(2), **{"arrays/a": numpy.ones(1), "arrays/a/b": numpy.ones(1)}),
+        npz(info=info(), **{"arrays/a": numpy.ones(1)}), npz(info=info(arrays=["array"])), npz(info=info(told="text")),
+        npz(info=info(2, told=[1])),
+        npz(info=info(arrays=["irnn.State", {}])), npz(info=info(arrays=["irnn.State"])), npz(info=info(arrays=[1])),
+        npz(info=info(arrays=["network.TokenEncoder", {"vocabulary": -1}])),
     ],
 )  # fmt: skip
 def test_what_save_did_not_write_is_refused_even_with_a_digest(content, tmp_path):
@@ -193,10 +253,40 @@ def test_a_checkpoint_holds_no_pickle(tmp_path):
         checkpoint.load(tmp_path / "c.npz")
 
 
-def test_another_version_and_no_file_are_named(tmp_path):
-    (tmp_path / "c.npz").write_bytes(signed(npz(info=info(3))))
-    with pytest.raises(CheckpointError, match="expected version 2, got 3; load it with the release"):
+def test_a_file_of_version_2_is_still_loaded(tmp_path):
+    members = {"arrays/layer/W": numpy.ones(2), "arrays/b": numpy.array(3)}
+    header = {"version": 2, "info": {"settings": {"a/b": [1, {"c": None}]}, "label": ["array"]}}
+    text = numpy.frombuffer(json.dumps(header).encode(), numpy.uint8)
+    (tmp_path / "c.npz").write_bytes(signed(npz(info=text, **members)))
+    arrays, found = checkpoint.load(tmp_path / "c.npz")
+    assert same(arrays, {"layer": {"W": numpy.ones(2)}, "b": numpy.array(3)})
+    assert found == header["info"]
+    (tmp_path / "c.npz").write_bytes(signed(npz(info=text)))
+    assert checkpoint.load(tmp_path / "c.npz")[0] == {}
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (info(4), "expected version 2 to 3, got 4"),
+        (info(arrays=["irnn.NewState", {}]), "arrays: expected a class of this release, got irnn.NewState"),
+        (info(arrays={"a": ["os.system", {}]}), "arrays/a: expected a class of this release, got os.system"),
+        (info(arrays=["checkpoint.Path", {}]), "arrays: expected a class of this release, got checkpoint.Path"),
+        (info(arrays=["network.numpy", {}]), "arrays: expected a class of this release, got network.numpy"),
+        (info(arrays=["workspace.Workspace", {}]), "arrays: expected a class of this release, got workspace.Workspace"),
+        (
+            info(arrays=["network.TokenEncoder", {"vocabulary": 3, "depth": 1}]),
+            "arrays: expected the settings of network.TokenEncoder, got depth, too",
+        ),
+    ],
+)  # fmt: skip
+def test_what_another_release_wrote_is_refused_and_nothing_else_is_called(header, words, tmp_path):
+    (tmp_path / "c.npz").write_bytes(signed(npz(info=header)))
+    with pytest.raises(CheckpointError, match=rf"c\.npz: {words}.*; load it with the release that wrote it"):
         checkpoint.load(tmp_path / "c.npz")
+
+
+def test_no_file_and_an_old_one_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected a file that save"):
         checkpoint.load(tmp_path / "none.npz")
     numpy.savez(tmp_path / "old.npz", info=info(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import subprocess
 import sys
@@ -47,10 +48,26 @@ def test_a_trained_network_answers(tmp_path):
     command = [sys.executable, "-m", "examples.ask_a_trained_network"]  # as its docstring says
     for words, out, err in (
         ([str(tmp_path / "run"), "q8c9m8o2??m"], [*map(str, range(10))], ""),
-        ([], [""], "usage:"), ([str(tmp_path / "run"), "Ä"], [""], "expected letters, digits"),
-        ([str(tmp_path / "nowhere"), "a"], [""], "expected a folder that holds settings.json"),
+        ([], [""], "usage:"), ([str(tmp_path / "run"), "Ä"], [""], "expected pairs of a letter"),
+        ([str(tmp_path / "nowhere"), "a1??a"], [""], "expected a file that save() wrote, found none"),
     ):  # fmt: skip
         done = subprocess.run([*command, *words], capture_output=True, text=True, cwd=EXAMPLES.parent, check=False)
         assert done.stdout.strip() in out
         assert err in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_the_command_line_answers_or_refuses(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main([*options("retrieval", tmp_path), "--out", str(run)]) == 0
+    capsys.readouterr()
+    for place in (run, run / "checkpoint.npz"):
+        assert main(["retrieval", "--ask", "q8c9m8o2x1??m", "--from", str(place)]) == 0
+        assert re.match(r"q8c9m8o2x1\?\?m -> \d \(\d+\.\d%\), then \d \(", capsys.readouterr().out)
+    for text, words in (
+        ("Q8??Q", "expected pairs"), ("a1?a", "expected pairs"), ("", "expected pairs"),
+        ("a1a2??a", "different letters"),
+        ("a1b2??c", "expected one of a, b after ??, got 'c'"),
+    ):  # fmt: skip
+        assert main(["retrieval", f"--ask={text}", "--from", str(run)]) == 2
+        assert words in capsys.readouterr().err

@@ -31,7 +31,9 @@ ORDER = [
     {"multilevel", "convnet"},
     {"parallel"},
     {"files", "roles"},
+    {"structures"},
     {"optim", "checkpoint"},
+    {"saving"},
     {"network"},
     {"actor_critic"},
 ]

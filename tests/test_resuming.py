@@ -63,13 +63,12 @@ def other_arrays(arrays):
                 node = node[branch]
             if change is None:
                 del node[path[-1]]
-                if not flatten(changed[group]):
-                    continue  # an empty group is not stored
             else:
                 node[path[-1]] = change(node[path[-1]])
             yield f"{group} {what}", changed
         yield f"{group} more", arrays | {group: arrays[group] | {"more": numpy.zeros(3, "float32")}}
-        yield f"{group} an array", arrays | {group: numpy.zeros(3, "float32")}
+        for other in (numpy.zeros(3, "float32"), [arrays[group]], {"a": [arrays[group]]}, {"a": 3}, 3, None, {}):
+            yield f"{group} {type(other).__name__}", arrays | {group: other}
     if "counts" in arrays:
         negative = arrays["counts"] | {"batches": -arrays["counts"]["batches"]}
         yield "negative counts", arrays | {"counts": negative}

@@ -105,9 +105,9 @@ def test_a_parallel_layer_takes_one_call_at_a_time():
             with shared._calls, pytest.raises(RuntimeError, match="in the middle of a call"):
                 call()
         shared.backward(dh, cache)
-        for way in COPIES.values():
-            with pytest.raises(TypeError, match=r"parallel\.Layer: its helper processes cannot be copied"):
-                way(shared)
+        for way, value in [*((way, shared) for way in COPIES), ("deepcopy", cache), ("pickle", cache)]:
+            with pytest.raises(TypeError, match=r"parallel\.Layer: its helper processes cannot be copied, nor can its"):
+                COPIES[way](value)
 
 
 # --------------------------------------------------------------------------------------------------- copies and pickles
@@ -182,6 +182,20 @@ def test_an_agents_cache_can_be_copied(way):
     got = COPIES[way](agent).backward(logits, values, COPIES[way](cache))
     for key, value in flatten(agent.backward(logits, values, cache)).items():
         numpy.testing.assert_array_equal(flatten(got)[key], value, err_msg=key)
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle"])
+@pytest.mark.parametrize("kind", [fw.optim.Adam, fw.optim.RMSProp])
+def test_an_optimizer_can_be_copied_and_its_copy_is_its_own(kind, way):
+    """Both continue with the same moments: a step of one does not change the other's."""
+    params, grads = {"W": numpy.ones((2, 3))}, {"W": numpy.arange(6.0).reshape(2, 3)}
+    optimizer = kind(params)
+    optimizer.step(params, grads, 0.1)
+    twin, twins_params = COPIES[way]((optimizer, params))
+    optimizer.step(params, grads, 0.1)
+    twin.step(twins_params, grads, 0.1)
+    numpy.testing.assert_array_equal(twins_params["W"], params["W"])
+    assert twin.updates == 2
 
 
 @pytest.mark.parametrize("way", ["deepcopy", "pickle"])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy
 
 from fastweights_np import checkpoint, checks, to_host
+from fastweights_np.structures import difference
 from fastweights_np.trees import flatten
 
 from . import typed
@@ -89,11 +90,8 @@ def updates_made(arrays: dict[str, Any], info: dict[str, Any]) -> int:
 
 def check_arrays(path: Path, found: dict[str, Any], expected: dict[str, Any], remedy: str = "") -> None:
     """Raise ValueError unless the arrays of a checkpoint have these names, shapes and dtypes."""
-    theirs, ours = flatten(found), flatten(expected)
-    for name in ours | theirs:
-        got, wanted = _described(theirs.get(name)), _described(ours.get(name))
-        if got != wanted:
-            raise unfit(path, f"{name}: expected {wanted}, as these settings make it, got {got}", remedy)
+    if misfit := difference("arrays", found, expected):
+        raise unfit(path, f"{misfit}, which does not fit its settings", remedy)
 
 
 def unfit(path: Path, why: object, remedy: str = "") -> ValueError:
@@ -103,13 +101,11 @@ def unfit(path: Path, why: object, remedy: str = "") -> ValueError:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     arrays, info = checkpoint.load(path)
-    if not isinstance(info, dict):
-        raise unfit(path, f"info: expected named values, got {type(info).__name__}")
-    for name, array in flatten(arrays).items():
-        if array.dtype.kind not in "fiu" or not numpy.isfinite(array).all():
-            raise unfit(path, f"{name}: expected finite numbers, got others")
+    try:
+        flat = flatten(arrays)
+    except (TypeError, ValueError) as error:
+        raise unfit(path, error) from error
+    for name, array in flat.items():
+        if not isinstance(array, numpy.ndarray) or array.dtype.kind not in "fiu" or not numpy.isfinite(array).all():
+            raise unfit(path, f"{name}: expected an array of finite numbers, got others")
     return arrays, info
-
-
-def _described(array: Any) -> str:
-    return "nothing" if array is None else f"{array.dtype} of shape {tuple(array.shape)}"

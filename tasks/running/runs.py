@@ -160,7 +160,7 @@ class RunSettings:
     def check_resumed(self, stored: Mapping[str, Any], path: Path) -> None:
         """Raise ValueError unless these settings equal the stored ones, with which the file at `path` was made."""
         try:
-            before = _settings(stored, type(self), path)[0].as_json()
+            before = settings_and_notes(stored, type(self), path)[0].as_json()
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}; start anew with another --out") from error
         wanted = self.as_json()
@@ -183,7 +183,9 @@ def settings_from(path: Path, kind: type[RunSettings], **places: Any) -> RunSett
         stored = read_json(path)
         if stored.get("task") != kind.task:
             raise ValueError(f"it belongs to task {stored.get('task')!r}")
-        settings, notes = _settings(stored.get("settings", stored), kind, path)  # result.json, or settings.json
+        settings, notes = settings_and_notes(
+            stored.get("settings", stored), kind, path
+        )  # result.json, or settings.json
         settings = replace(settings, **places)
     except (ValueError, TypeError) as error:
         raise ValueError(
@@ -195,7 +197,7 @@ def settings_from(path: Path, kind: type[RunSettings], **places: Any) -> RunSett
     return settings
 
 
-def _settings(stored: Any, kind: type[RunSettings], path: Path) -> tuple[RunSettings, list[str]]:
+def settings_and_notes(stored: Any, kind: type[RunSettings], path: Path) -> tuple[RunSettings, list[str]]:
     """Return the settings that were stored in `path`, and notes for the user."""
     if not isinstance(stored, Mapping):
         raise ValueError(f"settings: expected named values, got {stored!r}")

@@ -1,0 +1,125 @@
+"""A network and its parameters in one file: every network comes back with the same answers, or is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy
+import pytest
+
+from fastweights_np import checkpoint, network, optim
+from fastweights_np.actor_critic import ActorCritic
+from fastweights_np.checkpoint import CheckpointError
+from fastweights_np.convnet import Convolution
+from fastweights_np.multilevel import Controls
+from fastweights_np.network import LAYERS, Classifier, ConvolutionalNetwork, Network, PatchEncoder, TokenEncoder
+from fastweights_np.trees import flatten
+
+CONTROLS = Controls([True, False], [False, False], [False, True], [False, True])
+OPTIONS = {
+    "fast_weights": ({"layer_norm": False}, {"decay": 0.8, "rate": numpy.float32(0.3), "activation": "tanh"}),
+    "multilevel": ({"recurrent_scale": 0.1}, {"controls": CONTROLS, "inner_steps": 2}),
+    "associative_lstm": ({"heads": 2}, {"copies": 3}),
+}
+TOKENS, PATCHES = numpy.arange(8).reshape(2, 4) % 5, numpy.ones((2, 4, 3), "float32")
+IMAGES = numpy.linspace(0, 1, 4 * 64, dtype="float32").reshape(4, 8, 8)
+NETWORKS = {
+    name: (Network(TokenEncoder(5, 6, 4), Classifier(3, 5), 6, name, *OPTIONS.get(name, ({}, {}))), TOKENS)
+    for name in LAYERS
+} | {
+    "patches": (Network(PatchEncoder(3), Classifier(numpy.int64(3)), 6, "irnn", processes=2), PATCHES),
+    "convnet": (ConvolutionalNetwork((Convolution(2, 3, pool=2), Convolution(3, 2)), Classifier(3), 8), IMAGES),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_comes_back_with_its_settings_and_its_answers(name, dtype, tmp_path):
+    net, inputs = replace(NETWORKS[name][0]), NETWORKS[name][1]  # a copy, because it is closed below
+    inputs = inputs if inputs is TOKENS else inputs.astype(dtype)
+    params = net.init(numpy.random.default_rng(0), dtype)
+    network.train_step(net, params, optim.Adam(params), inputs, numpy.arange(4) % 3, 0.1)
+    network.save(tmp_path / "net.npz", net, params)
+    again, found = network.load(tmp_path / "net.npz")
+    assert again == net
+    assert flatten(found).keys() == flatten(params).keys()
+    numpy.testing.assert_array_equal(again.forward(found, inputs)[0], net.forward(params, inputs)[0])
+    again.close()
+    net.close()
+
+
+def test_an_agent_comes_back_too(tmp_path):
+    agent = ActorCritic(3, 2, 6, "lstm", {"layer_norm": True})
+    network.save(tmp_path / "agent.npz", agent, agent.init(numpy.random.default_rng(0)))
+    assert network.load(tmp_path / "agent.npz")[0] == agent
+
+
+def test_another_process_that_imports_only_the_network_loads_it(tmp_path):
+    net, _ = NETWORKS["multilevel"]
+    network.save(tmp_path / "net.npz", net, net.init(numpy.random.default_rng(0)))
+    program = "import sys; from fastweights_np import network; print(network.load(sys.argv[1])[0].options['controls'])"
+    command = [sys.executable, "-c", program, str(tmp_path / "net.npz")]
+    root = Path(network.__file__).parents[1]
+    assert subprocess.run(command, capture_output=True, text=True, cwd=root, check=True).stdout == "s ri\n"
+
+
+@dataclass(frozen=True)
+class Elsewhere(TokenEncoder):
+    """An encoder that is not of the package."""
+
+
+def test_what_cannot_be_saved_is_refused(tmp_path):
+    net, _ = NETWORKS["lstm"]
+    params = net.init(numpy.random.default_rng(0))
+    smaller = params | {"layer": net.init(numpy.random.default_rng(0))["layer"] | {"b": numpy.zeros((4, 5), "float32")}}
+    for given, with_params, error, words in (
+        (params, params, TypeError, "net: expected a network of this package, .*, got dict"),
+        (Network, params, TypeError, "net: expected a network of this package, .*, got type"),
+        (Convolution(2, 3), params, TypeError, "net: expected a network of this package, .*, got Convolution"),
+        (replace(net, encoder=Elsewhere(5, 6, 4)), params, TypeError, "arrays/net/encoder: expected .*Elsewhere"),
+        (replace(net, options={"chunk": object()}), params, TypeError, "arrays/net/options/chunk: expected an array"),
+        (
+            net,
+            smaller,
+            ValueError,
+            r"params/layer/b: expected float32 of shape \(4, 6\), got float32 of shape \(4, 5\)",
+        ),
+        (net, params | {"more": numpy.ones(1)}, ValueError, "params/more: expected nothing, got float64"),
+        (net, {}, ValueError, "params/encoder/table: expected float32 of shape .*, got nothing; pass the parameters"),
+        (net, None, ValueError, "params/encoder/table: expected float32"),
+        (replace(net, layer="irnn"), params, ValueError, "params/layer/W: expected float32 of shape"),
+        (net, params | {"note": "text"}, ValueError, "params: expected {'encoder': .*, got {"),
+        (net, params | {"note": object()}, TypeError, "params/note: expected an array"),
+    ):
+        with pytest.raises(error, match=words):
+            network.save(tmp_path / "net.npz", given, with_params)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_saved_network_is_refused(tmp_path):
+    net, _ = NETWORKS["lstm"]
+    path, params = tmp_path / "net.npz", net.init(numpy.random.default_rng(0))
+    for arrays in (
+        params,
+        [1],
+        {"net": params, "params": params},
+        {"net": net},
+        {"net": Convolution(2, 3), "params": {}},
+    ):
+        checkpoint.save(path, arrays)
+        with pytest.raises(
+            CheckpointError, match=r"net\.npz: expected a network that network\.save wrote, got another"
+        ):
+            network.load(path)
+    checkpoint.save(path, {"net": net, "params": params | {"layer": {}}})
+    with pytest.raises(CheckpointError, match=r"net\.npz: params/layer/W: expected .*, got nothing; use another copy"):
+        network.load(path)
+    network.save(path, net, params)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        network.load(path)
+    with pytest.raises(FileNotFoundError):
+        network.load(tmp_path / "nothing.npz")
