@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import mean, median
 from typing import Any
 
@@ -16,13 +17,16 @@ from tasks.running.runs import read_json
 
 from . import controls, generalization, report, speed, store
 from .drawings import draw_glimpses
+from .plans import BASELINES, NORMALIZED, SEEDS_OF_TABLE_1
 from .report import markdown, of_seeds
+from .sizes import sizes_of
 from .store import load
 
 Run = dict[str, Any]
 
 NAMES = style.NAMES | {"multilevel": "Fast weights"}  # the paper's name in tables 2 and 3
 Cells = dict[str, dict[int, float]]  # layer to R to a number of Ba et al. 2016
+Row = tuple[str, str, list[Run], dict[int, float]]  # name, layer, runs, and R to a number of Ba et al. 2016
 # test error in %
 TABLE_1: Cells = {
     "irnn": {20: 62.11, 50: 60.23, 100: 0.34},
@@ -70,7 +74,7 @@ def make() -> str:
     digits = [run for run in load("mnist") if _is_the_papers_mnist(run["settings"])]
     missing: list[str] = []
     tables = {
-        "table1": table(1, runs, TABLE_1, SEEDS, missing),
+        "table1": table(1, runs, TABLE_1, SEEDS_OF_TABLE_1, missing, normalized()),
         "table2": table(2, digits, TABLE_2, SEEDS_OF_TABLE_2, missing),
         "table3": table(3, load("faces"), TABLE_3, SEEDS, missing),
         "ablation": ablation(digits, load(LAYER_NORM), missing),
@@ -94,8 +98,13 @@ def for_pages() -> dict[str, str]:
     retrieval = [run for run in load("retrieval") if _is_the_papers(run["settings"])]
     digits = [run for run in load("mnist") if _is_the_papers_mnist(run["settings"])]
     tables = {}
-    for number, runs, cells in ((1, retrieval, TABLE_1), (2, digits, TABLE_2), (3, load("faces"), TABLE_3)):
-        tables[f"table{number}"], tables[f"table{number}-seeds"] = medians_and_seeds(number, runs, cells, 0, [])
+    for number, runs, cells, more in (
+        (1, retrieval, TABLE_1, normalized()), (2, digits, TABLE_2, []), (3, load("faces"), TABLE_3, []),
+    ):  # fmt: skip
+        seeds = SEEDS_OF_TABLE_1 if number == 1 else 0
+        tables[f"table{number}"], tables[f"table{number}-seeds"] = medians_and_seeds(
+            number, runs, cells, seeds, [], more
+        )
     _, lines = _agents(load("catch"), load(CATCH_LAYER_NORM), [])
     return tables | {
         "retrieval-controls": controls.of_the_lstm(retrieval),
@@ -120,42 +129,70 @@ def for_pages() -> dict[str, str]:
     }
 
 
-def table(number: int, runs: list[Run], of_the_paper: Cells, seeds_wanted: int, missing: list[str]) -> str:
+def normalized() -> list[Row]:
+    """Return the rows of table 1 with layer norm, which are not in the paper."""
+    runs = load(NORMALIZED)
+    return [(f"{NAMES[layer]}, layer norm", layer, runs, {}) for layer in BASELINES]
+
+
+def table(
+    number: int, runs: list[Run], of_the_paper: Cells, seeds_wanted: int, missing: list[str], more: Sequence[Row] = ()
+) -> str:
     """Return a table of the paper with our medians, then every seed and the settings; see `medians_and_seeds`."""
-    return "\n".join(medians_and_seeds(number, runs, of_the_paper, seeds_wanted, missing))
+    return "\n".join(medians_and_seeds(number, runs, of_the_paper, seeds_wanted, missing, more))
 
 
 def medians_and_seeds(
-    number: int, runs: list[Run], of_the_paper: Cells, seeds_wanted: int, missing: list[str]
+    number: int, runs: list[Run], of_the_paper: Cells, seeds_wanted: int, missing: list[str], more: Sequence[Row] = ()
 ) -> tuple[str, str]:
     """Return a table with each cell of the paper and the median of our seeds, and a table of every seed.
 
     Tables 1 and 2 show test errors. Table 3 shows accuracies: the paper's on Multi-PIE, ours on the named data set.
+    Table 1 also counts the seeds, and the numbers in each network. A row of `more` without runs is left out.
     """
     sizes = list(of_the_paper["irnn"])
     cells, details = [], []
-    for layer, theirs in of_the_paper.items():
-        line = [NAMES[layer]]
+    for name, layer, of_row, theirs in [
+        *((NAMES[each], each, runs, of_the_paper[each]) for each in of_the_paper),
+        *more,
+    ]:
+        line = [name]
+        counts = []
         for size in sizes:
-            chosen = _of(runs, layer, size)
+            chosen = _of(of_row, layer, size)
+            counts.append(len(chosen))
             figures = [100 * (1 - run["test_error"] if number == 3 else run["test_error"]) for run in chosen]
-            line += [f"{theirs[size]:.2f} %", f"**{_figure(median(figures), number)}**" if figures else "missing"]
+            line += [
+                f"{theirs[size]:.2f} %" if theirs else "-",
+                f"**{_figure(median(figures), number)}**" if figures else "missing",
+            ]
             if len(chosen) < seeds_wanted:
-                missing.append(f"table {number}, {NAMES[layer]}, R = {size}: {len(chosen)} of {seeds_wanted} seeds")
+                missing.append(f"table {number}, {name}, R = {size}: {len(chosen)} of {seeds_wanted} seeds")
             if chosen:
                 seeds = ", ".join(_figure(figure, number) for figure in figures)
                 updates, settings = chosen[0]["updates"], chosen[0]["settings"]  # the same for all stored seeds
                 seconds = f"{median(run['seconds'] for run in chosen):.0f} s"
-                details.append([NAMES[layer], size, seeds, f"{updates:,}", seconds, _settings(settings)])
-        cells.append(line)
+                counted = [f"{count:,}" for count in sizes_of(settings)] if number == 1 else []
+                details.append([name, size, seeds, f"{updates:,}", seconds, _settings(settings), *counted])
+        if number == 1:
+            line.append(_seeds(counts, seeds_wanted))
+        if theirs or any(counts):
+            cells.append(line)
     data = {run["data"]["name"] for run in runs if "data" in run} if number == 3 else set()
     whose = ("paper, Multi-PIE", f"here, {' and '.join(sorted(data)) or '-'}") if number == 3 else ("paper", "here")
     header = ["layer", *(f"R = {size}, {each}" for size in sizes for each in whose)]
     what = "test accuracy" if number == 3 else "test error"
-    every = markdown(
-        ["layer", "R", f"{what} of every seed", "updates", "time of a run, two at a time", "settings"], details
-    )
-    return markdown(header, cells), every
+    columns = ["layer", "R", f"{what} of every seed", "updates", "time of a run, two at a time", "settings"]
+    if number == 1:
+        header.append("seeds")
+        columns += ["parameters", "of them in the layer", "numbers in a state"]
+    return markdown(header, cells), markdown(columns, details)
+
+
+def _seeds(counts: list[int], wanted: int) -> str:
+    """Return the number of seeds of a row's cells, and the planned number where it differs."""
+    text = ", ".join(str(count) for count in (counts if len(set(counts)) > 1 else counts[:1]))
+    return text if set(counts) == {wanted} else f"{text} of {wanted}"
 
 
 def _figure(value: float, number: int) -> str:
@@ -255,8 +292,8 @@ def figure_2(runs: list[Run], missing: list[str]) -> None:
     drawn = []
     for layer in TABLE_1:
         chosen = [run for run in _of(runs, layer, FIGURE_2_SIZE) if "test_nll" in run["curve"][0]]
-        if len(chosen) < SEEDS:
-            missing.append(f"figure 2, {NAMES[layer]}: {len(chosen)} of {SEEDS} seeds with --test-curve")
+        if len(chosen) < SEEDS_OF_TABLE_1:
+            missing.append(f"figure 2, {NAMES[layer]}: {len(chosen)} of {SEEDS_OF_TABLE_1} seeds with --test-curve")
         if not chosen:
             continue
         updates = [line["update"] for line in chosen[0]["curve"]]
@@ -402,6 +439,10 @@ def _settings(settings: Run) -> str:
     chosen = f"Adam {settings['learning_rate']:g}, {settings['epochs']} epochs"
     if settings["layer"] in ("fast_weights", "multilevel"):
         return f"{_settings_of_memory(settings)}, {chosen}"
+    if settings.get("recurrent_scale") is not None:
+        return f"W = {settings['recurrent_scale']} I, {chosen}"
+    if settings.get("forget_bias", 1) != 1:
+        return f"forget gate's bias {settings['forget_bias']:g}, {chosen}"
     return chosen
 
 

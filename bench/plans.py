@@ -1,11 +1,26 @@
-"""List the runs of each table and figure: seeds, and options of `python -m tasks` that differ from their defaults.
+"""List the runs and searches of each table and figure, by the options of `python -m tasks` that are not defaults.
 
 The runs of a plan are stored in its group, under LAYER-R50-seed0. The paper's numbers are in paper.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
+
+
+class Search(NamedTuple):
+    """A search of settings on the validation set: every combination of a grid."""
+
+    name: str  # in the store, where it follows "search/"
+    task: str
+    options: str  # of every trial
+    grid: str  # NAME=V,V for each searched setting
+
+    @property
+    def group(self) -> str:
+        """Return the task: the search is not in a group of its own."""
+        return self.task
 
 
 class Cell(NamedTuple):
@@ -14,6 +29,7 @@ class Cell(NamedTuple):
     group: str  # the task, or TASK-NAME outside the paper's tables
     options: str
     seeds: tuple[int, ...]
+    search: str = ""  # name of the stored search whose best settings the runs take, too
 
     @property
     def task(self) -> str:
@@ -26,8 +42,9 @@ def cells(group: str, seeds: int, *options: str) -> list[Cell]:
     return [Cell(group, text, tuple(range(seeds))) for text in options]
 
 
+SEEDS_OF_TABLE_1 = 5
 TABLE_1 = cells(
-    "retrieval", 3,
+    "retrieval", SEEDS_OF_TABLE_1,
     "--layer irnn --hidden-size 20 --epochs 150",
     "--layer irnn --epochs 130 --test-curve",
     "--layer irnn --hidden-size 100 --epochs 130",
@@ -41,6 +58,43 @@ TABLE_1 = cells(
     "--test-curve",
     "--hidden-size 100",
 )  # fmt: skip
+
+# For each layer and R of table 1, with and without layer norm, the same number of trials: the learning rate, and W's
+# scale or, where W has none, the forget gate's bias.
+SIZES = (20, 50, 100)
+LEARNING_RATES = "learning_rate=0.0005,0.001,0.002,0.004"
+SEARCHED = {
+    "irnn": "recurrent_scale=0.05,0.5,0.9", "lstm": "forget_bias=0,1,2", "associative_lstm": "forget_bias=0,1,2",
+    "fast_weights": "recurrent_scale=0.05,0.5,0.9",
+}  # fmt: skip
+# epochs of a run, which are those of the same cell without layer norm
+EPOCHS = {
+    "irnn": (150, 130, 130), "lstm": (150, 130, 130), "associative_lstm": (150, 130, 40), "fast_weights": (150, 20, 20),
+}  # fmt: skip
+TRIAL = 4  # a trial of a search has a quarter of the epochs of a run
+BASELINES = ("irnn", "lstm", "associative_lstm")
+NORMALIZED = "retrieval-table1-layer-norm"  # the group of the rows with layer norm
+
+
+def options_of(layer: str, size: int, layer_norm: bool, shorter: int = 1) -> str:
+    """Return the options of a layer in table 1, except those that are searched."""
+    epochs = EPOCHS[layer][SIZES.index(size)] // shorter
+    own = " --layer-norm True" if layer_norm else " --decay 1" if (layer, size) == ("fast_weights", 20) else ""
+    return f"--layer {layer}{own} --hidden-size {size} --epochs {epochs}"
+
+
+def search_of(layer: str, size: int, layer_norm: bool) -> Search:
+    """Return the search for a layer in table 1."""
+    name = f"table1-{layer}{'-layer-norm' if layer_norm else ''}-R{size}"
+    return Search(name, "retrieval", options_of(layer, size, layer_norm, TRIAL), f"{SEARCHED[layer]} {LEARNING_RATES}")
+
+
+SEARCHES_OF_LAYER_NORM = [search_of(layer, size, True) for layer in BASELINES for size in SIZES]
+SEARCHES = [*(search_of(layer, size, False) for layer in SEARCHED for size in SIZES), *SEARCHES_OF_LAYER_NORM]
+TABLE_1_LAYER_NORM = [
+    Cell(NORMALIZED, options_of(layer, size, True), tuple(range(SEEDS_OF_TABLE_1)), search_of(layer, size, True).name)
+    for layer in BASELINES for size in SIZES
+]  # fmt: skip
 
 PAIRS = (4, 8, 12, 16)
 CAPACITY = cells(
@@ -131,8 +185,10 @@ FIGURE_5 = [
     *cells("catch-random-start-layer-norm", 1, f"{LAYER_NORM} {RANDOM_START}"),
 ]
 
-PLANS: dict[str, list[Cell]] = {
-    "table1": TABLE_1, "figure2": [cell for cell in TABLE_1 if "--test-curve" in cell.options], "capacity": CAPACITY,
+# searches stand before the runs that take their best settings
+PLANS: dict[str, Sequence[Cell | Search]] = {
+    "table1": [*SEARCHES_OF_LAYER_NORM, *TABLE_1, *TABLE_1_LAYER_NORM], "searches": SEARCHES,
+    "figure2": [cell for cell in TABLE_1 if "--test-curve" in cell.options], "capacity": CAPACITY,
     "retrieval-controls": RETRIEVAL_CONTROLS, "table2": TABLE_2, "ablation": ABLATION, "weight-decay": WEIGHT_DECAY,
     "table3": TABLE_3, "figure5": FIGURE_5, "generalization": GENERALIZATION,
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """Make and store the missing runs of tables and figures, and rebuild them: python -m bench reproduce NAME ...
 
-An interrupted run is resumed. After Ctrl-C, repeat the command to resume: nothing is lost.
+A plan's searches are made first: runs take their best settings. An interrupted run or search is resumed. After Ctrl-C,
+repeat the command to resume: nothing is lost.
 """
 
 from __future__ import annotations
@@ -19,36 +20,62 @@ from tasks.running.command_line import settings_asked_for
 from tasks.searching.trial import end, start
 
 from . import store
-from .plans import PLANS, Cell
+from .plans import PLANS, Cell, Search
 
 FOLDER = Path("runs") / "reproduce"  # the folder of the runs
 POLL = 0.2  # seconds between two checks of a run
 
 
 class Planned(NamedTuple):
-    """One run of a plan."""
+    """One run or search of a plan."""
 
     name: str  # in the store
-    cell: Cell
-    seed: int
+    cell: Cell | Search
+    seed: int = 0  # of a run
 
     @property
     def folder(self) -> Path:
-        """Return the output folder of the run."""
+        """Return the output folder."""
         return FOLDER / self.name
 
     def arguments(self, data_dir: Path | None) -> list[str]:
-        """Return the arguments of `python -m tasks` that start or resume the run."""
+        """Return the arguments of `python -m tasks` that start or resume it."""
+        cell, out = self.cell, ["--out", str(self.folder)]
+        if isinstance(cell, Search):
+            return ["search", cell.task, "--grid", *cell.grid.split(), *cell.options.split(), *out]
         if (self.folder / "settings.json").exists():
-            return [self.cell.task, "--resume", str(self.folder)]
-        words = [*self.cell.options.split(), "--seed", str(self.seed), "--out", str(self.folder)]
-        return [self.cell.task, *words, *(["--data-dir", str(data_dir)] if self.cell.task == "faces" else [])]
+            return [cell.task, "--resume", str(self.folder)]
+        words = [*cell.options.split(), *best_of(cell.search), "--seed", str(self.seed), *out]
+        return [cell.task, *words, *(["--data-dir", str(data_dir)] if cell.task == "faces" else [])]
+
+    def __str__(self) -> str:
+        cell = self.cell
+        if isinstance(cell, Search):
+            return f"{self.name}: python -m tasks search {cell.task} --grid {cell.grid} {cell.options}"
+        best = f" and the best of search/{cell.search}" if cell.search else ""
+        return f"{self.name}: python -m tasks {cell.task} {cell.options} --seed {self.seed}{best}"
+
+
+def best_of(search: str) -> list[str]:
+    """Return the best settings of a stored search as options; none for no name. Raise ValueError for an unknown one."""
+    if not search:
+        return []
+    for found in store.read(store.SEARCHES):
+        if found["search"] == f"search/{search}":
+            best = {name.replace("_", "-"): found["best"][name] for name in found["space"]}
+            return [word for name, value in best.items() for word in (f"--{name}", str(value))]
+    raise ValueError(f"reproduce: expected search/{search} in the store, found none; make it first by its plan")
 
 
 def planned(names: list[str]) -> Iterator[Planned]:
-    """Yield each run of these plans once."""
+    """Yield each search and each run of these plans once."""
     seen = set()
     for cell in (cell for name in names or PLANS for cell in PLANS[name]):
+        if isinstance(cell, Search):
+            if (name := f"search/{cell.name}") not in seen:
+                seen.add(name)
+                yield Planned(name, cell)
+            continue
         kind = importlib.import_module(f"tasks.{cell.task}").Settings
         for seed in cell.seeds:
             options = [*cell.options.split(), "--seed", str(seed)]
@@ -60,8 +87,9 @@ def planned(names: list[str]) -> Iterator[Planned]:
 
 
 def missing(names: list[str]) -> list[Planned]:
-    """Return the planned runs that are not stored, or are stored as wrong."""
+    """Return the planned searches and runs that are not stored, or are stored as wrong."""
     stored = {run["run"] for run in store.read(store.RUNS) if "wrong" not in run}
+    stored |= {search["search"] for search in store.read(store.SEARCHES) if "wrong" not in search}
     return [run for run in planned(names) if run.name not in stored]
 
 
@@ -84,17 +112,24 @@ def reproduce(names: list[str], jobs: int, dry_run: bool, data_dir: Path | None)
     runs = missing(names)
     times = [expected_seconds(run) for run in runs]
     hours = sum(time or 0 for time in times) / 3600
-    print(f"{', '.join(names or PLANS)}: {len(list(planned(names)))} runs planned, {len(runs)} missing", end="")
+    print(f"{', '.join(names or PLANS)}: {_count(list(planned(names)))} planned, {_count(runs)} missing", end="")
     unknown_times = f"{times.count(None)} of unknown duration"
     print(f", about {hours:.1f} h on one core, estimated from stored runs; {unknown_times}" if runs else "")
     for run, time in zip(runs, times, strict=True):
         about = "" if time is None else f"   # {time:.0f} s"
-        print(f"  {run.name}: python -m tasks {run.cell.task} {run.cell.options} --seed {run.seed}{about}")
+        print(f"  {run}{about}")
     if dry_run or not runs:
         return
     if data_dir is None and any(run.cell.task == "faces" for run in runs):
         raise ValueError("data_dir: expected the folder of the faces, which cannot be fetched; name it by --data-dir")
-    _make(runs, jobs, data_dir)
+    for kind in (Search, Cell):
+        _make([run for run in runs if isinstance(run.cell, kind)], jobs, data_dir)
+
+
+def _count(runs: list[Planned]) -> str:
+    """Return the number of runs, and of searches if there are any, in words."""
+    searches = sum(isinstance(run.cell, Search) for run in runs)
+    return f"{len(runs) - searches} runs" + (f" and {searches} searches" if searches else "")
 
 
 def _make(runs: list[Planned], jobs: int, data_dir: Path | None) -> None:

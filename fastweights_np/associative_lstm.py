@@ -5,7 +5,7 @@ Danihelka, Wayne, Uria, Kalchbrenner, Graves 2016, arXiv 1602.03032, "Associativ
 The H units are D = H/2 complex numbers, real parts first: h = [Re; Im]. N heads, S copies, n = 1 .. N, s = 1 .. S:
 
     z(t+1)   = W h(t) + C x(t) + b         3 + 6 N blocks of D rows: z_f, z_i, z_o, then the real parts of all z_k,n,
-                                           all z_q,n and all z_u,n, and then their imaginary parts
+                                           all z_q,n and all z_u,n, and then their imaginary parts; or LN[z]
     f, i, o  = σ(z_f), σ(z_i), σ(z_o)      gates, D real numbers each
     k_n, q_n, u_n = bound(z_k,n), bound(z_q,n), bound(z_u,n)    input key, output key, value: D complex numbers each
     c_s(t+1) = f ⊙ c_s(t) + Σ_n P_s k_n ⊙ (i ⊙ u_n)    write: the copies differ by their permutations
@@ -17,6 +17,11 @@ The H units are D = H/2 complex numbers, real parts first: h = [Re; Im]. N heads
 This file chooses how several heads are joined. They share the gates and the memory. Each writes a pair and reads with
 its own key, and the bounded results are added: h has H units for any number of heads. (Adding the m_n before bound
 would amount to a single read.) The permutations P_s of the D numbers are random, and fixed.
+
+Layer norm is an option. As in lstm.py, it normalizes each of the 3 + 6 N blocks of z over its own D units, with its own
+gain and bias. The real and the imaginary part of a key or a value are two blocks, and each is normalized apart. So all
+stacked real maps are treated equally, and the mean that is subtracted is the complex mean. (One layer norm of both
+parts would subtract the same real number from both.) c and m are not normalized.
 
 Internally, the batch is the last axis: a permutation then moves whole rows. Code counts from 0: x[t] is x(t), and the
 returned h[t] is h(t+1). T steps, B sequences, I inputs. The gradient of a complex number is ∂L/∂Re - i ∂L/∂Im.
@@ -39,6 +44,7 @@ from .backend import Array, array_module, take
 from .recurrent import (
     BaseCache,
     Params,
+    Saved,
     affine_backward,
     check_cache,
     check_init,
@@ -115,12 +121,15 @@ class StepViews(NamedTuple):
     read: Array  # (2, N, D, B): bound(m_n)
     read_inverse: Array  # (N, D, B)
     total: Array  # (2, D, B): read, summed over heads
+    saved: Saved  # from layer norm, (3 + 6 N, B, D)
 
 
 class Cell:
     """One time step from z (3 + 6 N, D, B), forward and backward. An object serves all steps of one shape."""
 
-    def __init__(self, xp: ModuleType, heads: int, copies: int, size: int, batch_size: int, dtype: Any) -> None:
+    def __init__(
+        self, xp: ModuleType, heads: int, copies: int, size: int, batch_size: int, dtype: Any, layer_norm: bool
+    ) -> None:  # fmt: skip
         self._xp, self._heads, self._copies, self._size, self._batch_size = xp, heads, copies, size, batch_size
         self._real, self._complex = numpy.dtype(dtype), numpy.result_type(dtype, numpy.complex64)
         self._gates = xp.empty((3, size, batch_size), self._complex)
@@ -130,6 +139,14 @@ class Cell:
         self._order = xp.asarray(order)
         # _back[s, i]: the row, among the S D rows of all copies, to which copy s moves row i of a key
         self._back = xp.asarray(numpy.argsort(order, axis=1) + size * numpy.arange(copies)[:, None])
+        self._blocks = 3 + 6 * heads, size, batch_size
+        # the units are its last axis
+        self.norm = ops.LayerNorm(xp.empty(self._blocks, dtype).swapaxes(1, 2)) if layer_norm else None
+
+    def load(self, params: Params) -> None:
+        """Load the current values of gain and bias, if the layer has them."""
+        if self.norm is not None:
+            self.norm.load(params["gain"], params["bias"])
 
     def views(self, steps: int) -> list[StepViews]:
         """Return the views of `steps` steps, in new buffers."""
@@ -141,8 +158,17 @@ class Cell:
         c = empty(steps + 1, self._copies, dtype=self._complex)
         gates, pairs, parts = empty(steps, 3), empty(steps, 3, n, dtype=self._complex), empty(steps, 2, 3, n)
         inverse, read, read_inverse, total = empty(steps, 3, n), empty(steps, 2, n), empty(steps, n), empty(steps, 2)
-        arrays = gates, pairs, parts, inverse, c[:-1], c[1:], read, read_inverse, total
+        arrays = gates, pairs, parts, inverse, c[:-1], c[1:], read, read_inverse, total, self._saved(steps)
         return [StepViews(*of_step) for of_step in zip(*arrays, strict=True)]
+
+    def _saved(self, steps: int) -> list[Saved]:
+        """Return what layer norm saves at each of `steps` steps, in new buffers, if the layer has layer norm."""
+        if self.norm is None:
+            return [Saved()] * steps
+        blocks, _, batch_size = self._blocks
+        normalized = self._xp.empty((steps, *self._blocks), self._real).swapaxes(2, 3)
+        inverse_std = self._xp.empty((steps, blocks, batch_size, 1), self._real)
+        return [Saved(None, *of_step) for of_step in zip(normalized, inverse_std, strict=True)]
 
     def _in_copies(self, key: Array) -> Array:
         """Return P_s key (S, D, B) for all s, from key (D, B); valid until the next call."""
@@ -160,6 +186,9 @@ class Cell:
         Sequences that have restarted do not use at.c_before; c of sequences that have ended is kept, and h is 0.
         """
         xp, shape = self._xp, z.shape[1:]
+        if self.norm is not None:
+            y, _, _ = self.norm.forward(z.swapaxes(1, 2), at.saved.normalized, at.saved.inverse_std)
+            z[...] = y.swapaxes(1, 2)
         gates = z[:3]  # σ(z) = (1 + tanh(z/2)) / 2
         gates *= 0.5
         xp.tanh(gates, out=gates)
@@ -185,10 +214,11 @@ class Cell:
         at.read.sum(axis=1, out=at.total)
         xp.multiply(at.gates[O], at.total, out=h.reshape(2, *shape))
 
-    def backward(self, dh: Array, dc: Array, at: StepViews, dz: Array) -> None:
+    def backward(self, dh: Array, dc: Array, at: StepViews, dz: Array, dnorm: Array) -> None:
         """Fill dz (3 + 6 N, D, B) from dh (H, B) and dc (S, D, B); replace dc by the gradient of at.c_before.
 
-        dc is complex, ∂L/∂Re - i ∂L/∂Im, like all complex gradients here.
+        The gradients of gain and bias are added to dnorm (2, 3 + 6 N, 1, D). dc is complex, ∂L/∂Re - i ∂L/∂Im, like all
+        complex gradients here.
         """
         xp, shape = self._xp, dz.shape[1:]
         f, i, _ = self._complex_gates(at)
@@ -222,6 +252,10 @@ class Cell:
         xp.subtract(1, at.gates, out=dz[:3])
         dz[:3] *= at.gates
         dz[:3] *= dgates
+        if self.norm is not None:
+            # LN[z]                                                                                              (A6)
+            self.norm.dy[...] = dz.swapaxes(1, 2)
+            self.norm.backward(at.saved.normalized, at.saved.inverse_std, dnorm, out=dz.swapaxes(1, 2))
 
     def _gather(self, dkey: Array, out: Array) -> None:
         """Fill `out` with the gradient of a key (D, B), from the gradients dkey (S, D, B) of its copies."""
@@ -242,14 +276,14 @@ class Buffers:
     """All arrays that `forward` fills for `backward`, for sequences of one shape (T, B, H)."""
 
     def __init__(
-        self, xp: ModuleType, shape: tuple[int, int, int], dtype: object, heads: int, copies: int
+        self, xp: ModuleType, shape: tuple[int, int, int], dtype: object, heads: int, copies: int, layer_norm: bool
     ) -> None:  # fmt: skip
         steps, batch_size, hidden_size = shape
         blocks = (3 + 6 * heads, hidden_size // 2)
         self.h = xp.empty((steps + 1, hidden_size, batch_size), dtype)  # h[0] is h0
         self.z = xp.empty((*blocks, steps, batch_size), dtype)  # C x + b; backward puts its gradient here
         self.z_now = xp.empty((*blocks, batch_size), dtype)  # z of one step
-        self.cell = Cell(xp, heads, copies, hidden_size // 2, batch_size, dtype)
+        self.cell = Cell(xp, heads, copies, hidden_size // 2, batch_size, dtype, layer_norm)
         self.steps = self.cell.views(steps)
 
 
@@ -262,21 +296,29 @@ class Cache(BaseCache):
 
 def init(
     rng: numpy.random.Generator, input_size: int, hidden_size: int, *, heads: int = 3, forget_bias: float = 1.0,
-    dtype: str = "float32",
+    layer_norm: bool = False, dtype: str = "float32",
 ) -> Params:  # fmt: skip
     """Return W (M, H/2, H) uniform in ±1/√H, C (M, H/2, I) uniform in ±1/√I, and b (M, H/2), with M = 3 + 6 heads.
 
-    b is forget_bias for the forget gate, and zero elsewhere. Raises ValueError for an odd hidden_size.
+    b is forget_bias for the forget gate, and zero elsewhere. Layer norm adds gain = 1 and bias (M, H/2). forget_bias is
+    then in bias, and b is zero. Raises ValueError for an odd hidden_size.
     """
     check_init(rng, input_size, hidden_size, dtype)
     checks.count("heads", heads, least=1)
     checks.finite("forget_bias", forget_bias, dtype)
+    checks.boolean("layer_norm", layer_norm)
     if hidden_size % 2:
         raise ValueError(f"hidden_size: expected an even number, two for a complex one, got {hidden_size}")
     blocks = 3 + 6 * heads, hidden_size // 2
-    bias = numpy.zeros(blocks)
+    zero, bias = numpy.zeros((2, *blocks))
     bias[F] = forget_bias
-    params = {"W": uniform(rng, *blocks, hidden_size), "C": uniform(rng, *blocks, input_size), "b": bias}
+    params = {
+        "W": uniform(rng, *blocks, hidden_size),
+        "C": uniform(rng, *blocks, input_size),
+        "b": zero if layer_norm else bias,
+    }
+    if layer_norm:
+        params |= {"gain": 1 + zero, "bias": bias}
     return {name: value.astype(dtype) for name, value in params.items()}
 
 
@@ -296,7 +338,7 @@ def forward(
     xp, heads = _check(params, copies, x=ops.input_array(x), **checks.given(h0=h0, c0=c0))
     ops.refuse_closed_loop(x, "the associative LSTM; take another layer")
     check_sequences(params, x)
-    W, shape = params["W"], (*x.shape[:2], params["W"].shape[-1])
+    W, shape, layer_norm = params["W"], (*x.shape[:2], params["W"].shape[-1]), "gain" in params
     h0 = initial("h0", h0, shape[1:], W)
     c0 = initial("c0", c0, (shape[1], copies, shape[2]), W)
     spans = Spans(x, lengths, resets)
@@ -304,8 +346,9 @@ def forward(
 
     workspace = workspace or Workspace()
     ticket = workspace.begin()
-    key = (xp, shape, W.dtype, heads, copies)
-    buffers = workspace.buffers(key, lambda: Buffers(xp, shape, W.dtype, heads, copies))
+    key = (xp, shape, W.dtype, heads, copies, layer_norm)
+    buffers = workspace.buffers(key, lambda: Buffers(xp, shape, W.dtype, heads, copies, layer_norm))
+    buffers.cell.load(params)
     W_all, z_now = W.reshape(-1, shape[2]), buffers.z_now.reshape(-1, shape[1])
 
     _from_input(x, params, out=buffers.z)
@@ -341,13 +384,14 @@ def backward(
     W, steps = params["W"], len(buffers.steps)
     W_transposed, dz_now = W.reshape(-1, W.shape[-1]).T, buffers.z_now.reshape(-1, h.shape[1])
     dh_next, dc = xp.zeros_like(buffers.h[0]), xp.zeros_like(buffers.steps[0].c)  # from the steps after t
+    dnorm = xp.zeros((2, len(W), 1, W.shape[1]), dh.dtype)  # gradients of gain and bias, for each block
     if dc_last is not None:
         dc += _to_complex(dc_last).conj()
 
     for t in reversed(range(steps)):
         if (dh_t := dhs[t]) is not None:
             dh_next += dh_t.T
-        buffers.cell.backward(dh_next, dc, buffers.steps[t], buffers.z_now)
+        buffers.cell.backward(dh_next, dc, buffers.steps[t], buffers.z_now, dnorm)
         buffers.z[:, :, t] = buffers.z_now
         # z(t+1) = W h(t) + C x(t) + b                                                                            (F7)
         xp.matmul(W_transposed, dz_now, out=dh_next)
@@ -357,6 +401,8 @@ def backward(
     C = params["C"].reshape(-1, params["C"].shape[-1])
     flat, dx = affine_backward(rows, {"C": C}, cache.x, spans.begin_all(h[:-1]))
     grads = {name: value.reshape(params[name].shape) for name, value in flat.items()}
+    if "gain" in params:
+        grads["gain"], grads["bias"] = dnorm[:, :, 0]
     return grads | ({"c0": _to_real(dc.conj())} if extra else {}), dx, dh_next.T.copy()
 
 
@@ -395,7 +441,8 @@ def step(params: Params, x: Array, state: State) -> tuple[Array, State]:
     checks.shape("state.h", state.h, (batch_size, W.shape[-1]), "make it with initial_state")
     checks.shape("state.c", state.c, (batch_size, copies, W.shape[-1]), "make it with initial_state")
     checks.shape("x", x, (batch_size, params["C"].shape[-1]), "x is (sequences, inputs) for the sequences of state")
-    cell = Cell(xp, heads, copies, hidden_size // 2, batch_size, W.dtype)
+    cell = Cell(xp, heads, copies, hidden_size // 2, batch_size, W.dtype, "gain" in params)
+    cell.load(params)
     (at,) = cell.views(1)
     at.c_before[...] = _to_complex(state.c)
     z = xp.empty((*W.shape[:2], 1, batch_size), W.dtype)
@@ -431,7 +478,7 @@ def _check(params: Params, copies: int, **arrays: Array) -> tuple[ModuleType, in
     """Check the parameters and the number of copies; return the module and the number of heads."""
     checks.count("copies", copies, least=1)
     checks.instance("params", params, dict, "make it with init()")
-    checks.keys("params", params, ("W", "C", "b"))
+    checks.keys("params", params, ("W", "C", "b"), ("gain", "bias"))
     array_module(**params)
     blocks = params["W"].shape[:1]
     if params["W"].ndim != 3 or blocks[0] < 9 or blocks[0] % 6 != 3:

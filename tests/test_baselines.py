@@ -112,6 +112,18 @@ def test_an_irnn_is_the_fast_weight_layer_without_fast_weights():
         numpy.testing.assert_allclose(ours[name], value, atol=1e-12)
 
 
+@pytest.mark.parametrize("layer", [lstm, associative_lstm])
+def test_layer_norm_normalizes_each_map_by_itself(layer):
+    """So a shift and a scale of each map change nothing; a real and an imaginary part are two maps."""
+    params, x, _, states = made(layer, layer_norm=True)
+    h, _ = layer.forward(params, x, **states)
+    shifts = numpy.random.default_rng(1).standard_normal((len(params["b"]), 1))
+    numpy.testing.assert_allclose(layer.forward(params | {"b": params["b"] + shifts}, x, **states)[0], h, atol=1e-12)
+    scaled = {name: (1 + shifts**2).reshape(-1, *[1] * (params[name].ndim - 1)) * params[name] for name in "WCb"}
+    numpy.testing.assert_allclose(layer.forward(params | scaled, x, **states)[0], h, atol=1e-3)
+    assert abs(layer.forward(params | {"b": params["b"] + numpy.arange(len(params["b"][0]))}, x)[0] - h).max() > 0.1
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_large_inputs_overflow_nowhere(layer):
     """Neither σ nor bound may: warnings are errors here."""

@@ -16,6 +16,7 @@ from bench import store as stored
 from bench.__main__ import main
 from bench.peers import runner
 from bench.peers.problem import Layer, Training
+from bench.sizes import sizes_of
 
 ROOT = Path(__file__).parents[1]
 PAPERS = {"training_size": 100_000, "validation_size": 10_000, "test_size": 20_000, "pairs": 4}
@@ -54,10 +55,39 @@ def test_the_table_has_the_paper_the_median_and_every_seed(store, tmp_path, caps
         "| Fast weights | 50 | 1.000 %, 0.000 %, 0.500 % | 20 | 3 s | λ 0.9, η 0.1, S 1, Adam 0.001, 2 epochs"
         in printed
     )
-    assert "missing: table 1, LSTM, R = 50: 0 of 3 seeds" in printed
-    assert "R = 50: 3 of 3" not in printed
+    assert "| missing | 0, 3, 0 of 5 |\n" in printed
+    assert "missing: table 1, LSTM, R = 50: 0 of 5 seeds" in printed
+    assert "missing: table 1, Fast weights, R = 50: 3 of 5 seeds" in printed
     for name in ("table1.md", "figure2.png", "capacity.png", "search.md"):
         assert (store / name).stat().st_size > 0
+
+
+def test_a_row_with_layer_norm_is_shown_when_it_has_runs(store, tmp_path):
+    settings = {"layer": "lstm", "layer_norm": True, "forget_bias": 2.0, "hidden_size": 20}
+    for seed in range(5):
+        stored.add(finished_run(tmp_path / str(seed), 0.01, seed, **settings), "table1-layer-norm")
+    made = paper.make()
+    assert "| LSTM, layer norm | - | **1.000 %** | - | missing | - | missing | 5, 0, 0 of 5 |\n" in made
+    assert "| 3 s | forget gate's bias 2, Adam 0.001, 2 epochs | 19,900 | 9,840 | 40 |\n" in made
+    assert "| IRNN, layer norm | - |" not in made
+    assert "missing: table 1, IRNN, layer norm, R = 20: 0 of 5 seeds" in made
+    assert "missing: table 1, LSTM, layer norm, R = 20" not in made
+
+
+@pytest.mark.parametrize(
+    ("settings", "layer", "state"),
+    [
+        ({"layer": "irnn"}, 20 * 20 + 20 * 100 + 20, 20),
+        ({"layer": "lstm", "layer_norm": True}, 4 * 20 * (20 + 100 + 1 + 2), 2 * 20),
+        ({"layer": "associative_lstm", "copies": 3}, 21 * 10 * (20 + 100 + 1), 20 + 3 * 20),
+        ({"layer": "fast_weights"}, 20 * 20 + 20 * 100 + 3 * 20, 20 + 20 * 20),
+    ],
+)
+def test_the_numbers_in_a_network_are_counted(settings, layer, state):
+    counted = sizes_of(settings | {"hidden_size": 20})
+    assert (counted.layer, counted.state) == (layer, state)
+    encoder, readout = 37 * 50 + 100 * 50 + 100, 100 * 20 + 100 + 10 * 100 + 10
+    assert counted.network == layer + encoder + readout
 
 
 def test_tables_2_and_3_and_the_ablation_are_made_of_their_own_runs(store, tmp_path):
@@ -97,12 +127,12 @@ def test_tables_2_and_3_and_the_ablation_are_made_of_their_own_runs(store, tmp_p
 
 def test_what_has_no_runs_is_said_to_be_missing(store):
     made = paper.make().splitlines()
-    for number, cells, seeds in ((1, paper.TABLE_1, 3), (2, paper.TABLE_2, 2), (3, paper.TABLE_3, 3)):
+    for number, cells, seeds in ((1, paper.TABLE_1, 5), (2, paper.TABLE_2, 2), (3, paper.TABLE_3, 3)):
         for layer, sizes in cells.items():
             for size in sizes:
                 assert f"missing: table {number}, {paper.NAMES[layer]}, R = {size}: 0 of {seeds} seeds" in made
     for layer in map(paper.NAMES.get, paper.TABLE_1):
-        assert f"missing: figure 2, {layer}: 0 of 3 seeds with --test-curve" in made
+        assert f"missing: figure 2, {layer}: 0 of 5 seeds with --test-curve" in made
         assert f"missing: capacity, {layer}, K = 16" in made
         assert f"missing: the search of retrieval, {layer}" in made
 

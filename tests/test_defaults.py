@@ -60,7 +60,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "lstm.final_state": {},
     "lstm.initial_state": H0 | C0,
     "lstm.step": {},
-    "associative_lstm.init": {"heads": 3, "forget_bias": 1.0, "dtype": "float32"},
+    "associative_lstm.init": {"heads": 3, "forget_bias": 1.0, "layer_norm": False, "dtype": "float32"},
     "associative_lstm.forward": H0 | C0 | SPANS | {"copies": 4, "workspace": None},
     "associative_lstm.backward": {"extra": ()},
     "associative_lstm.final_state": {},

@@ -89,7 +89,7 @@ LAYERS = [
     ),
     Layer(irnn, {"h0": (H,)}, (), {"layer_norm": True}, [{}, {"activation": "tanh"}]),
     Layer(lstm, {"h0": (H,), "c0": (H,)}, ("c0",), {"layer_norm": True}, [{}]),
-    Layer(associative_lstm, {"h0": (H,), "c0": (4, H)}, ("c0",), {}, [{}]),
+    Layer(associative_lstm, {"h0": (H,), "c0": (4, H)}, ("c0",), {"layer_norm": True}, [{}]),
 ]  # fmt: skip
 each_layer = pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 each_layer_and_its_options = pytest.mark.parametrize(

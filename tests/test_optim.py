@@ -46,9 +46,8 @@ def all_parameters() -> dict[str, dict]:
     rng = numpy.random.default_rng(0)
     trees = {}
     for name, layer in network.LAYERS.items():
-        for layer_norm in (False, True) if name != "associative_lstm" else (None,):
-            options = {} if layer_norm is None else {"layer_norm": layer_norm}
-            trees[f"{name} {options}"] = layer.init(rng, 3, 4, **options)
+        for layer_norm in (False, True):
+            trees[f"{name} {layer_norm}"] = layer.init(rng, 3, 4, layer_norm=layer_norm)
     trees["tokens"] = network.Network(network.TokenEncoder(5), network.Classifier(3), 4, "lstm").init(rng)
     trees["patches"] = network.Network(network.PatchEncoder(5), network.Classifier(3), 4, "multilevel").init(rng)
     layers = (convnet.Convolution(2, 3), convnet.Convolution(3, 3))

@@ -98,11 +98,11 @@ def test_init_draws_what_is_documented():
     for layer in (fast_weights, multilevel, irnn, lstm, associative_lstm):
         params = layer.init(rng, 25, 36)
         assert_uniform(params["C"], 1 / 5)
-        if layer is not associative_lstm:
-            normalized = layer.init(rng, 25, 36, layer_norm=True)
-            assert (normalized["gain"] == 1).all()
-            assert normalized["bias"].sum() == (36 if layer is lstm else 0), "the forget gate's bias, if there is one"
-            assert not normalized["b"].any()
+        normalized = layer.init(rng, 25, 36, layer_norm=True)
+        assert (normalized["gain"] == 1).all()
+        forget_gates = {lstm: 36, associative_lstm: 18}.get(layer, 0)
+        assert normalized["bias"].sum() == forget_gates, "the forget gate's bias, if there is one"
+        assert not normalized["b"].any()
         if layer in (lstm, associative_lstm):
             assert_uniform(params["W"], 1 / 6)
             assert (params["b"][1 if layer is lstm else 0] == 1).all()

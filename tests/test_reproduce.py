@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import plans, reproduce, store
+from bench import paper, plans, reproduce, store
 from bench.__main__ import main
+from tasks import retrieval
 from tasks.running.command_line import settings_asked_for
+from tasks.searching import space
 
 ROOT = Path(__file__).parents[1]
 TINY = "--hidden-size 8 --epochs 1 --batch-size 16 --training-size 160 --validation-size 50 --test-size 50"
@@ -24,11 +26,11 @@ TINY = "--hidden-size 8 --epochs 1 --batch-size 16 --training-size 160 --validat
 def test_every_stored_run_is_planned_with_the_settings_that_it_has():
     stored = {run["run"]: run for run in store.read(store.RUNS)}
     for run in reproduce.planned([]):
-        kind = importlib.import_module(f"tasks.{run.cell.task}").Settings
-        options = [*run.cell.options.split(), "--seed", str(run.seed)]
-        wanted = settings_asked_for(kind, options, "tasks").as_json()
         if run.name not in stored:
-            continue  # still to be made
+            continue  # still to be made, or a search
+        kind = importlib.import_module(f"tasks.{run.cell.task}").Settings
+        options = [*run.cell.options.split(), *reproduce.best_of(run.cell.search), "--seed", str(run.seed)]
+        wanted = settings_asked_for(kind, options, "tasks").as_json()
         # settings that are younger than a stored run had what is now their default
         assert kind().as_json() | stored.pop(run.name)["settings"] == wanted, run.name
     assert not stored, "stored runs that no plan asks for"
@@ -39,17 +41,19 @@ def test_a_run_that_is_deleted_and_only_it_is_planned(tmp_path, monkeypatch, cap
     runs = [run for run in store.read(store.RUNS) if "wrong" not in run]
     monkeypatch.setattr(store, "STORE", tmp_path)
     store.write(store.RUNS, runs)
-    assert main(["reproduce", "table1", "--dry-run"]) == 0
-    assert "table1: 36 runs planned, 0 missing\n" in capsys.readouterr().out
+    before = reproduce.missing(["table1"])
     store.write(store.RUNS, [run for run in runs if run["run"] != name])
+    after = reproduce.missing(["table1"])
+    assert {run.name for run in after} - {run.name for run in before} == {name}
     assert main(["reproduce", "table1", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "1 missing, about 0.2 h on one core" in said
+    searches = sum(isinstance(run.cell, plans.Search) for run in after)
+    assert f"table1: 105 runs and 9 searches planned, {len(after) - searches} runs" in said
     assert f"  {name}: python -m tasks retrieval --layer lstm --learning-rate 0.002 --epochs 130 --test-curve" in said
     assert main(["reproduce"]) == 2
-    assert "reproduce: expected a name among table1, figure2" in capsys.readouterr().err
+    assert "reproduce: expected a name among table1, searches, figure2" in capsys.readouterr().err
     assert main(["reproduce", "table9"]) == 2
-    assert "expected among table1, figure2" in capsys.readouterr().err
+    assert "expected among table1, searches, figure2" in capsys.readouterr().err
 
 
 def test_a_run_that_is_marked_as_wrong_is_made_again(tmp_path, monkeypatch):
@@ -58,6 +62,21 @@ def test_a_run_that_is_marked_as_wrong_is_made_again(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "STORE", tmp_path)
     store.write(store.RUNS, runs)
     assert runs[0]["run"] in [run.name for run in reproduce.missing([])]
+
+
+def test_every_row_of_table_1_has_a_search_with_the_same_number_of_trials_that_the_task_accepts():
+    tried = []
+    for search in plans.SEARCHES:
+        base = settings_asked_for(retrieval.Settings, search.options.split(), "tasks")
+        grid = space.parse(search.grid.split(), base, ranges=False)
+        space.check(grid, base, ranges=False)
+        assert not space.without_effect(grid, base)
+        assert len(space.combinations(grid)) == 12
+        tried.append((base.layer, base.layer_norm, base.hidden_size))
+    with_layer_norm = [(layer, True, size) for layer in plans.BASELINES for size in (20, 50, 100)]
+    usual = [(layer, None, size) for layer in paper.TABLE_1 for size in (20, 50, 100)]
+    assert sorted(tried, key=str) == sorted([*usual, *with_layer_norm], key=str)
+    assert {cell.search for cell in plans.TABLE_1_LAYER_NORM} == {each.name for each in plans.SEARCHES_OF_LAYER_NORM}
 
 
 @pytest.fixture
@@ -76,7 +95,26 @@ def test_missing_runs_are_made_stored_and_then_no_longer_missing(tiny, capsys):
     assert [run["run"][-5:] for run in store.read(store.RUNS)] == ["seed0", "seed1"]
     assert len(store.load("retrieval-tiny")[0]["curve"]) == 1
     assert main(["reproduce", "tiny"]) == 0
-    assert "tiny: 2 runs planned, 0 missing" in capsys.readouterr().out
+    assert "tiny: 2 runs planned, 0 runs missing" in capsys.readouterr().out
+
+
+def test_a_search_is_made_before_the_runs_that_take_its_best_settings(tiny, capsys):
+    short = f"{TINY} --layer irnn"
+    cell = plans.Cell("retrieval-tiny", short, (0,), "rates")
+    plans.PLANS["tiny"] = [cell, plans.Search("rates", "retrieval", short, "learning_rate=1e-9,1e-2")]
+    assert main(["reproduce", "tiny", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "tiny: 1 runs and 1 searches planned, 1 runs and 1 searches missing" in said
+    assert f"python -m tasks retrieval {short} --seed 0 and the best of search/rates\n" in said
+    with pytest.raises(ValueError, match="expected search/rates in the store, found none"):
+        next(reproduce.planned(["tiny"])).arguments(None)
+    assert main(["reproduce", "tiny"]) == 0
+    assert "stored search/rates\nstored retrieval-tiny/irnn-K4-R8-seed0\n" in capsys.readouterr().out
+    (search,) = store.read(store.SEARCHES)
+    (run,) = store.read(store.RUNS)
+    assert len(search["trials"]) == 2
+    assert run["settings"]["learning_rate"] == search["best"]["learning_rate"] != 1e-3  # which is the default
+    assert not reproduce.missing(["tiny"])
 
 
 def test_a_run_that_was_interrupted_is_resumed(tiny):

@@ -93,7 +93,7 @@ def test_a_bad_settings_file_is_named(option, content, message, tmp_path, capsys
         ("retrieval", "--layer lstm --decay 0.5", "decay: expected 0.9, for the layer lstm does not use it, got 0.5"),
         ("retrieval", "--layer irnn --copies 7", "copies: expected 4, for the layer irnn does not use it, got 7"),
         ("retrieval", "--forget-bias 2", "forget_bias: expected 1.0, for the layer fast_weights does not use it"),
-        ("retrieval", "--layer associative_lstm --layer-norm True", "layer_norm: expected None"),
+        ("mnist", "--layer convnet --layer-norm True", "layer_norm: expected None"),
         ("retrieval", "--layer-norm False --normalize-preliminary", "a layer without layer norm does not use it"),
         ("retrieval", "--schedule constant --hold 0.2", "hold: expected 0.5, for the constant schedule"),
         ("mnist", "--layer convnet --inner-steps 2", "inner_steps: expected 1, for the layer convnet"),

@@ -130,6 +130,7 @@ QUICK = (
     Case("lstm", seed=41),
     Case("lstm", seed=42, init={"layer_norm": True}),
     Case("associative_lstm", 3, 1, 1, 6, seed=43, init={"heads": 2}, options={"copies": 3}),
+    Case("associative_lstm", 3, 2, 1, 6, seed=45, init={"heads": 1, "layer_norm": True}, options={"copies": 2}),
 )
 FULL = (
     *QUICK,
@@ -170,4 +171,6 @@ FULL = (
     Case("associative_lstm", seed=56, steps=1, batch_size=1, hidden_size=2, initial=False, init={"heads": 1}),
     Case("associative_lstm", seed=57, steps=7, hidden_size=6, init={"heads": 1}, options={"copies": 1}),
     Case("associative_lstm", seed=58, hidden_size=6, init={"heads": 2}, options={"copies": 3}),
+    Case("associative_lstm", seed=66, hidden_size=6, init={"layer_norm": True}),
+    Case("associative_lstm", seed=65, steps=1, batch_size=1, hidden_size=2, initial=False, init={"layer_norm": True}),
 )  # fmt: skip

@@ -1,7 +1,7 @@
 """The associative LSTM (Danihelka et al. 2016) and its gradients, as plainly as they can be written.
 
     z        = W h(t) + C x(t) + b   3 + 6 N blocks of D = H/2 rows: z_f, z_i, z_o, the real parts of all z_k, z_q, z_u,
-                                     and then their imaginary parts
+                                     and then their imaginary parts; with layer norm LN[z_j] of each block by itself
     c_s(t+1) = f ⊙ c_s(t) + Σ_n P_s k_n ⊙ (i ⊙ u_n),   k_n, q_n, u_n = bound(z_k,n), bound(z_q,n), bound(z_u,n)
     h(t+1)   = o ⊙ Σ_n bound(m_n),   m_n = 1/S Σ_s P_s q_n ⊙ c_s(t+1),   bound(z) = z / max(1, |z|)
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy
 
-from .ops import sigmoid
+from .ops import layer_norm, layer_norm_backward, sigmoid
 
 
 def product(u: Any, v: Any, np: Any = numpy) -> Any:
@@ -53,6 +53,10 @@ def forward(
     for x_t in x:
         h_before, c_before = h, c
         z = [h @ W[j].T + x_t @ C[j].T + b[j] for j in range(M)]  # (F7), (L1)
+        norms = None
+        if "gain" in params:
+            normed = [layer_norm(z[j], params["gain"][j], params["bias"][j], np) for j in range(M)]  # (A6)
+            z, norms = [y for y, _ in normed], [norm for _, norm in normed]
         f, i, o = (sigmoid(z[j], np) for j in range(3))
         bounds = [bound(np.stack([z[3 + j], z[3 + 3 * N + j]]), np) for j in range(3 * N)]
         pairs = [y for y, _ in bounds]
@@ -64,7 +68,7 @@ def forward(
         reads = [bound(m[n], np) for n in range(N)]
         total = sum(y for y, _ in reads)  # (A2)
         h = np.concatenate([o * total[0], o * total[1]], -1)
-        saved.append((x_t, h_before, c_before, c, (f, i, o), (k, q, u), bounds, reads, total))
+        saved.append((x_t, h_before, c_before, norms, c, (f, i, o), (k, q, u), bounds, reads, total))
         hs.append(h)
     return np.stack(hs), saved
 
@@ -77,7 +81,7 @@ def backward(
     grads = {name: 0 * value for name, value in params.items()}
     S, D = len(permutations), W.shape[1]
     dh_next, dc, dx = 0 * saved[0][1], [0 * c for c in saved[0][2]], []
-    for dh, (x_t, h_before, c_before, c, (f, i, o), (k, q, u), bounds, reads, total) in zip(
+    for dh, (x_t, h_before, c_before, norms, c, (f, i, o), (k, q, u), bounds, reads, total) in zip(
         reversed(dhs), reversed(saved), strict=True
     ):
         dh = dh + dh_next
@@ -105,6 +109,11 @@ def backward(
         dpairs = [bound_backward(d, each) for d, (_, each) in zip([*dk, *dq, *du], bounds, strict=True)]  # (A1)
         dz = [df * f * (1 - f), di * i * (1 - i), do * o * (1 - o)]  # (M3)
         dz += [d[0] for d in dpairs] + [d[1] for d in dpairs]
+        if norms is not None:
+            # LN[z_j]
+            normed = [layer_norm_backward(dz[j], norms[j], params["gain"][j]) for j in range(len(W))]  # (A6)
+            dz, dgain, dbias = (list(each) for each in zip(*normed, strict=True))
+            grads["gain"], grads["bias"] = grads["gain"] + numpy.stack(dgain), grads["bias"] + numpy.stack(dbias)
         # z = W h(t) + C x(t) + b
         grads["W"] = grads["W"] + numpy.stack([d.T @ h_before for d in dz])  # (F7)
         grads["C"] = grads["C"] + numpy.stack([d.T @ x_t for d in dz])  # (L1)

@@ -20,7 +20,7 @@ TAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "irnn": (("layer_norm", "recurrent_scale"), ()),
     "lstm": (("layer_norm", "forget_bias"), ()),
-    "associative_lstm": (("forget_bias", "heads"), ("copies",)),
+    "associative_lstm": (("layer_norm", "forget_bias", "heads"), ("copies",)),
     "convnet": ((), ()),
 }  # fmt: skip
 
