@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from fastweights_np.convnet import Convolution
 
-from .vision import expressions, images
+from .vision import duplicates, expressions, images
 from .vision.images import Data, ImageSettings
 
 
@@ -16,6 +18,7 @@ class Settings(ImageSettings):
     """Train a network to classify facial expressions from 24 glimpses of 12 x 12 pixels, or from whole images."""
 
     task: ClassVar[str] = "faces"
+    earlier: ClassVar[Mapping[str, Any]] = MappingProxyType({"keep_duplicates": True})
 
     hidden_size: int = 200
     """R, the number of units of the recurrent layer, or of features of the ConvNet."""
@@ -32,6 +35,9 @@ class Settings(ImageSettings):
     validation_size: int = 3000
     """Number of training images held out to select the best epoch. All images of a person are held out together, if the
     data set names its people."""
+    keep_duplicates: bool = False
+    """Keep images that occur more than once. By default three kinds are left out and counted: test images that are also
+    training images, pixel for pixel; images that occur with different labels; and repeats within one set."""
 
     def layers_of_convnet(self) -> tuple[Convolution, ...]:
         """Return two layers with 12 x 12 receptive fields, the last with R features."""
@@ -47,11 +53,16 @@ def load(settings: Settings) -> Data:
             "get it from its own distributor and name it by --data-dir"
         )
     data = expressions.load(settings.data_dir)
+    about: dict[str, Any] = {}
+    if not settings.keep_duplicates:
+        data, counts = duplicates.without_duplicates(data)
+        about = {"left_out": counts}
+        print(f"faces: left out {duplicates.described(counts)}; --keep-duplicates keeps them", flush=True)
     sizes = f"{len(data.training.labels)} training and {len(data.test.labels)} test faces"
     print(f"faces: {data.name}, {sizes}, read from {data.source}", flush=True)
     held_out = expressions.hold_out(data.training, settings.validation_size, settings.streams(3)[2])
     parts = [(part.pixels, part.labels) for part in (*held_out, data.test)]
-    return images.data(data.name, data.classes, parts, settings, standardize=True)
+    return images.data(data.name, data.classes, parts, settings, standardize=True, about=about)
 
 
 run = images.run
