@@ -57,6 +57,7 @@ WEIGHT_DECAY = "mnist-weight-decay"  # the group of table 2's layers with the we
 LAYER_NORM = "mnist-layer-norm"  # the group of IRNNs with layer norm
 CATCH_LAYER_NORM = "catch-layer-norm"  # the group of agents with layer norm, but without fast weights
 CAPACITY = "retrieval-capacity"  # the group of runs with more and more pairs
+SYNTHETIC_FACES = "faces-synthetic"  # the group of table 3's layers on synthetic faces
 NO_DECAY = "retrieval-capacity-no-decay"  # the same of fast weights with λ = 1
 HEADER_OF_AGENTS = [
     "N, M", "agent", "reward at the end, every seed", "paper", "frames to 0.9 (millions)", "paper, in its steps",
@@ -84,6 +85,8 @@ def make() -> str:
         "generalization": generalization.make(missing),
         "figure5": figure_5(load("catch"), load(CATCH_LAYER_NORM), missing),
     }
+    if synthetic := load(SYNTHETIC_FACES):
+        tables["table3-synthetic"] = table(3, synthetic, TABLE_3, SEEDS, missing)
     for name, text in tables.items():
         if text:
             (report.output / f"{name}.md").write_text(text)
@@ -100,6 +103,9 @@ def for_pages() -> dict[str, str]:
     tables = {}
     for number, runs, cells in ((1, retrieval, TABLE_1), (2, digits, TABLE_2), (3, load("faces"), TABLE_3)):
         tables[f"table{number}"], tables[f"table{number}-seeds"] = medians_and_seeds(number, runs, cells, 0, [])
+    if synthetic := load(SYNTHETIC_FACES):
+        name = "table3-synthetic"
+        tables[name], tables[f"{name}-seeds"] = medians_and_seeds(3, synthetic, TABLE_3, 0, [])
     _, lines = _agents(load("catch"), load(CATCH_LAYER_NORM), [])
     return tables | {
         "retrieval-controls": controls.of_the_lstm(retrieval),

@@ -42,7 +42,12 @@ class Planned(NamedTuple):
         if (self.folder / "settings.json").exists():
             return [self.cell.task, "--resume", str(self.folder)]
         words = [*self.cell.options.split(), "--seed", str(self.seed), "--out", str(self.folder)]
-        return [self.cell.task, *words, *(["--data-dir", str(data_dir)] if self.cell.task == "faces" else [])]
+        return [self.cell.task, *words, *(["--data-dir", str(data_dir)] if self.needs_data_dir else [])]
+
+    @property
+    def needs_data_dir(self) -> bool:
+        """Return whether the run needs a data set that cannot be fetched."""
+        return self.cell.task == "faces" and "--data synthetic" not in self.cell.options
 
 
 def planned(names: list[str]) -> Iterator[Planned]:
@@ -92,7 +97,7 @@ def reproduce(names: list[str], jobs: int, dry_run: bool, data_dir: Path | None)
         print(f"  {run.name}: python -m tasks {run.cell.task} {run.cell.options} --seed {run.seed}{about}")
     if dry_run or not runs:
         return
-    if data_dir is None and any(run.cell.task == "faces" for run in runs):
+    if data_dir is None and any(run.needs_data_dir for run in runs):
         raise ValueError("data_dir: expected the folder of the faces, which cannot be fetched; name it by --data-dir")
     _make(runs, jobs, data_dir)
 

@@ -78,6 +78,15 @@ def test_missing_runs_are_made_stored_and_then_no_longer_missing(tiny, capsys):
     assert "tiny: 2 runs planned, 0 missing" in capsys.readouterr().out
 
 
+def test_only_faces_that_cannot_be_fetched_need_their_folder(tmp_path):
+    folder = {name: {*next(reproduce.planned([name])).arguments(tmp_path)} for name in ("table3", "table3-synthetic")}
+    assert str(tmp_path) in folder["table3"]
+    assert str(tmp_path) not in folder["table3-synthetic"]
+    runs = list(reproduce.planned(["table3-synthetic"]))
+    assert {run.name.partition("/")[0] for run in runs} == {"faces-synthetic"}
+    assert len(runs) == 12
+
+
 def test_a_run_that_was_interrupted_is_resumed(tiny):
     run = next(reproduce.planned(["tiny"]))
     assert run.arguments(None)[-2:] == ["--out", str(run.folder)]
