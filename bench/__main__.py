@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
     reproduce.add_argument("names", nargs="*", metavar="NAME", help="names of tables and figures")
     reproduce.add_argument("--jobs", type=_positive, default=1, help="number of runs in parallel")
     reproduce.add_argument("--dry-run", action="store_true", help="only list the missing runs")
-    reproduce.add_argument("--data-dir", type=Path, help="folder of the faces, for table3")
+    reproduce.add_argument("--data-dir", type=Path, help="folder of FER-2013, for table3")
     commands.add_parser(
         "paper",
         help="make the paper's tables and figures from bench/results; with --store also the tables of README and docs",

@@ -56,6 +56,7 @@ WEIGHT_DECAY = "mnist-weight-decay"  # the group of table 2's layers with the we
 LAYER_NORM = "mnist-layer-norm"  # the group of IRNNs with layer norm
 CATCH_LAYER_NORM = "catch-layer-norm"  # the group of agents with layer norm, but without fast weights
 CAPACITY = "retrieval-capacity"  # the group of runs with more and more pairs
+SYNTHETIC_FACES = "faces-synthetic"  # the group of table 3's layers on synthetic faces
 NO_DECAY = "retrieval-capacity-no-decay"  # the same of fast weights with λ = 1
 HEADER_OF_AGENTS = [
     "N, M", "agent", "reward at the end, every seed", "paper", "frames to 0.9 (millions)", "paper, in its steps",
@@ -83,6 +84,8 @@ def make() -> str:
         "generalization": generalization.make(missing),
         "figure5": figure_5(load("catch"), load(CATCH_LAYER_NORM), missing),
     }
+    if synthetic := load(SYNTHETIC_FACES):
+        tables["table3-synthetic"] = table(3, synthetic, TABLE_3, SEEDS, missing)
     for name, text in tables.items():
         if text:
             write_text(report.output / f"{name}.md", text)
@@ -105,6 +108,9 @@ def for_pages() -> dict[str, str]:
         tables[f"table{number}"], tables[f"table{number}-seeds"] = medians_and_seeds(
             number, runs, cells, seeds, [], more
         )
+    if synthetic := load(SYNTHETIC_FACES):
+        name = "table3-synthetic"
+        tables[name], tables[f"{name}-seeds"] = medians_and_seeds(3, synthetic, TABLE_3, 0, [])
     _, lines = _agents(load("catch"), load(CATCH_LAYER_NORM), [])
     return tables | {
         "retrieval-controls": controls.of_the_lstm(retrieval),

@@ -46,7 +46,12 @@ class Planned(NamedTuple):
         if (self.folder / "settings.json").exists():
             return [cell.task, "--resume", str(self.folder)]
         words = [*cell.options.split(), *best_of(cell.search), "--seed", str(self.seed), *out]
-        return [cell.task, *words, *(["--data-dir", str(data_dir)] if cell.task == "faces" else [])]
+        return [cell.task, *words, *(["--data-dir", str(data_dir)] if self.needs_data_dir else [])]
+
+    @property
+    def needs_data_dir(self) -> bool:
+        """Return whether the run needs a data set that cannot be fetched."""
+        return self.cell.task == "faces" and "--data synthetic" not in self.cell.options
 
     def __str__(self) -> str:
         cell = self.cell
@@ -120,7 +125,7 @@ def reproduce(names: list[str], jobs: int, dry_run: bool, data_dir: Path | None)
         print(f"  {run}{about}")
     if dry_run or not runs:
         return
-    if data_dir is None and any(run.cell.task == "faces" for run in runs):
+    if data_dir is None and any(run.needs_data_dir for run in runs):
         raise ValueError("data_dir: expected the folder of the faces, which cannot be fetched; name it by --data-dir")
     for kind in (Search, Cell):
         _make([run for run in runs if isinstance(run.cell, kind)], jobs, data_dir)

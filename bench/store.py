@@ -58,8 +58,7 @@ def add(folder: Path, group: str = "", replace: bool = False) -> str:
     of_seeds = name.removesuffix(str(settings["seed"]))
     for fellow in read(RUNS):
         if fellow["run"].startswith(of_seeds) and fellow["run"] != name:
-            # a setting that is newer than a stored run had its present default value
-            theirs = _defaults(task) | fellow["settings"]
+            theirs = before_options(task) | fellow["settings"]
             odd = [key for key in settings if key not in MAY_DIFFER and theirs.get(key) != settings[key]]
             if odd:
                 raise ValueError(
@@ -145,5 +144,7 @@ def _rows(columns: dict[str, list[Any]]) -> list[Run]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _defaults(task: str) -> Run:
-    return importlib.import_module(f"tasks.{task}").Settings().as_json()
+def before_options(task: str) -> Run:
+    """Return the value that each setting had in runs older than the option: its default, with few exceptions."""
+    kind = importlib.import_module(f"tasks.{task}").Settings
+    return kind().as_json() | dict(kind.earlier)

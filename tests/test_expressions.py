@@ -23,7 +23,7 @@ def fer_folders(folder, per_class=2):
     for split in ("train", "test"):
         for label, name in enumerate(FER_CLASSES):
             for n in range(per_class):
-                save(folder / split / name / f"{n}.png", numpy.full((48, 48), 10 * label + n))
+                save(folder / split / name / f"{n}.png", numpy.full((48, 48), 10 * label + n + 5 * (split == "test")))
     return folder
 
 

@@ -14,7 +14,7 @@ from fastweights_np import network
 from tasks import faces, mnist
 from tasks.__main__ import main
 from tasks.running.layers import TAKES
-from tasks.vision import digits, glimpses, images
+from tasks.vision import digits, duplicates, glimpses, images
 from tests.small import mnist_files
 from tests.test_expressions import fer_folders
 
@@ -102,7 +102,12 @@ def test_every_layer_trains_mnist(layer, data_dir, tmp_path, capsys):
     expected = {"learning_curve.png", "confusion.png"} | ({"glimpses.png"} if layer != "convnet" else set())
     assert pictures == (expected | {"attention.png"} if layer == "multilevel" else expected)
     assert str(data_dir) not in json.dumps(result["settings"]), "where the data lay does not matter"
-    assert "test error" in capsys.readouterr().out
+    recall_0 = result["recall"]["0"]
+    for name, recall, row in zip(result["recall"], result["recall"].values(), counts, strict=True):
+        assert recall == (row[int(name)] / row.sum() if row.sum() else None)
+    said = capsys.readouterr().out
+    assert "test error" in said
+    assert f"recall by class: 0 {'-' if recall_0 is None else f'{recall_0:.1%}'}, 1 " in said
 
 
 def test_faces_train_on_folders_and_keep_their_name(tmp_path):
@@ -110,7 +115,8 @@ def test_faces_train_on_folders_and_keep_their_name(tmp_path):
     options = ["--data-dir", str(folder), "--out", str(tmp_path / "run"), *SMALL]
     assert main(["faces", *options]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["data"] == {"name": "FER-2013", "sizes": [15, 6, 21]}
+    none = dict.fromkeys(duplicates.TEXT, 0)
+    assert result["data"] == {"name": "FER-2013", "sizes": [15, 6, 21], "left_out": none}
     assert len(result["confusion"]["classes"]) == 7
 
 

@@ -31,8 +31,9 @@ def test_every_stored_run_is_planned_with_the_settings_that_it_has():
         kind = importlib.import_module(f"tasks.{run.cell.task}").Settings
         options = [*run.cell.options.split(), *reproduce.best_of(run.cell.search), "--seed", str(run.seed)]
         wanted = settings_asked_for(kind, options, "tasks").as_json()
-        # settings that are younger than a stored run had what is now their default
-        assert kind().as_json() | stored.pop(run.name)["settings"] == wanted, run.name
+        # settings that are younger than a stored run had the values that before_options gives, or their default
+        older = kind().as_json() | store.before_options(run.cell.task)
+        assert older | stored.pop(run.name)["settings"] == wanted, run.name
     assert not stored, "stored runs that no plan asks for"
 
 
@@ -115,6 +116,15 @@ def test_a_search_is_made_before_the_runs_that_take_its_best_settings(tiny, caps
     assert len(search["trials"]) == 2
     assert run["settings"]["learning_rate"] == search["best"]["learning_rate"] != 1e-3  # which is the default
     assert not reproduce.missing(["tiny"])
+
+
+def test_only_faces_that_cannot_be_fetched_need_their_folder(tmp_path):
+    folder = {name: {*next(reproduce.planned([name])).arguments(tmp_path)} for name in ("table3", "table3-synthetic")}
+    assert str(tmp_path) in folder["table3"]
+    assert str(tmp_path) not in folder["table3-synthetic"]
+    runs = list(reproduce.planned(["table3-synthetic"]))
+    assert {run.name.partition("/")[0] for run in runs} == {"faces-synthetic"}
+    assert len(runs) == 12
 
 
 def test_a_run_that_was_interrupted_is_resumed(tiny):

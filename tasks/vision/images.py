@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy
@@ -110,18 +111,19 @@ class Images:
 
 
 class Data(NamedTuple):
-    """A data set with training, validation and test images."""
+    """A data set with training, validation and test images. about: further entries of "data" in the result."""
 
     name: str
     classes: tuple[str, ...]
     training: Images
     validation: Images
     test: Images
+    about: Mapping[str, Any]
 
 
 def data(
     name: str, classes: tuple[str, ...], parts: Sequence[tuple[Array, Array]], settings: ImageSettings,
-    standardize: bool,
+    standardize: bool, about: Mapping[str, Any] = MappingProxyType({}),
 ) -> Data:  # fmt: skip
     """Return the data set with these parts: training, validation and test, each (pixels, labels).
 
@@ -143,7 +145,7 @@ def data(
     if settings.batch_size > len(training.labels):
         most = f"at most the {len(training.labels)} images to train on"
         raise ValueError(f"batch_size: expected {most}, got {settings.batch_size}; lower it")
-    return Data(name, classes, training, validation, test)
+    return Data(name, classes, training, validation, test, about)
 
 
 def model(settings: ImageSettings, side: int, classes: int) -> Model:
@@ -170,13 +172,16 @@ def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
     nll, error, answers = test(net, outcome.params, data.test)
     labels, confusion = to_host(data.test.labels), numpy.zeros((len(classes), len(classes)), int)
     numpy.add.at(confusion, (labels, answers), 1)
+    recall = recall_by_class(confusion, classes)
     result: dict[str, Any] = {
         "data": {
             "name": data.name,
             "sizes": [len(part.labels) for part in (data.training, data.validation, data.test)],
+            **data.about,
         },
         "test_error": error,
         "test_nll": nll,
+        "recall": recall,
         "confusion": {"classes": list(classes), "counts": confusion.tolist()},
         "wrong_answers": {int(n): int(answers[n]) for n in numpy.flatnonzero(answers != labels)},
         "best_on_validation": outcome.best,
@@ -188,6 +193,7 @@ def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
     runs.store_result(folder, settings, result)
     chosen = f"epoch {outcome.best['epoch']}, the best on the validation set"
     print(f"\ntest error {error:.2%}, accuracy {1 - error:.2%}, negative log likelihood {nll:.4f} nats ({chosen})")
+    print("recall by class: " + ", ".join(f"{name} {_percent(value)}" for name, value in recall.items()))
     print(f"{outcome.updates} updates in {outcome.seconds:.0f} s")
     figures.learning_curve(folder / "learning_curve.png", settings, outcome.curve)
     if settings.layer != "convnet":
@@ -197,6 +203,21 @@ def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
     if settings.layer == "multilevel":
         _draw_attention(net, outcome.params, data.test, classes, settings, folder / "attention.png")
     return result
+
+
+def recall_by_class(confusion: numpy.ndarray, classes: Sequence[str]) -> dict[str, float | None]:
+    """Return the fraction of each class's images that were answered correctly; None for a class without images.
+
+    confusion: counts (label, answer).
+    """
+    counts = confusion.sum(axis=1)
+    return {
+        name: float(confusion[n, n] / counts[n]) if counts[n] else None for n, name in enumerate(classes)
+    }  # fmt: skip
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
 
 
 def test(net: Model, params: Any, split: Images) -> tuple[float, float, numpy.ndarray]:
