@@ -27,6 +27,7 @@ import numpy
 
 from . import checks, ops
 from .backend import Array, array_module
+from .fast_weights_stepper import MemoryStepper
 from .inner_loop import InnerLoop, Options
 from .memory import Matrix, Memory, MemoryGradient, fold
 from .recurrent import (
@@ -297,3 +298,28 @@ def write(A: Array, h: Array, options: Options) -> Array:
     """Return λ A + η h hᵀ (B, H, H), a new array: equation (1)."""
     weight = array_module(h=h).full((1, 1), options.rate, h.dtype)
     return fold(A, options.decay, h[None], h[None], weight)
+
+
+class Stepper(MemoryStepper):
+    """`step` without end, several times faster: h = stepper(x), from x (B, I) to h (B, H), a new array.
+
+        stepper = fast_weights.Stepper(params, batch_size=8)
+        for x in stream:
+            h = stepper(x)
+
+    The options are as in `forward`. The parameters are read once: a change of params has no effect on a stepper.
+    `stepper.state` returns the state, and `stepper.reset(rows, state)` begins anew. One call at a time: a stepper
+    belongs to one thread. A step costs O(B H²), for any number of steps before. Every K-th step takes longer, by
+    the time of a product (H, K) times (K, H) for each sequence; chunk is K.
+    """
+
+    State = State
+
+    def __init__(
+        self, params: Params, batch_size: int = 1, decay: float = 0.95, rate: float = 0.5, inner_steps: int = 1, *,
+        activation: str = "relu", sustained_boundary: bool = True, normalize_preliminary: bool = False,
+        h0: Array | None = None, A0: Array | None = None, chunk: int | None = None,
+    ) -> None:  # fmt: skip
+        options = Options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
+        check_params(params, (), checks.given(h0=h0, A0=A0))
+        super().__init__(params, batch_size, options, h0, A0, chunk, **vars(options))

@@ -40,6 +40,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "fast_weights.final_state": {},
     "fast_weights.initial_state": H0 | A0,
     "fast_weights.step": MEMORY | {"sustained_boundary": True},
+    "fast_weights.Stepper": {"batch_size": 1, "chunk": None} | MEMORY | {"sustained_boundary": True} | H0 | A0,
     "multilevel.init": INIT,
     "multilevel.forward": H0 | A0 | MEMORY | RUN,
     "multilevel.backward": {"extra": ()},
