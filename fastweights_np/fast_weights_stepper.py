@@ -30,9 +30,9 @@ class MemoryStepper(BaseStepper):
         self._start(h0=h0, A0=A0)
 
         self._a = self._A.term if options.sustained_boundary else own  # W h(t) + C x(t) + b
-        self._from_input = self._affine(self._a)
         self._from_state = partial(self._h.dot, self._params["W"].T.copy(), self._a)
         self._inner_loop = self._bound_loop(options)
+        self._calls = [self._affine(self._a), *self._inner_loop]
 
     def _bound_loop(self, options: Options) -> list[Call]:
         """Return the calls that compute h(t+1), which the last one returns, from a and A(t)."""
@@ -45,21 +45,17 @@ class MemoryStepper(BaseStepper):
         return calls
 
     def __call__(self, x: Array) -> Array:
-        """Return h (B, H), a new array, from x (B, I), and take the step."""
+        """Return h (B, H), a new array, from x (B, I), and take the step. Raises as BaseStepper does."""
         self._take(x)
-        self._from_input()  # a = W h(t) + C x(t) + b
-        return self._step()
+        return self._written(self._respond(self._calls))  # (2), (5)
 
     def advance(self, c: Array) -> Array:
-        """Return h (B, H), a new array, from C x(t) + b (B, H), which is not checked, and take the step."""
-        self._from_state()
+        """Return h (B, H), a new array, from c = C x(t) + b (B, H), which is not checked, and take the step."""
+        self._from_state()  # a = W h(t) + c
         self._a[...] += c
-        return self._step()
+        return self._written(self._respond(self._inner_loop))
 
-    def _step(self) -> Array:
-        """Return h(t+1) from a, and write it to the state."""
-        for call in self._inner_loop:
-            h = call()  # h(t+1), (2) and (5)
-        self._h[...] = h
+    def _written(self, h: Array) -> Array:
+        """Return h(t+1), after writing it to the fast weights."""
         self._A.write(h)  # A(t+1) = λ A(t) + η h(t+1) h(t+1)ᵀ, (1)
         return h

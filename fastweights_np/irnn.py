@@ -36,6 +36,7 @@ from .recurrent import (
     renamed,
     requested,
 )  # fmt: skip
+from .stepper import BaseStepper, Held, activation_calls
 from .workspace import Workspace, exclusive
 
 
@@ -187,3 +188,20 @@ def step(params: Params, x: Array, state: State, *, activation: str = "relu") ->
     respond.load(params)
     h = respond.forward(z, Saved())
     return h, State(h.copy())
+
+
+class Stepper(BaseStepper):
+    """`step` without end, several times faster; as fast_weights.Stepper, with the options of this layer."""
+
+    State = State
+
+    def __init__(
+        self, params: Params, batch_size: int = 1, *, activation: str = "relu", h0: Array | None = None
+    ) -> None:  # fmt: skip
+        check_params(params, (), checks.given(h0=h0))
+        checks.choice("activation", activation, ops.ACTIVATIONS)
+        super().__init__(params, batch_size, activation=activation)
+        self._parts = (Held(self._h),)
+        self._start(h0=h0)
+        z = self._xp.empty(self._h.shape, self._dtype)
+        self._calls = [self._affine(z), *activation_calls(activation, self._params, z)]

@@ -43,6 +43,7 @@ from .recurrent import (
     requested,
     uniform,
 )  # fmt: skip
+from .stepper import BaseStepper, Held, layer_norm_calls
 from .workspace import Workspace, exclusive
 
 GATES = (4,)  # i, f, g, o
@@ -302,3 +303,33 @@ def step(params: Params, x: Array, state: State) -> tuple[Array, State]:
     c = f * state.c + i * g
     h = o * xp.tanh(c)
     return h, State(h.copy(), c)
+
+
+class Stepper(BaseStepper):
+    """`step` without end, several times faster; as fast_weights.Stepper, with the states of this layer."""
+
+    State = State
+
+    def __init__(
+        self, params: Params, batch_size: int = 1, *, h0: Array | None = None, c0: Array | None = None
+    ) -> None:  # fmt: skip
+        check_params(params, GATES, checks.given(h0=h0, c0=c0))
+        super().__init__(params, batch_size)
+        xp, shape = self._xp, self._h.shape
+        c, written, tanh_c = (xp.zeros(shape, self._dtype) for _ in range(3))
+        self._parts = Held(self._h), Held(c)
+        self._start(h0=h0, c0=c0)
+        z, scale = (xp.empty((shape[0], 4, shape[1]), self._dtype) for _ in range(2))
+        scale[...] = xp.asarray([0.5, 0.5, 1.0, 0.5], self._dtype)[:, None]
+        gates = xp.empty((4, *shape), self._dtype)
+        i, f, g, o = gates
+        norm, y = layer_norm_calls(z, params["gain"], params["bias"]) if "gain" in params else ([], z)
+        self._calls = [
+            self._affine(z.reshape(shape[0], -1)), *norm,
+            # σ(y) = (1 + tanh(y/2)) / 2, and tanh(y), as in Gates
+            partial(xp.multiply, y, scale, y), partial(xp.tanh, y, y), partial(xp.multiply, y, scale, y),
+            partial(xp.add, y, 1 - scale, gates.swapaxes(0, 1)),
+            # c(t+1) = f ⊙ c(t) + i ⊙ g,   h(t+1) = o ⊙ tanh(c(t+1))
+            partial(xp.multiply, f, c, c), partial(xp.multiply, i, g, written), partial(xp.add, c, written, c),
+            partial(xp.tanh, c, tanh_c), partial(xp.multiply, o, tanh_c),
+        ]  # fmt: skip

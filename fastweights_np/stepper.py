@@ -9,7 +9,7 @@ such a bound operation. `dot` costs a third of `matmul`, so one sequence is mult
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import sqrt
 from types import ModuleType
@@ -31,32 +31,39 @@ def product(xp: ModuleType, left: Array, right: Array, out: Array) -> Call:
     return partial(xp.matmul, left, right, out=out)
 
 
+def layer_norm_calls(z: Array, gain: Array, bias: Array) -> tuple[list[Call], Array]:
+    """Return the calls that compute LN[z] over the last axis of z (..., H), and the buffer that they put it in."""
+    xp, units = array_module(z=z), z.shape[-1]
+    y, gains, biases = (xp.empty_like(z) for _ in range(3))
+    gains[...], biases[...] = sqrt(units) * gain, bias  # equal rows, as NumPy multiplies equal shapes faster
+    rows, u = z.reshape(-1, units), y.reshape(-1, units)
+    square = xp.empty_like(rows)
+    mean, total, shifted, std = (xp.empty((len(rows), 1), z.dtype) for _ in range(4))
+    column, ones = (xp.full((units, 1), value, z.dtype) for value in (1 / units, 1))
+    epsilon = xp.full((len(rows), 1), units * ops.LAYER_NORM_EPSILON, z.dtype)
+    # LN[z] = gain ⊙ √H u / sqrt(Σ u² + H ε) + bias,   u = z - mean(z)                                               (5)
+    if len(rows) == 1:
+        mean_, std_ = mean.reshape(()), std.reshape(())  # a 0-d array broadcasts faster
+        squares = [partial(u.dot, u.T, total)]
+    else:
+        mean_, std_ = mean, std
+        squares = [partial(xp.multiply, u, u, square), partial(square.dot, ones, total)]
+    return [
+        partial(rows.dot, column, mean), partial(xp.subtract, rows, mean_, u), *squares,
+        partial(xp.add, total, epsilon, shifted), partial(xp.sqrt, shifted, std),  # one number in place is slower
+        partial(xp.divide, u, std_, u), partial(xp.multiply, y, gains, y), partial(xp.add, y, biases, y),
+    ], y  # fmt: skip
+
+
 def activation_calls(activation: str, params: Params | None, z: Array, out: Array | None = None) -> list[Call]:
     """Return the calls that compute h = f(LN[z]) (B, H), or f(z) if params is None or has no gain.
 
     The last one returns h, in `out` or in a new array.
     """
-    xp = array_module(z=z)
     calls: list[Call] = []
     if params is not None and "gain" in params:
-        rows, units = z.shape
-        n, square, gain, bias = (xp.empty_like(z) for _ in range(4))
-        mean, total, shifted, std = (xp.empty((rows, 1), z.dtype) for _ in range(4))
-        column, ones = (xp.full((units, 1), value, z.dtype) for value in (1 / units, 1))
-        epsilon = xp.full((rows, 1), units * ops.LAYER_NORM_EPSILON, z.dtype)
-        gain[...], bias[...] = sqrt(units) * params["gain"], params["bias"]
-        mean_, std_ = (array.reshape(()) if rows == 1 else array for array in (mean, std))  # 0-d is faster
-        # LN[z] = gain ⊙ √H u / sqrt(Σ u² + H ε) + bias,   u = z - mean(z)                                           (5)
-        calls += [partial(z.dot, column, mean), partial(xp.subtract, z, mean_, n)]
-        if rows == 1:
-            calls.append(partial(n.dot, n.T, total))
-        else:
-            calls += [partial(xp.multiply, n, n, square), partial(square.dot, ones, total)]
-        calls += [partial(xp.add, total, epsilon, shifted), partial(xp.sqrt, shifted, std)]  # slower in place
-        calls += [partial(xp.divide, n, std_, n), partial(xp.multiply, n, gain, n), partial(xp.add, n, bias, n)]
-        z = n
-    calls.append(partial(ops.ACTIVATIONS[activation](z).forward, z, out))
-    return calls
+        calls, z = layer_norm_calls(z, params["gain"], params["bias"])
+    return [*calls, partial(ops.ACTIVATIONS[activation](z).forward, z, out)]
 
 
 def assign(buffer: Array, rows: Any, values: Array | None, axis: int = 0) -> None:
@@ -99,12 +106,14 @@ class Held:
 class BaseStepper:
     """The part of a stepper that all layers share: the input, the state, copies.
 
-    u = [h, x, 1] (B, H + I + 1), so that W h + C x + b is one product. A layer's Stepper names its State, and puts in
-    `parts` an object like Held for each array of it. A copy, by copy or pickle, continues with the same numbers.
+    u = [h, x, 1] (B, H + I + 1), so that W h + C x + b is one product. A layer's Stepper names its State. It puts an
+    object like Held for each array of the state in `_parts`, and in `_calls` what computes h(t+1) from u, which the
+    last call returns. A copy, by copy or pickle, continues with the same numbers.
     """
 
     State: ClassVar[Any]
     _parts: tuple[Any, ...]
+    _calls: Sequence[Call]
 
     def __init__(self, params: Params, batch_size: int, **options: Any) -> None:
         """Make the buffers of u, for parameters that have been checked. options are those that a copy is made with."""
@@ -119,11 +128,29 @@ class BaseStepper:
         self._u[:, -1] = 1
         self._h, self._x = self._u[:, :hidden_size], self._u[:, hidden_size:-1]
 
-    def _affine(self, out: Array, name: str = "W") -> Call:
-        """Return the call that puts W h + C x + b in out (B, ..), W being the parameter of this name."""
+    def _stacked(self, name: str = "W") -> Array:
+        """Return [W, C, b] (.., H + I + 1), with the rows of all maps one below the other; W has this name."""
         maps = self._params[name], self._params["C"], self._params["b"][..., None]
-        stacked = self._xp.concatenate([each.reshape(-1, each.shape[-1]) for each in maps], axis=1)
-        return partial(self._u.dot, stacked.T.copy(), out)
+        return self._xp.concatenate([each.reshape(-1, each.shape[-1]) for each in maps], axis=1)
+
+    def _affine(self, out: Array, name: str = "W") -> Call:
+        """Return the call that puts W h + C x + b in out (B, rows of all maps); W is the parameter of this name."""
+        return partial(self._u.dot, self._stacked(name).T.copy(), out)
+
+    def __call__(self, x: Array) -> Array:
+        """Return h (B, H), a new array, from x (B, I), and take the step.
+
+        Raises TypeError or ValueError for an x of another shape, dtype or place; the step is then not taken.
+        """
+        self._take(x)
+        return self._respond(self._calls)
+
+    def _respond(self, calls: Sequence[Call]) -> Array:
+        """Return h(t+1), the result of the last call, and make it the h of the next step."""
+        for call in calls:
+            h = call()
+        self._h[...] = h
+        return h
 
     def _take(self, x: Array) -> None:
         """Copy x (B, I) into u. Raises TypeError or ValueError for another shape, dtype or place."""
@@ -165,7 +192,7 @@ class BaseStepper:
         for part, (name, array) in zip(self._parts, initial.items(), strict=True):
             if array is not None:
                 self._check(name, array, part.shape, "one for each sequence of the stepper")
-                part.reset(None, array)
+            part.reset(None, array)
 
     def _chosen(self, rows: Any) -> Any:
         """Return the rows as `assign` takes them. Raises TypeError or ValueError for others."""

@@ -97,9 +97,9 @@ def test_without_initial_states_it_starts_at_zero(layer):
 
 
 @each_layer
-@pytest.mark.parametrize("rows", [1, [0, 2], numpy.array([2, 0]), numpy.array([True, False, True]), [], None])
+@pytest.mark.parametrize("rows", [1, numpy.array([2, 0]), numpy.array([True, False, True]), [], None], ids=str)
 @pytest.mark.parametrize("given", [False, True])
-@pytest.mark.parametrize("steps", [0, 5, 20])
+@pytest.mark.parametrize("steps", [5, 20])
 def test_reset_starts_the_given_rows_anew_and_no_other(layer, rows, given, steps):
     problem = Problem(layer)
     stepper, undisturbed, fresh = problem.stepper(), problem.stepper(), problem.stepper(**dict.fromkeys(problem.states))
@@ -181,9 +181,10 @@ def test_a_copy_continues_with_the_same_numbers(layer, how, steps):
 def test_dtype_is_kept(layer):
     problem = Problem(layer, dtype="float32")
     stepper = problem.stepper()
-    for array in (*problem.run(stepper), *stepper.state):
+    hs = problem.run(stepper)
+    for array in (*hs, *stepper.state):
         assert array.dtype == "float32"
-    numpy.testing.assert_allclose(stepper.state.h, problem.h[-1], atol=1e-3)
+    numpy.testing.assert_allclose(hs[:5], problem.h[:5], atol=1e-4)
 
 
 @each_layer
