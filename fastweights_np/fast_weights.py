@@ -28,14 +28,15 @@ import numpy
 from . import checks, ops
 from .backend import Array, array_module
 from .fast_weights_stepper import MemoryStepper
-from .inner_loop import InnerLoop, Options
-from .memory import Matrix, Memory, MemoryGradient, fold
+from .inner_loop import InnerLoop, Options, checked_options
+from .memory import Memory, MemoryGradient, blocks, read_matrix
 from .recurrent import (
     BaseCache,
     Params,
     Saved,
     affine_backward,
     check_cache,
+    check_once,
     check_params,
     check_sequences,
     gradient_of_state,
@@ -45,6 +46,7 @@ from .recurrent import (
     input_sums,
     renamed,
     requested,
+    respond,
 )  # fmt: skip
 from .workspace import Workspace, exclusive
 
@@ -269,8 +271,8 @@ def step(
     Equals `forward` on the same inputs up to rounding error. Costs O(B H²), for any number of earlier steps. The given
     state is not changed. Raises ValueError or TypeError that names the argument at fault.
     """
-    options = Options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
-    check_step(params, x, state)
+    options = checked_options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
+    check_once(lambda: check_step(params, x, state), __name__, State, params, x, state)
     h = next_state(params, x, state, options)  # (2), (5)
     return h, State(h.copy(), write(state.A, h, options))
 
@@ -287,17 +289,32 @@ def check_step(params: Params, x: Array, state: State, maps: tuple[str, ...] = (
 
 def next_state(params: Params, x: Array, state: State, options: Options) -> Array:
     """Return h(t+1) (B, H), a new array, from x (B, I) and the state before, by (2) and (5)."""
-    a = state.h @ params["W"].T
-    a += ops.linear(x, params["C"], params["b"])
-    loop = InnerLoop(a, options, "gain" in params)
-    loop.load(params)
-    return loop.forward(a, Matrix(state.A), 0, [Saved()] * (options.inner_steps + 1))
+    f = options.activation
+    a = state.h.dot(params["W"].T)  # W h(t) + C x(t) + b
+    a += x.dot(params["C"].T)
+    a += params["b"]
+    h = respond(a, params, f, options.normalize_preliminary)  # (2a)
+    for _ in range(options.inner_steps):
+        z = read_matrix(state.A, h)
+        z += a if options.sustained_boundary else h  # (2)
+        h = respond(z, params, f)  # (5)
+    return h
 
 
 def write(A: Array, h: Array, options: Options) -> Array:
     """Return λ A + η h hᵀ (B, H, H), a new array: equation (1)."""
-    weight = array_module(h=h).full((1, 1), options.rate, h.dtype)
-    return fold(A, options.decay, h[None], h[None], weight)
+    xp, decay, rate = array_module(h=h), float(options.decay), float(options.rate)
+    column, row = (rate * h)[:, :, None], h[:, None]
+    parts = blocks(A)
+    if len(parts) == 1:
+        written = column * row
+        written += decay * A
+        return written
+    written = xp.empty(A.shape, A.dtype)
+    for block in parts:
+        xp.multiply(A[block], decay, out=written[block])
+        written[block] += column[block] * row[block]
+    return written
 
 
 class Stepper(MemoryStepper):

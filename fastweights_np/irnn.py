@@ -26,6 +26,7 @@ from .recurrent import (
     Saved,
     affine_backward,
     check_cache,
+    check_once,
     check_params,
     check_sequences,
     gradient_of_state,
@@ -35,6 +36,7 @@ from .recurrent import (
     input_sums,
     renamed,
     requested,
+    respond,
 )  # fmt: skip
 from .stepper import BaseStepper, Held, activation_calls
 from .workspace import Workspace, exclusive
@@ -175,19 +177,21 @@ def step(params: Params, x: Array, state: State, *, activation: str = "relu") ->
 
     The given state is not changed. Raises ValueError or TypeError that names the argument at fault.
     """
+    check_once(lambda: _check_step(params, x, state), __name__, State, params, x, state)
+    checks.choice("activation", activation, ops.ACTIVATIONS)
+    z = state.h.dot(params["W"].T)
+    z += x.dot(params["C"].T)
+    z += params["b"]
+    h = respond(z, params, activation)
+    return h, State(h.copy())
+
+
+def _check_step(params: Params, x: Array, state: State) -> None:
     checks.instance("state", state, State, "make it with initial_state")
     check_params(params, (), {"x": x, "state.h": state.h})
-    checks.choice("activation", activation, ops.ACTIVATIONS)
     checks.shape("state.h", state.h, ("B", len(params["W"])), "make it with initial_state")
     batch_size = len(state.h)
     checks.shape("x", x, (batch_size, params["C"].shape[1]), "x is (sequences, inputs) for the sequences of state")
-    z = state.h @ params["W"].T
-    z += ops.linear(x, params["C"], params["b"])
-    norm = ops.LayerNorm(z) if "gain" in params else None
-    respond = NormActivation(z, ops.ACTIVATIONS[activation](z), norm)
-    respond.load(params)
-    h = respond.forward(z, Saved())
-    return h, State(h.copy())
 
 
 class Stepper(BaseStepper):

@@ -33,6 +33,7 @@ from .recurrent import (
     affine_backward,
     check_cache,
     check_init,
+    check_once,
     check_params,
     check_sequences,
     gradient_of_state,
@@ -288,21 +289,27 @@ def step(params: Params, x: Array, state: State) -> tuple[Array, State]:
 
     The given state is not changed. Raises ValueError or TypeError that names the argument at fault.
     """
-    checks.instance("state", state, State, "make it with initial_state")
-    xp = check_params(params, GATES, {"x": x, "state.h": state.h, "state.c": state.c})
-    W, batch_size = params["W"], len(state.h)
-    checks.shape("state.h", state.h, ("B", W.shape[-1]), "make it with initial_state")
-    checks.shape("state.c", state.c, state.h.shape, "make it with initial_state")
-    checks.shape("x", x, (batch_size, params["C"].shape[-1]), "x is (sequences, inputs) for the sequences of state")
+    check_once(lambda: _check_step(params, x, state), __name__, State, params, x, state)
+    W, xp = params["W"], array_module(x=x)
     z = state.h @ W.swapaxes(1, 2)
-    z += ops.linear(x, params["C"], params["b"])
-    gates = Gates(z, "gain" in params)
-    gates.load(params)
-    gates.forward(z, Saved())
+    z += x @ params["C"].swapaxes(1, 2)
+    z += params["b"][:, None]
+    if "gain" in params:
+        z = ops.layer_norm(z, params["gain"], params["bias"])
+    Gates(z, layer_norm=False).forward(z, Saved())
     i, f, g, o = z
     c = f * state.c + i * g
     h = o * xp.tanh(c)
     return h, State(h.copy(), c)
+
+
+def _check_step(params: Params, x: Array, state: State) -> None:
+    checks.instance("state", state, State, "make it with initial_state")
+    check_params(params, GATES, {"x": x, "state.h": state.h, "state.c": state.c})
+    W, batch_size = params["W"], len(state.h)
+    checks.shape("state.h", state.h, ("B", W.shape[-1]), "make it with initial_state")
+    checks.shape("state.c", state.c, state.h.shape, "make it with initial_state")
+    checks.shape("x", x, (batch_size, params["C"].shape[-1]), "x is (sequences, inputs) for the sequences of state")
 
 
 class Stepper(BaseStepper):

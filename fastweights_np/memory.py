@@ -32,6 +32,7 @@ import numpy
 from .backend import Array, array_module
 
 SCALARS = ("decay", "rate")  # λ and η
+IN_CACHE = 2**18  # bytes of matrices that are written at once: they stay in a core's cache
 
 
 def choose_chunk(steps: int, hidden_size: int) -> int:
@@ -46,6 +47,13 @@ def choose_chunk(steps: int, hidden_size: int) -> int:
 def read_matrix(matrix: Array, v: Array) -> Array:
     """Return matrix v (B, H) for each sequence: matrix (B, H, H), v (B, H)."""
     return (matrix @ v[:, :, None])[:, :, 0]
+
+
+def blocks(matrices: Array) -> list[slice]:
+    """Return slices of matrices (B, H, H) that stay in a core's cache; on a GPU, one slice of all."""
+    on_host = isinstance(matrices, numpy.ndarray)
+    size = max(1, IN_CACHE // matrices[0].nbytes) if on_host else len(matrices)
+    return [slice(start, start + size) for start in range(0, len(matrices), size)]
 
 
 def fold(matrix: Array | None, decay: float, left: Array, right: Array, weights: Array) -> Array:

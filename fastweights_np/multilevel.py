@@ -36,13 +36,14 @@ from . import checks, fast_weights, ops
 from .backend import Array, array_module
 from .fast_weights import State, check_forward, check_step, next_state, write
 from .fast_weights_stepper import MemoryStepper
-from .inner_loop import InnerLoop, Options
+from .inner_loop import InnerLoop, Options, checked_options
 from .memory import Memory, MemoryGradient
 from .recurrent import (
     BaseCache,
     Params,
     Saved,
     check_cache,
+    check_once,
     check_params,
     gradient_of_state,
     gradients_of_steps,
@@ -315,8 +316,9 @@ def step(
     changed. Raises ValueError or TypeError that names the argument at fault.
     """
     options = _options(decay, rate, inner_steps, activation, normalize_preliminary)
-    Controls([store], [wipe], [read], [integrate])  # raises for a signal that is not a boolean
-    check_step(params, x, state, TRANSITIONS)
+    if not type(store) is type(wipe) is type(read) is type(integrate) is bool:
+        Controls([store], [wipe], [read], [integrate])  # raises for a signal that is not a boolean
+    check_once(lambda: check_step(params, x, state, TRANSITIONS), __name__, State, params, x, state)
     A = _wiped(state.A, not read)
     h = next_state(_with_transition(params, TRANSITIONS[integrate]), x, State(state.h, A), options)
     return h, State(_wiped(h, wipe), write(state.A, h, options) if store else state.A.copy())
@@ -372,4 +374,4 @@ def _options(
     decay: float, rate: float, inner_steps: int, activation: str, normalize_preliminary: bool
 ) -> Options:  # fmt: skip
     checks.count("inner_steps", inner_steps, least=1)
-    return Options(decay, rate, inner_steps, activation, normalize_preliminary=normalize_preliminary)
+    return checked_options(decay, rate, inner_steps, activation, True, normalize_preliminary)

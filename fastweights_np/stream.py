@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import numpy
 
 from .backend import Array, array_module
+from .memory import blocks
 from .stepper import Call, assign, product
-
-IN_CACHE = 2**18  # bytes of matrices that are folded at once: they stay in a core's cache
 
 
 def choose_chunk(hidden_size: int) -> int:
@@ -59,9 +58,8 @@ class StreamMemory:
         # M is stored transposed: a row times a matrix is a tenth faster than a matrix times a column
         self.shape = batch_size, hidden_size, hidden_size
         self._matrix = xp.empty(self.shape, like.dtype)
-        size = max(1, IN_CACHE // self._matrix[0].nbytes)
-        self._blocks = [slice(start, start + size) for start in range(0, batch_size, size)]
-        self._terms = xp.empty_like(self._matrix[:size])
+        self._blocks = blocks(self._matrix)
+        self._terms = xp.empty_like(self._matrix[self._blocks[0]])
         self._weighted = xp.empty_like(self._vectors)
         self._start(has_matrix=False)
 

@@ -11,7 +11,7 @@ import numpy
 import pytest
 
 import fastweights_np as fw
-from fastweights_np import audit, stream
+from fastweights_np import audit, memory
 from tests.test_layers import LAYERS, METHOD_2, Layer
 
 STEPS, B, I, H = 38, 3, 4, 6  # more than 2 K = 32 steps  # noqa: E741
@@ -249,7 +249,7 @@ def test_chunk_selects_when_states_are_folded_and_no_result_depends_on_it():
 def test_matrices_that_are_folded_in_several_blocks_are_the_same(monkeypatch):
     layer = next(layer for layer in STEPPED if layer.name == "fast_weights")
     problem = Problem(layer)
-    monkeypatch.setattr(stream, "IN_CACHE", 2 * 8 * H * H)  # two of the three sequences
+    monkeypatch.setattr(memory, "IN_CACHE", 2 * 8 * H * H)  # two of the three sequences
     stepper = problem.stepper()
     assert_close(problem.run(stepper), problem.h)
     assert_close(stepper.state.A, problem.final.A)
