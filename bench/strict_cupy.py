@@ -247,6 +247,7 @@ METHODS: dict[str, tuple[tuple[str, ...], bool]] = {
     "max": (("axis", "out", "keepdims"), True), "min": (("axis", "out", "keepdims"), True),
     "argmax": (("axis",), True), "any": (("axis",), True), "all": (("axis",), True),
     "clip": ((), True), "repeat": (("axis",), True), "take": (("axis", "out"), True),
+    "dot": (("out",), True),
 }  # fmt: skip
 
 
@@ -256,6 +257,8 @@ def _method(name: str, known: tuple[str, ...], is_kernel: bool) -> Callable[...,
         usage.note(f"ndarray.{name}", keywords)
         hosts = [_plain(argument, name) for argument in arguments]
         out = keywords.pop("out", None)
+        if name == "dot" and len(arguments) == 2:
+            out, hosts = arguments[1], hosts[:1]
         if name == "fill":
             _kernel(lambda: hosts[0], into=self._host)
             return None

@@ -57,9 +57,10 @@ from .recurrent import (
     uniform,
 )  # fmt: skip
 from .spans import Spans
+from .stepper import BaseStepper, Held, assign
 from .workspace import Workspace, exclusive
 
-__all__ = ["Cache", "State", "backward", "final_state", "forward", "init", "initial_state", "step"]
+__all__ = ["Cache", "State", "Stepper", "backward", "final_state", "forward", "init", "initial_state", "step"]
 
 F, I, O = range(3)  # the gates  # noqa: E741
 K, Q, U = range(3)  # of each head: input key, output key, value
@@ -450,6 +451,48 @@ def step(params: Params, x: Array, state: State) -> tuple[Array, State]:
     h = xp.empty((hidden_size, batch_size), W.dtype)
     cell.forward(z[:, :, 0] + W @ state.h.T, at, h)
     return h.T.copy(), State(h.T.copy(), _to_real(at.c))
+
+
+class Stepper(BaseStepper):
+    """`step` without end, several times faster; as fast_weights.Stepper, with the states of this layer."""
+
+    State = State
+
+    def __init__(
+        self, params: Params, batch_size: int = 1, *, h0: Array | None = None, c0: Array | None = None, copies: int = 4
+    ) -> None:  # fmt: skip
+        xp, heads = _check(params, copies, **checks.given(h0=h0, c0=c0))
+        super().__init__(params, batch_size, copies=copies)
+        W = params["W"]
+        cell = Cell(xp, heads, copies, W.shape[1], batch_size, W.dtype, "gain" in params)
+        cell.load(params)
+        (at,) = cell.views(1)
+        self._parts = Held(self._h), _HeldMemory(at.c_before)
+        self._start(h0=h0, c0=c0)
+        z, h = xp.empty((*W.shape[:2], batch_size), W.dtype), xp.empty((W.shape[-1], batch_size), W.dtype)
+        self._calls = [
+            partial(self._stacked().dot, self._u.T, z.reshape(-1, batch_size)),  # W h(t) + C x(t) + b
+            partial(cell.forward, z, at, h),
+            partial(at.c_before.__setitem__, ..., at.c),
+            h.T.copy,
+        ]
+
+
+class _HeldMemory(Held):
+    """The memory c (B, S, H), kept as complex numbers (S, D, B)."""
+
+    def __init__(self, buffer: Array) -> None:
+        self._buffer = buffer
+        copies, size, batch_size = buffer.shape
+        self.shape = batch_size, copies, 2 * size
+
+    def value(self) -> Array:
+        """Return c (B, S, H), a new array."""
+        return _to_real(self._buffer)
+
+    def reset(self, rows: Any, value: Array | None) -> None:
+        """Begin anew with c (B, S, H), or zero, in these rows."""
+        assign(self._buffer.swapaxes(0, 2), rows, None if value is None else _to_complex(value).swapaxes(0, 2))
 
 
 def _from_input(x: Array | ops.Embedded, params: Params, out: Array) -> None:

@@ -27,8 +27,9 @@ import numpy
 
 from . import checks, ops
 from .backend import Array, array_module
-from .inner_loop import InnerLoop, Options
-from .memory import Matrix, Memory, fold
+from .fast_weights_stepper import MemoryStepper
+from .inner_loop import InnerLoop, Options, checked_options
+from .memory import Memory, blocks, read_matrix
 from .memory_gradient import MemoryGradient
 from .recurrent import (
     BaseCache,
@@ -36,6 +37,7 @@ from .recurrent import (
     Saved,
     affine_backward,
     check_cache,
+    check_once,
     check_params,
     check_sequences,
     gradient_of_state,
@@ -44,11 +46,23 @@ from .recurrent import (
     input_sums,
     renamed,
     requested,
+    respond,
 )  # fmt: skip
 from .spans import Spans
 from .workspace import Workspace, exclusive
 
-__all__ = ["Cache", "State", "attention", "backward", "final_state", "forward", "init", "initial_state", "step"]
+__all__ = [
+    "Cache",
+    "State",
+    "Stepper",
+    "attention",
+    "backward",
+    "final_state",
+    "forward",
+    "init",
+    "initial_state",
+    "step",
+]
 
 
 class State(NamedTuple):
@@ -280,8 +294,8 @@ def step(
     Equals `forward` on the same inputs up to rounding error. Costs O(B H²), for any number of earlier steps. The given
     state is not changed. Raises ValueError or TypeError that names the argument at fault.
     """
-    options = Options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
-    check_step(params, x, state)
+    options = checked_options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
+    check_once(lambda: check_step(params, x, state), __name__, State, params, x, state)
     h = next_state(params, x, state, options)  # (2), (5)
     return h, State(h.copy(), write(state.A, h, options))
 
@@ -298,14 +312,54 @@ def check_step(params: Params, x: Array, state: State, maps: tuple[str, ...] = (
 
 def next_state(params: Params, x: Array, state: State, options: Options) -> Array:
     """Return h(t+1) (B, H), a new array, from x (B, I) and the state before, by (2) and (5)."""
-    a = state.h @ params["W"].T
-    a += ops.linear(x, params["C"], params["b"])
-    loop = InnerLoop(a, options, "gain" in params)
-    loop.load(params)
-    return loop.forward(a, Matrix(state.A), 0, [Saved()] * (options.inner_steps + 1))
+    f = options.activation
+    a = state.h.dot(params["W"].T)  # W h(t) + C x(t) + b
+    a += x.dot(params["C"].T)
+    a += params["b"]
+    h = respond(a, params, f, options.normalize_preliminary)  # (2a)
+    for _ in range(options.inner_steps):
+        z = read_matrix(state.A, h)
+        z += a if options.sustained_boundary else h  # (2)
+        h = respond(z, params, f)  # (5)
+    return h
 
 
 def write(A: Array, h: Array, options: Options) -> Array:
     """Return λ A + η h hᵀ (B, H, H), a new array: equation (1)."""
-    weight = array_module(h=h).full((1, 1), options.rate, h.dtype)
-    return fold(A, options.decay, h[None], h[None], weight)
+    xp, decay, rate = array_module(h=h), float(options.decay), float(options.rate)
+    column, row = (rate * h)[:, :, None], h[:, None]
+    parts = blocks(A)
+    if len(parts) == 1:
+        written = column * row
+        written += decay * A
+        return written
+    written = xp.empty(A.shape, A.dtype)
+    for block in parts:
+        xp.multiply(A[block], decay, out=written[block])
+        written[block] += column[block] * row[block]
+    return written
+
+
+class Stepper(MemoryStepper):
+    """`step` without end, several times faster: h = stepper(x), from x (B, I) to h (B, H), a new array.
+
+        stepper = fast_weights.Stepper(params, batch_size=8)
+        for x in stream:
+            h = stepper(x)
+
+    The options are as in `forward`. The parameters are read once: a change of params has no effect on a stepper.
+    `stepper.state` returns the state, and `stepper.reset(rows, state)` begins anew. One call at a time: a stepper
+    belongs to one thread. A step costs O(B H²), for any number of steps before. Every K-th step takes longer, by
+    the time of a product (H, K) times (K, H) for each sequence; chunk is K.
+    """
+
+    State = State
+
+    def __init__(
+        self, params: Params, batch_size: int = 1, decay: float = 0.95, rate: float = 0.5, inner_steps: int = 1, *,
+        activation: str = "relu", sustained_boundary: bool = True, normalize_preliminary: bool = False,
+        h0: Array | None = None, A0: Array | None = None, chunk: int | None = None,
+    ) -> None:  # fmt: skip
+        options = Options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
+        check_params(params, (), checks.given(h0=h0, A0=A0))
+        super().__init__(params, batch_size, options, h0, A0, chunk, **vars(options))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from . import checks, ops
@@ -44,6 +45,20 @@ class Options:
     def structure(self) -> tuple[Any, ...]:
         """Return the options that buffers depend on: all except λ and η."""
         return self.inner_steps, self.activation, self.sustained_boundary, self.normalize_preliminary
+
+
+@lru_cache(typed=True)
+def _options(*values: Any) -> Options:
+    return Options(*values)
+
+
+def checked_options(*values: Any) -> Options:
+    """Return Options(*values), checked once for the same values."""
+    try:
+        return _options(*values)
+    except TypeError:  # a value that is wrong, or that cannot be hashed
+        pass
+    return Options(*values)
 
 
 class InnerLoop:

@@ -33,6 +33,7 @@ from .recurrent import (
     affine_backward,
     check_cache,
     check_init,
+    check_once,
     check_params,
     check_sequences,
     gradient_of_state,
@@ -43,9 +44,10 @@ from .recurrent import (
     uniform,
 )  # fmt: skip
 from .spans import Spans
+from .stepper import BaseStepper, Held, layer_norm_calls
 from .workspace import Workspace, exclusive
 
-__all__ = ["Cache", "State", "backward", "final_state", "forward", "init", "initial_state", "step"]
+__all__ = ["Cache", "State", "Stepper", "backward", "final_state", "forward", "init", "initial_state", "step"]
 
 GATES = (4,)  # i, f, g, o
 I, F, G, O = range(4)  # noqa: E741
@@ -298,18 +300,54 @@ def step(params: Params, x: Array, state: State) -> tuple[Array, State]:
 
     The given state is not changed. Raises ValueError or TypeError that names the argument at fault.
     """
-    checks.instance("state", state, State, "make it with initial_state")
-    xp = check_params(params, GATES, {"x": x, "state.h": state.h, "state.c": state.c})
-    W, batch_size = params["W"], len(state.h)
-    checks.shape("state.h", state.h, ("B", W.shape[-1]), "make it with initial_state")
-    checks.shape("state.c", state.c, state.h.shape, "make it with initial_state")
-    checks.shape("x", x, (batch_size, params["C"].shape[-1]), "x is (sequences, inputs) for the sequences of state")
+    check_once(lambda: _check_step(params, x, state), __name__, State, params, x, state)
+    W, xp = params["W"], array_module(x=x)
     z = state.h @ W.swapaxes(1, 2)
-    z += ops.linear(x, params["C"], params["b"])
-    gates = Gates(z, "gain" in params)
-    gates.load(params)
-    gates.forward(z, Saved())
+    z += x @ params["C"].swapaxes(1, 2)
+    z += params["b"][:, None]
+    if "gain" in params:
+        z = ops.layer_norm(z, params["gain"], params["bias"])
+    Gates(z, layer_norm=False).forward(z, Saved())
     i, f, g, o = z
     c = f * state.c + i * g
     h = o * xp.tanh(c)
     return h, State(h.copy(), c)
+
+
+def _check_step(params: Params, x: Array, state: State) -> None:
+    checks.instance("state", state, State, "make it with initial_state")
+    check_params(params, GATES, {"x": x, "state.h": state.h, "state.c": state.c})
+    W, batch_size = params["W"], len(state.h)
+    checks.shape("state.h", state.h, ("B", W.shape[-1]), "make it with initial_state")
+    checks.shape("state.c", state.c, state.h.shape, "make it with initial_state")
+    checks.shape("x", x, (batch_size, params["C"].shape[-1]), "x is (sequences, inputs) for the sequences of state")
+
+
+class Stepper(BaseStepper):
+    """`step` without end, several times faster; as fast_weights.Stepper, with the states of this layer."""
+
+    State = State
+
+    def __init__(
+        self, params: Params, batch_size: int = 1, *, h0: Array | None = None, c0: Array | None = None
+    ) -> None:  # fmt: skip
+        check_params(params, GATES, checks.given(h0=h0, c0=c0))
+        super().__init__(params, batch_size)
+        xp, shape = self._xp, self._h.shape
+        c, written, tanh_c = (xp.zeros(shape, self._dtype) for _ in range(3))
+        self._parts = Held(self._h), Held(c)
+        self._start(h0=h0, c0=c0)
+        z, scale = (xp.empty((shape[0], 4, shape[1]), self._dtype) for _ in range(2))
+        scale[...] = xp.asarray([0.5, 0.5, 1.0, 0.5], self._dtype)[:, None]
+        gates = xp.empty((4, *shape), self._dtype)
+        i, f, g, o = gates
+        norm, y = layer_norm_calls(z, params["gain"], params["bias"]) if "gain" in params else ([], z)
+        self._calls = [
+            self._affine(z.reshape(shape[0], -1)), *norm,
+            # σ(y) = (1 + tanh(y/2)) / 2, and tanh(y), as in Gates
+            partial(xp.multiply, y, scale, y), partial(xp.tanh, y, y), partial(xp.multiply, y, scale, y),
+            partial(xp.add, y, 1 - scale, gates.swapaxes(0, 1)),
+            # c(t+1) = f ⊙ c(t) + i ⊙ g,   h(t+1) = o ⊙ tanh(c(t+1))
+            partial(xp.multiply, f, c, c), partial(xp.multiply, i, g, written), partial(xp.add, c, written, c),
+            partial(xp.tanh, c, tanh_c), partial(xp.multiply, o, tanh_c),
+        ]  # fmt: skip

@@ -32,6 +32,8 @@ import numpy
 
 from .backend import Array, array_module
 
+IN_CACHE = 2**18  # bytes of matrices that are written at once: they stay in a core's cache
+
 
 def choose_chunk(steps: int, hidden_size: int) -> int:
     """Return the chunk for `chunk=None`, by measurement: attention alone up to T = 3/2 H; beyond, the blend is faster.
@@ -45,6 +47,13 @@ def choose_chunk(steps: int, hidden_size: int) -> int:
 def read_matrix(matrix: Array, v: Array) -> Array:
     """Return matrix v (B, H) for each sequence: matrix (B, H, H), v (B, H)."""
     return (matrix @ v[:, :, None])[:, :, 0]
+
+
+def blocks(matrices: Array) -> list[slice]:
+    """Return slices of matrices (B, H, H) that stay in a core's cache; on a GPU, one slice of all."""
+    on_host = isinstance(matrices, numpy.ndarray)
+    size = max(1, IN_CACHE // matrices[0].nbytes) if on_host else len(matrices)
+    return [slice(start, start + size) for start in range(0, len(matrices), size)]
 
 
 def fold(matrix: Array | None, decay: Any, left: Array, right: Array, weights: Array) -> Array:
@@ -93,17 +102,6 @@ class Attention(NamedTuple):
     def over(cls, scores: Array, vectors: Array) -> Attention:
         """Return the views of scores (K, B) and vectors (K, B, H)."""
         return cls(scores, scores.T[:, :, None], scores.T[:, None], vectors.swapaxes(0, 1))
-
-
-class Matrix:
-    """The matrix A (B, H, H) with the `read` of a Memory, for one step at a time."""
-
-    def __init__(self, matrix: Array) -> None:
-        self._matrix = matrix
-
-    def read(self, n: int, i: int, v: Array) -> Array:
-        """Return A v (B, H)."""
-        return read_matrix(self._matrix, v)
 
 
 class Memory:

@@ -35,7 +35,8 @@ import numpy
 from . import checks, fast_weights, ops
 from .backend import Array, array_module
 from .fast_weights import State, check_forward, check_step, next_state, write
-from .inner_loop import InnerLoop, Options
+from .fast_weights_stepper import MemoryStepper
+from .inner_loop import InnerLoop, Options, checked_options
 from .memory import Memory
 from .memory_gradient import MemoryGradient
 from .recurrent import (
@@ -43,6 +44,7 @@ from .recurrent import (
     Params,
     Saved,
     check_cache,
+    check_once,
     check_params,
     gradient_of_state,
     identity_params,
@@ -52,10 +54,11 @@ from .recurrent import (
     transition_backward,
 )  # fmt: skip
 from .spans import Spans
+from .stepper import activation_calls
 from .workspace import Workspace, exclusive
 
 __all__ = [
-    "Cache", "Controls", "State", "attention", "backward", "final_state", "forward", "init", "initial_state",
+    "Cache", "Controls", "State", "Stepper", "attention", "backward", "final_state", "forward", "init", "initial_state",
     "quadrants", "step",
 ]  # fmt: skip
 
@@ -323,11 +326,48 @@ def step(
     changed. Raises ValueError or TypeError that names the argument at fault.
     """
     options = _options(decay, rate, inner_steps, activation, normalize_preliminary)
-    Controls([store], [wipe], [read], [integrate])  # raises for a signal that is not a boolean
-    check_step(params, x, state, TRANSITIONS)
+    if not type(store) is type(wipe) is type(read) is type(integrate) is bool:
+        Controls([store], [wipe], [read], [integrate])  # raises for a signal that is not a boolean
+    check_once(lambda: check_step(params, x, state, TRANSITIONS), __name__, State, params, x, state)
     A = _wiped(state.A, not read)
     h = next_state(_with_transition(params, TRANSITIONS[integrate]), x, State(state.h, A), options)
     return h, State(_wiped(h, wipe), write(state.A, h, options) if store else state.A.copy())
+
+
+class Stepper(MemoryStepper):
+    """`step` without end, several times faster; as fast_weights.Stepper, with four signals for each step.
+
+    h = stepper(x, store=True, wipe=False, read=True, integrate=False) returns h (B, H), a new array, from x (B, I).
+    """
+
+    State = State
+
+    def __init__(
+        self, params: Params, batch_size: int = 1, decay: float = 0.95, rate: float = 0.5, inner_steps: int = 1, *,
+        activation: str = "relu", normalize_preliminary: bool = False, h0: Array | None = None,
+        A0: Array | None = None, chunk: int | None = None,
+    ) -> None:  # fmt: skip
+        options = _options(decay, rate, inner_steps, activation, normalize_preliminary)
+        check_params(params, (), checks.given(h0=h0, A0=A0), maps=TRANSITIONS)
+        given = {name: value for name, value in vars(options).items() if name != "sustained_boundary"}
+        super().__init__(params, batch_size, options, h0, A0, chunk, **given)
+        self._through = {name: self._affine(self._a, name) for name in TRANSITIONS}
+        self._unread = activation_calls(activation, self._params, self._a)  # h = f(LN[a])
+
+    def __call__(  # type: ignore[override]
+        self, x: Array, *, store: bool, wipe: bool, read: bool, integrate: bool
+    ) -> Array:  # fmt: skip
+        """Return h (B, H), a new array, before it is wiped, from x (B, I) and the signals; take the step."""
+        for name, value in (("store", store), ("wipe", wipe), ("read", read), ("integrate", integrate)):
+            checks.boolean(name, value)
+        self._take(x)
+        self._through[TRANSITIONS[integrate]]()  # a = U h'(t) + C x(t) + b
+        h = self._respond(self._inner_loop if read else self._unread)
+        if store:
+            self._A.write(h)
+        if wipe:
+            self._h[...] = 0
+        return h
 
 
 def _wiped(array: Array, wipe: bool) -> Array:
@@ -358,4 +398,4 @@ def _options(
     decay: float, rate: float, inner_steps: int, activation: str, normalize_preliminary: bool
 ) -> Options:  # fmt: skip
     checks.count("inner_steps", inner_steps, least=1)
-    return Options(decay, rate, inner_steps, activation, normalize_preliminary=normalize_preliminary)
+    return checked_options(decay, rate, inner_steps, activation, True, normalize_preliminary)

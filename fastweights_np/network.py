@@ -23,7 +23,8 @@ from .saving import save as save
 from .workspace import Workspace
 
 __all__ = [
-    "LAYERS", "Classifier", "ConvolutionalNetwork", "Model", "Network", "PatchEncoder", "TokenEncoder", "train_step",
+    "LAYERS", "Classifier", "ConvolutionalNetwork", "Model", "Network", "PatchEncoder", "TokenEncoder", "load",
+    "save", "train_step",
 ]  # fmt: skip
 
 LAYERS = {

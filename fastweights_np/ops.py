@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
+
+import numpy
 
 from . import checks
 from .backend import Array, HoldsModule, array_module, scatter_add, take
@@ -277,6 +280,28 @@ class LayerNorm:
         dz -= mean_dn
         dz *= inverse_std
         return dz
+
+
+def layer_norm(z: Array, gain: Array, bias: Array) -> Array:
+    """Return LN[z], as LayerNorm computes it for many z of one shape; z (rows, H), gain and bias (H,), or N of each."""
+    xp, units = array_module(z=z), z.shape[-1]
+    column = _column(units, z.dtype) if isinstance(z, numpy.ndarray) else xp.full((units, 1), 1 / units, z.dtype)
+    # n = (z - mean(z)) / sqrt(var(z) + ε), y = gain ⊙ n + bias
+    y = z - z.dot(column)
+    variance = (y * y).dot(column)
+    variance += LAYER_NORM_EPSILON
+    y /= xp.sqrt(variance)
+    y *= gain if gain.ndim == 1 else gain[:, None]
+    y += bias if bias.ndim == 1 else bias[:, None]
+    return y
+
+
+@lru_cache
+def _column(units: int, dtype: Any) -> Array:
+    """Return 1/H (H, 1); z @ column is the mean of each row. It is shared by all callers, and cannot be changed."""
+    column = numpy.full((units, 1), 1 / units, dtype)
+    column.flags.writeable = False
+    return column
 
 
 # ------------------------------------------------------------------------------------------------------- cross-entropy

@@ -86,6 +86,29 @@ def check_params(
     return xp
 
 
+_passed: set[Any] = set()  # what check_once has let pass
+
+
+def check_once(check: Callable[[], Any], layer: str, kind: type, params: Params, x: Array, state: Any) -> None:
+    """Call `check`, unless it has passed for the same names, shapes and dtypes, on which alone it depends.
+
+    layer is the name of the layer's module, kind its State. Arrays that are not plain ones of the host are checked at
+    every call.
+    """
+    if type(params) is not dict or type(state) is not kind:
+        return check()
+    key: list[Any] = [layer, *params]
+    for array in [*params.values(), x, *state]:  # type: ignore[misc]
+        if type(array) is not numpy.ndarray:
+            return check()
+        key += array.shape, array.dtype
+    if (known := tuple(key)) not in _passed:
+        check()
+        if len(_passed) > 1000:
+            _passed.clear()
+        _passed.add(known)
+
+
 def check_sequences(params: Params, x: ops.Input) -> None:
     """Raise ValueError unless x is (T, B, I)."""
     checks.shape("x", x, ("T", "B", params["C"].shape[-1]), "x is (steps, sequences, inputs)")
@@ -239,6 +262,14 @@ class Saved(NamedTuple):
     def at(self, t: int) -> Saved:
         """Return the views of step t alone."""
         return Saved(*(None if array is None else array[..., t, :, :] for array in self))
+
+
+def respond(z: Array, params: Params, activation: str, layer_norm: bool = True) -> Array:
+    """Return h = f(LN[z]), a new array, or f(z) if there is no layer norm; NormActivation without buffers."""
+    if layer_norm and "gain" in params:
+        z = ops.layer_norm(z, params["gain"], params["bias"])
+    xp = array_module(z=z)
+    return xp.maximum(z, 0) if activation == "relu" else xp.tanh(z)
 
 
 class NormActivation:

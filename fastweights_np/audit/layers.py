@@ -25,6 +25,7 @@ def layer_links(cases: list[Case], quick: bool, move: Move) -> list[Link]:
     by_autograd = Link(3, "backward = autograd", layer, 1e-12)
     by_differences = Link(4, "backward = finite differences", layer, 1e-7)
     stepped = Link(5, "step by step = forward", layer, 1e-12)
+    stream = Link(5, "stepper = forward", layer, 1e-12)
     parts = Link(5, "two parts = the whole", layer, 1e-12)
     documents = Link(5, DOCUMENTS, layer, 1e-12)
     in_float32 = Link(7, "float32 = float64", layer, 1e-4)
@@ -38,6 +39,7 @@ def layer_links(cases: list[Case], quick: bool, move: Move) -> list[Link]:
             one = {name: value[:, b : b + 1] if name == "x" else value[b : b + 1] for name, value in given.items()}
             alone.compare(f"{case} sequence {b}", {"h": case.plain(params, one)[0]}, {"h": h[:, b : b + 1]})
         stepped.compare(str(case), *_stepped_and_whole(case, params, given, move))
+        stream.compare(str(case), *_streamed_and_whole(case, params, given, move))
         if case.steps > 1:
             parts.compare(str(case), *_parts_and_whole(case, params, given, dh, move))
         compare_documents(documents, case, params, given, dh, move)
@@ -61,7 +63,7 @@ def layer_links(cases: list[Case], quick: bool, move: Move) -> list[Link]:
             h32, cache = case.module.forward(move(cast[0]), **move(cast[1]), **case.options)
             in_float32.compare(str(case), {"h": h32} | hand_gradients(case, cache, move(cast[2])), {"h": h} | from_hand)
     first, last = [forms] if layer == "fast_weights" else [], [] if quick else [by_differences, in_float32]
-    return [*first, alone, fast, plain, by_autograd, stepped, parts, documents, *last]
+    return [*first, alone, fast, plain, by_autograd, stepped, stream, parts, documents, *last]
 
 
 def _reads_by_matrix_and_attention(case: Case, A0: Any, h: Any, A_last: Any, saved: Any) -> tuple[Arrays, Arrays]:
@@ -164,6 +166,19 @@ def _stepped_and_whole(case: Case, params: Arrays, given: Arrays, move: Move) ->
         steps.append(to_host(h_t))
     last, whole = to_host(state)._asdict(), to_host(case.module.final_state(cache))._asdict()
     return {"all h": numpy.stack(steps)} | last, {"all h": to_host(h)} | whole
+
+
+def _streamed_and_whole(case: Case, params: Arrays, given: Arrays, move: Move) -> tuple[Arrays, Arrays]:
+    """Return all states, and the final one, by a stepper that folds every second state, and by forward."""
+    params, given = move(params), move(given)
+    h, cache = case.module.forward(params, **given, **case.options)
+    options = {name: value for name, value in case.options.items() if name != "controls"}
+    options |= {name: given[name] for name in case.state_shapes()} | ({"chunk": 2} if case.has_memory else {})
+    stepper = case.module.Stepper(params, case.batch_size, **options)
+    signals = vars(case.options["controls"]) if "controls" in case.options else {}
+    steps = [stepper(x, **{name: each[t] for name, each in signals.items()}) for t, x in enumerate(given["x"])]
+    last, whole = to_host(stepper.state)._asdict(), to_host(case.module.final_state(cache))._asdict()
+    return {"all h": numpy.stack(to_host(steps))} | last, {"all h": to_host(h)} | whole
 
 
 def device_link(cases: tuple[Case, ...], move: Move) -> Link:
