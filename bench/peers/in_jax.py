@@ -13,7 +13,7 @@ from jax import numpy as jnp
 from fastweights_np.associative_lstm import permutations
 from fastweights_np.multilevel import Controls
 
-from .problem import Arrays, Framework, Layer
+from .problem import Arrays, Forward, Framework, Layer, Step
 
 # asynchronous dispatch slows down programs of about a millisecond: measured 0.87 ms without it, up to 1.53 ms with it
 jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -64,14 +64,23 @@ def fast_weights_matrix(
     from_input = x @ params["C"].T + params["b"]
 
     def step(carry: Array, a: Array) -> Array:
-        h, A = carry
-        boundary = a + h @ params["W"].T
-        v = jax.nn.relu(_norm(params, boundary) if normalize_preliminary else boundary)
-        h = jax.nn.relu(_norm(params, boundary + jnp.einsum("bij,bj->bi", A, v)))
-        return (h, decay * A + rate * h[:, :, None] * h[:, None, :]), h
+        carry = _next_state(params, carry, a, decay, rate, normalize_preliminary)
+        return carry, carry[0]
 
     A = jnp.zeros((*h0.shape, h0.shape[1]), x.dtype)
     return jax.lax.scan(step, (h0, A), from_input, unroll=1 if scan else x.shape[0])[1]
+
+
+def _next_state(
+    params: Params, state: tuple[Array, Array], from_input: Array, decay: float = 0.95, rate: float = 0.5,
+    normalize_preliminary: bool = False,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Return h(t+1) and A(t+1) from the state before and C x(t) + b."""
+    h, A = state
+    a = from_input + h @ params["W"].T
+    v = jax.nn.relu(_norm(params, a) if normalize_preliminary else a)
+    h = jax.nn.relu(_norm(params, a + jnp.einsum("bij,bj->bi", A, v)))
+    return h, decay * A + rate * h[:, :, None] * h[:, None, :]
 
 
 def multilevel(
@@ -203,3 +212,28 @@ def layer(problem: Layer, form: str, scan: bool = True) -> Framework:
         return {name: numpy.asarray(value) for name, value in named.items()}
 
     return Framework(run, answer)
+
+
+def forward(problem: Forward, form: str, scan: bool = True) -> Framework:
+    """Return the layer without gradients as one jit-compiled program."""
+    params, x, h0, _ = jax.device_put(problem.arrays())
+    program = jax.jit(partial(FORMS[problem.layer][form], scan=scan, **problem.all_options()))
+    return Framework(lambda: jax.block_until_ready(program(params, x, h0)), lambda h: {"h": numpy.asarray(h)})
+
+
+def step(problem: Step) -> Framework:
+    """Return steps that are one jit-compiled program each, whose state is donated: h and A are overwritten."""
+    params, x, h, _ = jax.device_put(problem.arrays())
+    inputs, state = list(x), (h, jnp.zeros((*h.shape, h.shape[1]), x.dtype))
+
+    @partial(jax.jit, donate_argnums=0)
+    def program(state: tuple[Array, Array], x_t: Array) -> tuple[Array, Array]:
+        return _next_state(params, state, x_t @ params["C"].T + params["b"], **problem.options)
+
+    def run() -> Any:
+        nonlocal state
+        for x_t in inputs:
+            state = program(state, x_t)
+        return jax.block_until_ready(state)
+
+    return Framework(run, lambda state: dict(zip(("h", "A"), map(numpy.array, state), strict=True)))

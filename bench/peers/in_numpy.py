@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy
 
-from fastweights_np import Workspace, optim, parallel, to_device, to_host
+from fastweights_np import Workspace, fast_weights, optim, parallel, to_device, to_host
 from fastweights_np.network import LAYERS, train_step
 from fastweights_np.trees import flatten
 from tasks import mnist, retrieval
 from tasks.vision import images
 
-from .problem import Arrays, Framework, Layer, Training
+from .problem import Arrays, Forward, Framework, Layer, Step, Training
 
 
 def layer(problem: Layer, processes: int = 1, dtype: str = "float32") -> Framework:
@@ -32,6 +32,43 @@ def layer(problem: Layer, processes: int = 1, dtype: str = "float32") -> Framewo
         return to_host({"h": h, "dx": dx, "dh0": dh0} | {"d" + name: grad for name, grad in grads.items()})
 
     return Framework(run, answer) if problem.device == "cpu" else Framework(run, answer, seconds_on_a_gpu)
+
+
+def forward(problem: Forward, processes: int = 1, dtype: str = "float32") -> Framework:
+    """Return the package's layer without gradients, with a workspace."""
+    module, workspace = LAYERS[problem.layer], Workspace()
+    layer: Any = module if processes == 1 else parallel.Layer(module, processes)
+    params, x, h0, _ = problem.arrays(dtype)
+    options = problem.all_options()
+
+    def run() -> Any:
+        return layer.forward(params, x, h0, workspace=workspace, gradients=False, **options)[0]
+
+    return Framework(run, lambda h: {"h": h})
+
+
+def step(problem: Step, stepper: bool = False, dtype: str = "float32") -> Framework:
+    """Return the package's steps: a stepper, whose state changes in place, or the functional `step`."""
+    params, x, h0, _ = problem.arrays(dtype)
+    inputs, options = list(x), problem.options
+    if stepper:
+        advance = fast_weights.Stepper(params, problem.batch_size, h0=h0, **options)
+
+        def run_stepper() -> Any:
+            for x_t in inputs:
+                advance(x_t)
+            return advance
+
+        return Framework(run_stepper, lambda stepper: stepper.state._asdict())
+    state = fast_weights.initial_state(params, problem.batch_size, h0)
+
+    def run() -> Any:
+        nonlocal state
+        for x_t in inputs:
+            _, state = fast_weights.step(params, x_t, state, **options)
+        return state
+
+    return Framework(run, lambda state: state._asdict())
 
 
 def seconds_on_a_gpu(run: Any) -> float:

@@ -15,7 +15,7 @@ from fastweights_np.multilevel import Controls
 from fastweights_np.trees import flatten
 
 from .in_numpy import network_and_data
-from .problem import Arrays, Framework, Layer, Training
+from .problem import Arrays, Forward, Framework, Layer, Step, Training
 
 Params = dict[str, Tensor]
 
@@ -58,13 +58,48 @@ def fast_weights_matrix(
     A = x.new_zeros(h.shape[0], h.shape[1], h.shape[1])
     states: list[Tensor] = []
     for t in range(x.shape[0]):
-        boundary = from_input[t] + h @ params["W"].T
-        v = torch.relu(_norm(params, boundary) if normalize_preliminary else boundary)
-        z = torch.baddbmm(boundary[:, :, None], A, v[:, :, None])[:, :, 0] if states else boundary
-        h = torch.relu(_norm(params, z))
+        a = from_input[t] + h @ params["W"].T
+        h = _next_state(params, a, A if states else None, normalize_preliminary)
         states.append(h)
         A = torch.baddbmm(A, h[:, :, None], h[:, None, :], beta=decay, alpha=rate)
     return torch.stack(states)
+
+
+def _next_state(params: Params, a: Tensor, A: Tensor | None, normalize_preliminary: bool = False) -> Tensor:
+    """Return h(t+1) from a = W h(t) + C x(t) + b and A(t), which None says is zero."""
+    v = torch.relu(_norm(params, a) if normalize_preliminary else a)
+    z = a if A is None else torch.baddbmm(a[:, :, None], A, v[:, :, None])[:, :, 0]
+    return torch.relu(_norm(params, z))
+
+
+def in_place_attention(params: Params, x: Tensor, h: Tensor, decay: float = 0.95, rate: float = 0.5) -> Tensor:
+    """Compute `fast_weights_attention` with the past states in one buffer, which autograd would not allow."""
+    steps = x.shape[0]
+    from_input = functional.linear(x, params["C"], params["b"])
+    weights = rate * decay ** torch.arange(steps - 1, -1, -1, dtype=x.dtype, device=x.device)
+    states = x.new_empty(h.shape[0], steps, h.shape[1])
+    for t in range(steps):
+        a = torch.addmm(from_input[t], h, params["W"].T)
+        past = states[:, :t]
+        scores = torch.bmm(past, torch.relu(a)[:, :, None]) * weights[steps - t :, None]
+        z = torch.baddbmm(a[:, None], scores.transpose(1, 2), past)[:, 0]
+        h = states[:, t] = torch.relu(_norm(params, z))
+    return states.transpose(0, 1)
+
+
+def in_place_matrix(params: Params, x: Tensor, h: Tensor, decay: float = 0.95, rate: float = 0.5) -> Tensor:
+    """Compute `fast_weights_matrix` with one A, which autograd would not allow."""
+    from_input = functional.linear(x, params["C"], params["b"])
+    A, states = x.new_zeros(*h.shape, h.shape[1]), x.new_empty(*x.shape[:2], h.shape[1])
+    for t in range(x.shape[0]):
+        h = states[t] = _next_state_in_place(params, torch.addmm(from_input[t], h, params["W"].T), A, decay, rate)
+    return states
+
+
+def _next_state_in_place(params: Params, a: Tensor, A: Tensor, decay: float, rate: float) -> Tensor:
+    h = _next_state(params, a, A)
+    A.baddbmm_(h[:, :, None], h[:, None, :], beta=decay, alpha=rate)
+    return h
 
 
 def multilevel(
@@ -165,6 +200,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "lstm": {"plain": lstm, "nn": lstm_nn},
     "associative_lstm": {"plain": associative_lstm},
 }
+WITHOUT_GRADIENTS = FORMS | {"fast_weights": {"attention": in_place_attention, "matrix": in_place_matrix}}
 
 
 def layer(problem: Layer, form: str, compiled: bool = False) -> Framework:
@@ -187,6 +223,46 @@ def layer(problem: Layer, form: str, compiled: bool = False) -> Framework:
         return {name: value.detach().cpu().numpy() for name, value in zip(names, [h, *grads], strict=True)}
 
     return Framework(run, answer) if problem.device == "cpu" else Framework(run, answer, seconds_on_a_gpu)
+
+
+def forward(problem: Forward, form: str, compiled: bool = False) -> Framework:
+    """Return the layer without gradients: compiled, or eager and in place."""
+    arrays, *others, _ = problem.arrays()
+    params = {name: torch.from_numpy(value) for name, value in arrays.items()}
+    x, h0 = map(torch.from_numpy, others)
+    forms = FORMS if compiled else WITHOUT_GRADIENTS
+    function: Any = partial(forms[problem.layer][form], **problem.all_options())
+    if compiled:
+        function = torch.compile(function, fullgraph=True, dynamic=False)
+
+    @torch.no_grad()
+    def run() -> Tensor:
+        return function(params, x, h0)
+
+    return Framework(run, lambda h: {"h": h.numpy()})
+
+
+def step(problem: Step, compiled: bool = False) -> Framework:
+    """Return steps that overwrite A."""
+    arrays, x, h0, _ = problem.arrays()
+    params = {name: torch.from_numpy(value) for name, value in arrays.items()}
+    inputs, h = list(torch.from_numpy(x)), torch.from_numpy(h0)
+    A = torch.zeros(*h.shape, h.shape[1])
+
+    def one(x_t: Tensor, h: Tensor, A: Tensor, decay: float = 0.95, rate: float = 0.5) -> Tensor:
+        a = torch.addmm(torch.addmm(params["b"], x_t, params["C"].T), h, params["W"].T)
+        return _next_state_in_place(params, a, A, decay, rate)
+
+    advance: Any = torch.compile(one, fullgraph=True, dynamic=False) if compiled else one
+
+    @torch.inference_mode()
+    def run() -> Tensor:
+        nonlocal h
+        for x_t in inputs:
+            h = advance(x_t, h, A, **problem.options)
+        return h
+
+    return Framework(run, lambda h: {"h": h.numpy(), "A": A.numpy()})
 
 
 def seconds_on_a_gpu(run: Any) -> float:

@@ -1,4 +1,4 @@
-"""Define the problems that all frameworks compute on the same arrays: a layer's forward and backward, or training."""
+"""Define the problems that all frameworks compute on the same arrays: a layer, its steps one at a time, or training."""
 
 from __future__ import annotations
 
@@ -61,6 +61,19 @@ class Layer:
         if self.steps % QUADRANT:
             raise ValueError(f"sizes: expected T to be a multiple of {QUADRANT} for the multi-level layer")
         return self.options | {"controls": quadrants(self.steps // QUADRANT)}
+
+
+@dataclass(frozen=True)
+class Forward(Layer):
+    """Forward alone, without what a gradient would need. The answer is h."""
+
+
+@dataclass(frozen=True)
+class Step(Layer):
+    """The fast-weight layer, one call a time step. Each run makes T of them, from the state where the last run ended.
+
+    The first run starts from h0 and A = 0. The answer is the state after it.
+    """
 
 
 @dataclass(frozen=True)

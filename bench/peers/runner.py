@@ -58,17 +58,29 @@ PEERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "JAX unrolled": ("in_jax", "jax", {"scan": False}),
     "autograd": ("in_autograd", "autograd", {}),
 }
-ENTRIES = {
-    "ours": Entry("in_numpy", "numpy", {}),
-    "ours, 2 processes": Entry("in_numpy", "numpy", {"processes": 2}),  # of a recurrent layer
-    "ours, batch halved": Entry("in_numpy", "numpy", {"threads": 2}),  # of the ConvNet
-    BASE: Entry("in_numpy", "numpy", {}),
-    "PyTorch eager, nn": Entry("in_pytorch", "torch", {"form": "nn"}),
-} | {
-    f"{peer}, {form}": Entry(module, package, {"form": form} | how)
-    for peer, (module, package, how) in PEERS.items()
-    for form in ("attention", "matrix", "plain")
+STEPPING = {  # what computes a Step
+    "Stepper": Entry("in_numpy", "numpy", {"stepper": True}),
+    "step": Entry("in_numpy", "numpy", {}),
+    "plain NumPy": Entry("in_plain_numpy", "numpy", {}),
+    "PyTorch eager, in place": Entry("in_pytorch", "torch", {}),
+    "torch.compile, in place": Entry("in_pytorch", "torch", {"compiled": True}),
+    "JAX jit, donated": Entry("in_jax", "jax", {}),
 }
+ENTRIES = (
+    STEPPING
+    | {
+        "ours": Entry("in_numpy", "numpy", {}),
+        "ours, 2 processes": Entry("in_numpy", "numpy", {"processes": 2}),  # of a recurrent layer
+        "ours, batch halved": Entry("in_numpy", "numpy", {"threads": 2}),  # of the ConvNet
+        BASE: Entry("in_numpy", "numpy", {}),
+        "PyTorch eager, nn": Entry("in_pytorch", "torch", {"form": "nn"}),
+    }
+    | {
+        f"{peer}, {form}": Entry(module, package, {"form": form} | how)
+        for peer, (module, package, how) in PEERS.items()
+        for form in ("attention", "matrix", "plain")
+    }
+)
 
 
 class WrongAnswer(Exception):
@@ -82,13 +94,13 @@ class Process:
         self, name: str, problem: Layer | Training, threads: int, folder: Path, root: Path | None = None
     ) -> None:
         """Start the process. folder: for its answer. root: the checkout whose code it runs; None for this one."""
-        entry, kind = ENTRIES[name], type(problem).__name__.lower()
+        entry = ENTRIES[name]
         self.name = name
         self._answer = folder / f"{name}.npz"
         self._errors = (folder / f"{name}.log").open("w+")  # a pipe without a reader would fill up
         specification = {
-            "module": entry.module, "how": entry.how, "kind": kind, "problem": asdict(problem), "threads": threads,
-            "answer": str(self._answer),
+            "module": entry.module, "how": entry.how, "kind": _kind(problem), "problem": asdict(problem),
+            "threads": threads, "answer": str(self._answer),
         }  # fmt: skip
         names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
         blas = max(1, threads // entry.parts)
@@ -165,17 +177,21 @@ def layer_frameworks(layer: str, threads: int, device: str = "cpu") -> list[str]
     return [
         name
         for name, entry in ENTRIES.items()
-        if name != BASE and entry.how.get("form", forms[0]) in forms and entry.parts <= threads
+        if name not in (BASE, *STEPPING) and entry.how.get("form", forms[0]) in forms and entry.parts <= threads
         and other not in entry.how
         and (device == "cpu" or (entry.module != "in_autograd" and entry.parts == 1))
     ]  # fmt: skip
 
 
+def _kind(problem: Layer | Training) -> str:
+    """Return the name of the problem's function in the modules of the frameworks."""
+    return type(problem).__name__.lower()
+
+
 def expected_answer(problem: Layer | Training) -> Arrays:
     """Return our answer in float64, which the audit checks against the equations."""
     on_the_host: Layer | Training = replace(problem, device="cpu") if isinstance(problem, Layer) else problem
-    make = in_numpy.layer if isinstance(problem, Layer) else in_numpy.training
-    framework = make(on_the_host, dtype="float64")  # type: ignore[arg-type]
+    framework = getattr(in_numpy, _kind(problem))(on_the_host, dtype="float64")
     return framework.answer(framework.run())
 
 

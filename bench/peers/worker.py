@@ -35,7 +35,7 @@ def main(specification: dict[str, Any]) -> None:
     if specification["module"] == "in_pytorch":
         module.torch.set_num_threads(specification["threads"])
     problem = getattr(problems, specification["kind"].title())(**specification["problem"])
-    imported = _memory("VmRSS")
+    imported = memory("VmRSS")
     framework = getattr(module, specification["kind"])(problem, **specification["how"])
     started = time.perf_counter()
     result = framework.run()
@@ -48,7 +48,7 @@ def main(specification: dict[str, Any]) -> None:
         for process in _processes():
             (process / "clear_refs").write_text("5")  # resets the peak memory
         seconds = [framework.seconds(framework.run) for _ in range(int(count))]
-        send(seconds=seconds) if command == "run" else send(bytes=_memory("VmHWM") - imported)
+        send(seconds=seconds) if command == "run" else send(bytes=memory("VmHWM") - imported)
 
 
 def _processes() -> list[Path]:
@@ -57,7 +57,7 @@ def _processes() -> list[Path]:
     return [Path("/proc/self"), *(Path("/proc") / child for child in children)]
 
 
-def _memory(name: str) -> int:
+def memory(name: str) -> int:
     """Return the memory of the process and its children in bytes. VmRSS: current memory; VmHWM: peak memory."""
     lines = [line for process in _processes() for line in (process / "status").read_text().splitlines()]
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
