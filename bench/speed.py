@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from collections.abc import Sequence
-from typing import Any, NamedTuple
-=======
 from collections.abc import Iterator, Sequence
-from typing import Any
-
-import matplotlib
-
-matplotlib.use("Agg")
->>>>>>> benchstep
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 
@@ -132,43 +123,25 @@ def described(found: Best) -> str:
     return f"{milliseconds:.2f} ({name}, {threads} threads)"
 
 
-<<<<<<< HEAD
 class Ratio(NamedTuple):
-    """The time of ours at one size, by the fastest peer's and by PyTorch eager's, each at its best number of threads.
-
-    ours, peer: (name, ms, threads).
-    """
+    """The time of ours at one size, by the fastest peer's and by PyTorch eager's, each at its best number of threads."""
 
     size: str
-    ours: tuple[str, float, int]
-    peer: tuple[str, float, int]
+    ours: Best
+    peer: Best
     to_peer: float
     to_eager: float
 
 
 def ratios(rows: list[dict[str, Any]]) -> list[Ratio]:
     """Return the ratios of every size, over all numbers of threads. Without PyTorch eager its ratio is nan."""
-    by_size: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_size.setdefault(f"{row['B']}, {row['T']}, {row['H']}", []).append(row)
     found = []
-    for size, group in by_size.items():
-        ours, peer = (
-            min(((*best(row, ours=which), row["threads"]) for row in group), key=lambda each: each[1])
-            for which in (True, False)
-        )
-=======
-def _table(rows: list[dict[str, Any]]) -> str:
-    """Return two tables: ours and the fastest peer for each size, over all numbers of threads; then every framework."""
-    lines, ratios, to_eager = [], [], []
     for size, group, ours, peer in compared(rows):
->>>>>>> benchstep
         eager = min(
             (time["median_ms"] for row in group for name, time in row["times"].items() if "eager" in name),
             default=float("nan"),
         )
-<<<<<<< HEAD
-        found.append(Ratio(size, ours, peer, ours[1] / peer[1], ours[1] / eager))
+        found.append(Ratio("{}, {}, {}".format(*size), ours, peer, ours[1] / peer[1], ours[1] / eager))
     return found
 
 
@@ -176,19 +149,11 @@ def _table(rows: list[dict[str, Any]]) -> str:
     """Return two tables: ours and the fastest peer for each size, over all numbers of threads; then every framework."""
     found = ratios(rows)
     lines = [
-        [each.size, *(f"{ms:.2f} ({name}, {threads} threads)" for name, ms, threads in (each.ours, each.peer)),
-         f"**{each.to_peer:.2f}**", f"{each.to_eager:.2f}"]
+        [each.size, described(each.ours), described(each.peer), f"**{each.to_peer:.2f}**", f"{each.to_eager:.2f}"]
         for each in found
-    ]  # fmt: skip
+    ]
     to_peer, to_eager = _means(found)
     lines.append(["geometric mean", "", "", f"**{to_peer:.2f}**", f"{to_eager:.2f}"])
-=======
-        ratios.append(ours[1] / peer[1])
-        to_eager.append(ours[1] / eager)
-        cells = [described(ours), described(peer), f"**{ratios[-1]:.2f}**", f"{to_eager[-1]:.2f}"]
-        lines.append(["{}, {}, {}".format(*size), *cells])
-    lines.append(["geometric mean", "", "", f"**{geometric_mean(ratios):.2f}**", f"{geometric_mean(to_eager):.2f}"])
->>>>>>> benchstep
     header = ["B, T, H", "ours, ms", "fastest peer, ms", "ours / fastest peer", "ours / PyTorch eager"]
     return markdown(header, lines) + every_framework(rows)
 

@@ -15,12 +15,8 @@ from bench import actors, base, generalization, inference, mcnemar, paper, repor
 from bench import store as stored
 from bench.__main__ import main
 from bench.peers import runner
-<<<<<<< HEAD
-from bench.peers.problem import Layer, Training
-from bench.sizes import sizes_of
-=======
 from bench.peers.problem import Forward, Layer, Step, Training
->>>>>>> benchstep
+from bench.sizes import sizes_of
 
 ROOT = Path(__file__).parents[1]
 PAPERS = {"training_size": 100_000, "validation_size": 10_000, "test_size": 20_000, "pairs": 4}
