@@ -124,7 +124,7 @@ def described(found: Best) -> str:
 
 
 class Ratio(NamedTuple):
-    """The time of ours at one size, by the fastest peer's and by PyTorch eager's, each at its best number of threads."""
+    """Ours at one size, and its time over the fastest peer's and over PyTorch eager's, each with its best threads."""
 
     size: str
     ours: Best
