@@ -41,6 +41,7 @@ import numpy
 
 from . import checks, ops
 from .backend import Array, array_module, take
+from .inference import PART, StatesOnly, in_parts, without
 from .recurrent import (
     BaseCache,
     Params,
@@ -58,7 +59,7 @@ from .recurrent import (
 )  # fmt: skip
 from .spans import Spans
 from .stepper import BaseStepper, Held, assign
-from .workspace import Workspace, exclusive
+from .workspace import Workspace, exclusive, unlocked
 
 __all__ = ["Cache", "State", "Stepper", "backward", "final_state", "forward", "init", "initial_state", "step"]
 
@@ -326,15 +327,17 @@ def init(
 @exclusive
 def forward(
     params: Params, x: Array | ops.Embedded, h0: Array | None = None, *, c0: Array | None = None, copies: int = 4,
-    lengths: Array | None = None, resets: Array | None = None, workspace: Workspace | None = None,
-) -> tuple[Array, Cache]:  # fmt: skip
+    lengths: Array | None = None, resets: Array | None = None, gradients: bool = True,
+    workspace: Workspace | None = None,
+) -> tuple[Array, Any]:  # fmt: skip
     """Return h (T, B, H) for whole sequences x (T, B, I), and the cache that `backward` needs.
 
     x may also be ops.embedding(table, tokens), with a table (V, I) and tokens (T, B); dx is then the table's gradient.
     h0 (B, H) and c0 (B, copies, H) are the hidden state and the memory before the first step, real parts first. None is
-    zero. lengths (B,) and resets (T, B) are for padded batches and for several documents in one sequence: spans.py. A
-    workspace reuses buffers from one forward to the next. All arrays share one dtype and one device, and must not be
-    changed before backward has been called. Raises ValueError or TypeError that names the argument at fault.
+    zero. lengths (B,) and resets (T, B) are for padded batches and for several documents in one sequence: spans.py.
+    gradients=False keeps nothing for backward: the cache is then for final_state alone. A workspace reuses buffers from
+    one forward to the next. All arrays share one dtype and one device, and must not be changed before backward has been
+    called. Raises ValueError or TypeError that names the argument at fault.
     """
     xp, heads = _check(params, copies, x=ops.input_array(x), **checks.given(h0=h0, c0=c0))
     ops.refuse_closed_loop(x, "the associative LSTM; take another layer")
@@ -343,6 +346,9 @@ def forward(
     h0 = initial("h0", h0, shape[1:], W)
     c0 = initial("c0", c0, (shape[1], copies, shape[2]), W)
     spans = Spans(x, lengths, resets)
+    if without(gradients):
+        part = partial(unlocked(forward), params, copies=copies, workspace=workspace)
+        return in_parts(part, unlocked(final_state), PART, x, {"h0": h0, "c0": c0}, shape[2], lengths, resets)
     x = spans.clear(x)
 
     workspace = workspace or Workspace()
@@ -408,8 +414,10 @@ def backward(
 
 
 @exclusive
-def final_state(cache: Cache) -> State:
+def final_state(cache: Cache | StatesOnly) -> State:
     """Return the state after the last step. Pass its h and c to the next forward as h0 and c0 to continue."""
+    if isinstance(cache, StatesOnly):
+        return cache.final_state()
     check_cache(cache, Cache)
     return State(cache.spans.last(cache.buffers.h[1:].swapaxes(1, 2)), _to_real(cache.buffers.steps[-1].c))
 

@@ -21,15 +21,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 
 from . import checks, ops
 from .backend import Array, array_module
 from .fast_weights_stepper import MemoryStepper
+from .inference import StatesOnly, in_parts, without
 from .inner_loop import InnerLoop, Options, checked_options
-from .memory import Memory, blocks, read_matrix
+from .memory import Memory, blocks, choose_chunk, read_matrix
 from .memory_gradient import MemoryGradient
 from .recurrent import (
     BaseCache,
@@ -49,7 +50,7 @@ from .recurrent import (
     respond,
 )  # fmt: skip
 from .spans import Spans
-from .workspace import Workspace, exclusive
+from .workspace import Workspace, exclusive, unlocked
 
 __all__ = [
     "Cache",
@@ -85,15 +86,22 @@ class Buffers:
 
     def __init__(
         self, xp: ModuleType, shape: tuple[int, int, int], dtype: object, options: Options, layer_norm: bool,
-        chunk: int | None,
+        chunk: int | None, gradients: bool,
     ) -> None:  # fmt: skip
         steps, batch_size, hidden_size = shape
         self.h = xp.empty((steps + 1, batch_size, hidden_size), dtype)  # h[0] is h0; forward returns a copy of the rest
         self.states = self.h[1:]
-        self.a = xp.empty(shape, dtype)
-        self.A = Memory(self.states, [options.inner_steps] * steps, chunk)
-        self.G = MemoryGradient(self.A)
+        self.A = Memory(self.states, [options.inner_steps] * steps, chunk, gradients)
         self.loop = InnerLoop(self.h[0], options, layer_norm)
+        if not gradients:
+            # h(t+1) overwrites a, and all steps share what is in between
+            scratch = [Saved.of_all_steps(xp.empty_like(self.h[:1]), layer_norm).at(0) for _ in range(2)]
+            before = [scratch[0]] * options.inner_steps
+            self.steps = [StepViews(h, [*before, scratch[1]._replace(state=h)], []) for h in self.A.places]
+            self.a = self.states
+            return
+        self.a = xp.empty(shape, dtype)
+        self.G = MemoryGradient(self.A)
         in_steps = (steps, options.inner_steps, batch_size, hidden_size)
         queries, self.errors = self.A.queries.reshape(in_steps), self.A.errors.reshape(in_steps)
         self.saved = [
@@ -136,8 +144,8 @@ def forward(
     decay: float = 0.95, rate: float = 0.5, inner_steps: int = 1, *,
     A0: Array | None = None, activation: str = "relu", sustained_boundary: bool = True,
     normalize_preliminary: bool = False, lengths: Array | None = None, resets: Array | None = None,
-    chunk: int | None = None, workspace: Workspace | None = None,
-) -> tuple[Array, Cache]:  # fmt: skip
+    gradients: bool = True, chunk: int | None = None, workspace: Workspace | None = None,
+) -> tuple[Array, Any]:  # fmt: skip
     """Return h (T, B, H) for whole sequences x (T, B, I), and the cache that `backward` needs.
 
     The first axis is time, the second the batch. x may also be ops.embedding(table, tokens), with a table (V, I) and
@@ -153,6 +161,8 @@ def forward(
     normalize_preliminary  whether layer norm, if there is any, also acts in (2a). The paper leaves it open. Associative
                         retrieval is learned far sooner without it (docs/results/retrieval.md)
     lengths, resets     for padded batches, (B,), and for several documents in one sequence, (T, B): see spans.py
+    gradients           False keeps nothing for `backward`: memory then grows by h alone, and the cache is only for
+                        final_state
     chunk               how the fast weights are stored (memory.py). None selects a chunk size. Results agree up to
                         rounding error for every chunk size
     workspace           reuses buffers from one forward to the next
@@ -161,15 +171,28 @@ def forward(
     Raises ValueError or TypeError that names the argument at fault.
     """
     options = Options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
-    xp, h0 = check_forward(params, x, h0, A0, chunk)
+    _, h0 = check_forward(params, x, h0, A0, chunk)
+    Spans(x, lengths, resets)  # raises for lengths or resets that do not fit
+    workspace = workspace or Workspace()
+    whole = partial(_forward, params, options=options, chunk=chunk, workspace=workspace, gradients=gradients)
+    if not without(gradients):
+        return whole(x, h0, A0, lengths, resets)
+    size = chunk or choose_chunk(x.shape[0], len(params["W"]))
+    return in_parts(whole, unlocked(final_state), size, x, {"h0": h0, "A0": A0}, len(params["W"]), lengths, resets)
+
+
+def _forward(
+    params: Params, x: ops.Input, h0: Array, A0: Array | None, lengths: Array | None, resets: Array | None, *,
+    options: Options, chunk: int | None, workspace: Workspace, gradients: bool,
+) -> tuple[Array, Cache]:  # fmt: skip
+    """Return h (T, B, H) and the cache, from arguments that have been checked."""
+    xp, decay, rate, inner_steps = array_module(h0=h0), options.decay, options.rate, options.inner_steps
     spans = Spans(x, lengths, resets)
     x = spans.clear(x)
-
-    workspace = workspace or Workspace()
     ticket = workspace.begin()
     shape, dtype, layer_norm = (*x.shape[:2], len(params["W"])), params["W"].dtype, "gain" in params
-    key = (xp, shape, dtype, options.structure, layer_norm, chunk)
-    buffers = workspace.buffers(key, lambda: Buffers(xp, shape, dtype, options, layer_norm, chunk))
+    key = (xp, shape, dtype, options.structure, layer_norm, chunk, gradients)
+    buffers = workspace.buffers(key, lambda: Buffers(xp, shape, dtype, options, layer_norm, chunk, gradients))
     A, loop = buffers.A, buffers.loop
     steps = range(x.shape[0])
     A.start(decay, rate, initial=A0, ages=spans.ages(steps, [t for t in steps for _ in range(inner_steps)]))
@@ -269,8 +292,10 @@ def attention(cache: Cache, t: int = -1) -> Array:
 
 
 @exclusive
-def final_state(cache: Cache) -> State:
+def final_state(cache: Cache | StatesOnly) -> State:
     """Return the state after the last step. Pass its h and A to the next forward as h0 and A0 to continue."""
+    if isinstance(cache, StatesOnly):
+        return cache.final_state()
     check_cache(cache, Cache)
     return State(cache.spans.last(cache.buffers.states), cache.buffers.A.matrix(cache.x.shape[0]))
 

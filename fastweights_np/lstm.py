@@ -20,12 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 
 from . import checks, ops
 from .backend import Array, array_module
+from .inference import PART, StatesOnly, in_parts, without
 from .recurrent import (
     BaseCache,
     Params,
@@ -45,7 +46,7 @@ from .recurrent import (
 )  # fmt: skip
 from .spans import Spans
 from .stepper import BaseStepper, Held, layer_norm_calls
-from .workspace import Workspace, exclusive
+from .workspace import Workspace, exclusive, unlocked
 
 __all__ = ["Cache", "State", "Stepper", "backward", "final_state", "forward", "init", "initial_state", "step"]
 
@@ -185,22 +186,26 @@ def init(
 @exclusive
 def forward(
     params: Params, x: ops.Input, h0: Array | None = None, *, c0: Array | None = None, lengths: Array | None = None,
-    resets: Array | None = None, workspace: Workspace | None = None,
-) -> tuple[Array, Cache]:  # fmt: skip
+    resets: Array | None = None, gradients: bool = True, workspace: Workspace | None = None,
+) -> tuple[Array, Any]:  # fmt: skip
     """Return h (T, B, H) for whole sequences x (T, B, I), and the cache that `backward` needs.
 
     x may also be ops.embedding(table, tokens), with a table (V, I) and tokens (T, B); dx is then the table's gradient.
     For agents, x may be an ops.ClosedLoop.
     h0 and c0 (B, H) are the hidden state and the cells before the first step, zero if None. lengths (B,) and resets
-    (T, B) are for padded batches and for several documents in one sequence: spans.py. A workspace reuses buffers from
-    one forward to the next. All arrays share one dtype and one device, and must not be changed before backward has been
-    called. Raises ValueError or TypeError that names the argument at fault.
+    (T, B) are for padded batches and for several documents in one sequence: spans.py. gradients=False keeps nothing for
+    backward: the cache is then for final_state alone. A workspace reuses buffers from one forward to the next. All
+    arrays share one dtype and one device, and must not be changed before backward has been called. Raises ValueError or
+    TypeError that names the argument at fault.
     """
     xp = check_params(params, GATES, {"x": ops.input_array(x)} | checks.given(h0=h0, c0=c0))
     check_sequences(params, x)
     W, shape, layer_norm = params["W"], (*x.shape[:2], params["W"].shape[-1]), "gain" in params
     h0, c0 = (initial(name, given, shape[1:], W) for name, given in (("h0", h0), ("c0", c0)))
     spans = Spans(x, lengths, resets)
+    if without(gradients):
+        part = partial(unlocked(forward), params, workspace=workspace)
+        return in_parts(part, unlocked(final_state), PART, x, {"h0": h0, "c0": c0}, shape[2], lengths, resets)
     x = spans.clear(x)
 
     workspace = workspace or Workspace()
@@ -280,8 +285,10 @@ def backward(
 
 
 @exclusive
-def final_state(cache: Cache) -> State:
+def final_state(cache: Cache | StatesOnly) -> State:
     """Return the state after the last step. Pass its h and c to the next forward as h0 and c0 to continue."""
+    if isinstance(cache, StatesOnly):
+        return cache.final_state()
     check_cache(cache, Cache)
     return State(cache.spans.last(cache.buffers.h[1:]), cache.buffers.c[-1].copy())
 

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 
@@ -36,6 +36,7 @@ from . import checks, fast_weights, ops
 from .backend import Array, array_module
 from .fast_weights import State, check_forward, check_step, next_state, write
 from .fast_weights_stepper import MemoryStepper
+from .inference import PART, StatesOnly, in_parts, without
 from .inner_loop import InnerLoop, Options, checked_options
 from .memory import Memory
 from .memory_gradient import MemoryGradient
@@ -55,7 +56,7 @@ from .recurrent import (
 )  # fmt: skip
 from .spans import Spans
 from .stepper import activation_calls
-from .workspace import Workspace, exclusive
+from .workspace import Workspace, exclusive, unlocked
 
 __all__ = [
     "Cache", "Controls", "State", "Stepper", "attention", "backward", "final_state", "forward", "init", "initial_state",
@@ -184,9 +185,9 @@ def forward(
     params: Params, x: ops.Input, h0: Array | None = None,
     decay: float = 0.95, rate: float = 0.5, inner_steps: int = 1, *, controls: Controls,
     A0: Array | None = None, activation: str = "relu", normalize_preliminary: bool = False,
-    lengths: Array | None = None, resets: Array | None = None, chunk: int | None = None,
+    lengths: Array | None = None, resets: Array | None = None, gradients: bool = True, chunk: int | None = None,
     workspace: Workspace | None = None,
-) -> tuple[Array, Cache]:  # fmt: skip
+) -> tuple[Array, Any]:  # fmt: skip
     """Return h (T, B, H) for whole sequences x (T, B, I), and the cache that `backward` needs.
 
     controls are the signals of the T steps, the same for all sequences of the batch. S >= 1. The other arguments are as
@@ -200,6 +201,16 @@ def forward(
     if len(controls) != steps:
         raise ValueError(f"controls: expected {steps} steps, the length of x, got {len(controls)}")
     spans = Spans(x, lengths, resets)
+    if without(gradients):
+        part = partial(
+            unlocked(forward), params, decay=decay, rate=rate, inner_steps=inner_steps, activation=activation,
+            normalize_preliminary=normalize_preliminary, chunk=chunk, workspace=workspace,
+        )  # fmt: skip
+        initial = {"h0": h0, "A0": A0}
+        return in_parts(
+            part, unlocked(final_state), PART, x, initial, hidden_size, lengths, resets,
+            lambda steps: {"controls": Controls(*(signal[steps] for signal in vars(controls).values()))},
+        )  # fmt: skip
     x = spans.clear(x)
 
     workspace = workspace or Workspace()
@@ -303,8 +314,10 @@ def attention(cache: Cache, t: int = -1) -> Array:
 
 
 @exclusive
-def final_state(cache: Cache) -> State:
+def final_state(cache: Cache | StatesOnly) -> State:
     """Return the state after the last step. Pass its h and A to the next forward as h0 and A0 to continue."""
+    if isinstance(cache, StatesOnly):
+        return cache.final_state()
     check_cache(cache, Cache)
     h = _wiped_at_end(cache.spans.last(cache.buffers.states), cache)
     return State(h, cache.buffers.A.matrix(sum(cache.controls.store)))

@@ -17,6 +17,7 @@ import numpy
 
 from . import checks, ops
 from .backend import Array, array_module
+from .inference import StatesOnly
 from .ops import LayerNorm, Relu, Tanh
 from .spans import Spans
 from .workspace import Workspace
@@ -191,6 +192,11 @@ class BaseCache:
 
 def check_cache(cache: BaseCache, kind: type[BaseCache]) -> None:
     """Raise TypeError unless the cache is of this kind, RuntimeError if its workspace has been overwritten."""
+    if isinstance(cache, StatesOnly):
+        raise ValueError(
+            "cache: expected one with all that backward needs, got one of forward(..., gradients=False); "
+            "call forward without it"
+        )
     checks.instance("cache", cache, kind, "forward returns it: h, cache = forward(...)")
     cache.workspace.check(cache.ticket)
 

@@ -82,6 +82,11 @@ class Workspace:
         return self._buffers  # type: ignore[return-value]
 
 
+def unlocked(function: Callable[..., Any]) -> Any:
+    """Return the function without what `exclusive` adds: for calls within a call that holds the workspace."""
+    return function.__wrapped__  # type: ignore[attr-defined]
+
+
 def exclusive(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Make a layer's function refuse a workspace, its option or its cache's, that another call is using."""
     parameters = list(signature(function).parameters)

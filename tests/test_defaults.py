@@ -30,7 +30,7 @@ MODULES = (
 H0, A0, C0 = {"h0": None}, {"A0": None}, {"c0": None}
 MEMORY = {"decay": 0.95, "rate": 0.5, "inner_steps": 1, "activation": "relu", "normalize_preliminary": False}
 INIT = {"layer_norm": True, "recurrent_scale": 0.05, "dtype": "float32"}
-SPANS = {"lengths": None, "resets": None}
+SPANS = {"lengths": None, "resets": None, "gradients": True}
 RUN = SPANS | {"chunk": None, "workspace": None}
 
 DEFAULTS: dict[str, dict[str, Any]] = {

@@ -7,6 +7,7 @@ test_defaults.py.
 from __future__ import annotations
 
 import re
+import tracemalloc
 from importlib import import_module
 from inspect import signature
 from itertools import combinations
@@ -678,3 +679,38 @@ def test_wrong_lengths_and_resets_are_refused_by_name(layer, processes):
     for given, error, message in wrong:
         with pytest.raises(error, match=re.escape(message)):
             layer.module.forward(**forward | given)
+
+
+# --------------------------------------------------------------------------------------------------- without gradients
+
+
+@each_layer_and_its_options
+@pytest.mark.parametrize("spans", [False, True])
+def test_without_gradients_states_are_the_same(layer, options, spans):
+    steps = 75  # several parts
+    arguments, rng = layer.arguments(steps, **layer.init), numpy.random.default_rng(3)
+    given = {"lengths": numpy.array([75, 32, 40]), "resets": rng.random((steps, B)) < 0.05} if spans else {}
+    forward = of_forward(layer, arguments, options) | given | {"workspace": None}
+    expected, cache = layer.module.forward(**forward)
+    for workspace in (None, fw.Workspace()):
+        h, states_only = layer.module.forward(**forward | {"gradients": False, "workspace": workspace})
+        numpy.testing.assert_allclose(h, expected, rtol=1e-9, atol=1e-9)
+        final = layer.module.final_state(states_only)
+        for name, value in layer.module.final_state(cache)._asdict().items():
+            numpy.testing.assert_allclose(getattr(final, name), value, rtol=1e-9, atol=1e-9, err_msg=name)
+    with pytest.raises(ValueError, match=r"cache: expected one with all that backward needs"):
+        layer.module.backward(h, states_only)
+    with pytest.raises(TypeError, match="gradients: expected a bool"):
+        layer.module.forward(**forward | {"gradients": 0})
+
+
+@each_layer
+def test_without_gradients_memory_grows_by_the_states_alone(layer):
+    peaks = {}
+    for steps in (200, 1000):
+        forward = layer.arguments(steps, 1, **layer.init)["forward"] | {"workspace": None, "gradients": False}
+        tracemalloc.start()
+        h, _ = layer.module.forward(**forward)
+        peaks[steps] = tracemalloc.get_traced_memory()[1] - h.nbytes
+        tracemalloc.stop()
+    assert peaks[1000] < peaks[200] + 50_000

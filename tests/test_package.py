@@ -24,7 +24,7 @@ ORDER = [
     {"backend"},
     {"checks", "workspace", "shared_arrays"},
     {"ops", "memory"},
-    {"spans", "memory_gradient"},
+    {"spans", "memory_gradient", "inference"},
     {"recurrent"},
     {"inner_loop", "stepper"},
     {"stream"},

@@ -1,0 +1,83 @@
+"""The forward pass of a layer without gradients: part by part, so that no buffer grows with the number of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+
+from . import checks, ops
+from .backend import Array, array_module
+
+PART = 32  # steps in a part, of layers without fast weights
+
+
+def without(gradients: bool) -> bool:
+    """Return whether `gradients` is False. Raises TypeError for what is not a bool."""
+    checks.boolean("gradients", gradients)
+    return not gradients
+
+
+@dataclass
+class StatesOnly:
+    """What forward(..., gradients=False) returns for `final_state`. Nothing else can be computed from it."""
+
+    state: Callable[[], Any]
+
+    def final_state(self) -> Any:
+        """Return the state after each sequence's last step. Raises RuntimeError if its workspace was overwritten."""
+        return self.state()
+
+
+def in_parts(
+    forward: Callable[..., tuple[Array, Any]], final_state: Callable[[Any], Any], size: int, x: ops.Input,
+    initial: dict[str, Array | None], hidden_size: int, lengths: Array | None, resets: Array | None,
+    of_steps: Callable[[slice], dict[str, Any]] = lambda steps: {},
+) -> tuple[Array, StatesOnly]:  # fmt: skip
+    """Return h (T, B, H) of a layer, from parts of `size` steps, and what its final_state needs.
+
+    forward(x, **states, lengths, resets) runs one part, final_state returns its State. of_steps returns the arguments
+    that differ from part to part. A sequence takes no part after its end.
+    """
+    ops.refuse_closed_loop(x, "a forward without gradients; use a Stepper")
+    steps, batch_size = x.shape[0], x.shape[1]
+    xp = array_module(x=ops.input_array(x))
+    if steps <= size:
+        h, cache = forward(x, **initial, lengths=lengths, resets=resets, **of_steps(slice(0, steps)))
+        return h, StatesOnly(lambda: final_state(cache))
+    ends = numpy.full(batch_size, steps) if lengths is None else lengths
+    h = xp.zeros((steps, batch_size, hidden_size), ops.input_array(x).dtype)
+    rows, states, final = numpy.arange(batch_size), initial, None  # rows of the sequences that have not ended
+    for start in range(0, steps, size):
+        part = slice(start, min(start + size, steps))
+        going = ends[rows] > start
+        if not going.all():
+            kept = xp.asarray(numpy.flatnonzero(going))
+            states, rows = {name: state[kept] for name, state in states.items() if state is not None}, rows[going]
+        if not len(rows):
+            break
+        of_part = None if lengths is None else (ends[rows] - start).clip(max=part.stop - start)
+        h_part, cache = forward(
+            _selected(x, part, rows), **states, lengths=of_part, **of_steps(part),
+            resets=None if resets is None else numpy.ascontiguousarray(resets[part][:, rows]),
+        )  # fmt: skip
+        places = xp.asarray(rows)
+        h[part, places] = h_part
+        if part.stop < steps or lengths is not None:
+            state = final_state(cache)
+            states = {f"{name}0": value for name, value in state._asdict().items()}
+        if lengths is not None:
+            if final is None:
+                final = type(state)(*(xp.empty((batch_size, *value.shape[1:]), value.dtype) for value in state))
+            for whole, value in zip(final, state, strict=True):
+                whole[places] = value
+    return h, StatesOnly((lambda: final_state(cache)) if final is None else lambda: final)
+
+
+def _selected(x: Any, part: slice, rows: numpy.ndarray) -> Any:
+    """Return the steps of a part, of these sequences; x is an array or embedded tokens."""
+    if isinstance(x, ops.Embedded):
+        return ops.Embedded(x.table, _selected(x.tokens, part, rows))
+    return x[part] if len(rows) == x.shape[1] else x[part][:, array_module(x=x).asarray(rows)]
