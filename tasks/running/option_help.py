@@ -57,8 +57,8 @@ def text(settings: RunSettings, program: str) -> str:
     """Return the help of a task. The defaults that it lists are the values of `settings`."""
     kind, docs = type(settings), documented(type(settings))
     parser = argparse.ArgumentParser(
-        prog=program, usage="%(prog)s [options]", description=kind.__doc__, epilog=EPILOG, formatter_class=Formatter,
-        add_help=False,
+        prog=program, usage="%(prog)s [options]", description=inspect.getdoc(kind), epilog=EPILOG,
+        formatter_class=Formatter, add_help=False,
     )  # fmt: skip
     for title, names in GROUPS.items():
         group = parser.add_argument_group(title)
