@@ -41,6 +41,8 @@ def probabilities(run: Path, text: str) -> numpy.ndarray:
     tokens = tokens_of(text)
     path = run / checkpoints.NAME if run.is_dir() else run
     arrays, info = checkpoint.load(path)
+    if not isinstance(arrays, dict) or "best_params" not in arrays:
+        raise ValueError(f"from: expected a run of retrieval, got {path}, which has no best_params; name another run")
     try:
         settings, _ = runs.settings_and_notes(info.get("settings"), retrieval.Settings, path)
     except (TypeError, ValueError) as error:

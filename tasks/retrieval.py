@@ -33,7 +33,10 @@ OTHER_PAIRS, OTHER_SEPARATORS, OTHER_SIZE = (2, 4, 6, 8, 12, 16, 20, 26), (2, 4,
 
 @dataclass(frozen=True)
 class Settings(LayerSettings, TrainingSettings):
-    """Train a recurrent network to retrieve the digit that followed a letter. By default, R = 50 as in the paper."""
+    """Train a recurrent network to retrieve the digit that followed a letter. By default, R = 50 as in the paper.
+
+    With --ask TEXT --from RUN, a trained network answers instead.
+    """
 
     task: ClassVar[str] = "retrieval"
 

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 
+from fastweights_np import checkpoint, network
 from tasks.__main__ import main
 from tests.small import options
 
@@ -71,3 +73,14 @@ def test_the_command_line_answers_or_refuses(tmp_path, capsys):
     ):  # fmt: skip
         assert main(["retrieval", f"--ask={text}", "--from", str(run)]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_checkpoint_of_a_run_is_refused(tmp_path, capsys):
+    path = tmp_path / "network.npz"
+    net = network.Network(network.TokenEncoder(10), network.Classifier(10), hidden_size=5)
+    network.save(path, net, net.init(numpy.random.default_rng(0)))
+    for write in (lambda: None, lambda: checkpoint.save(path, [1, 2])):
+        write()
+        assert main(["retrieval", "--ask", "a1??a", "--from", str(path)]) == 2
+        expected = f"tasks: from: expected a run of retrieval, got {path}, which has no best_params; name another run\n"
+        assert capsys.readouterr().err == expected

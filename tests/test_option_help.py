@@ -65,6 +65,11 @@ def test_an_option_that_some_layers_use_names_them(capsys):
         assert re.search(rf" --{name.replace('_', '-')}[ ,][^(]* \(for {users}; default: ", printed), name
 
 
+def test_the_help_of_retrieval_alone_mentions_asking(capsys):
+    line = "With --ask TEXT --from RUN, a trained network answers instead."
+    assert [task for task in TASKS if line in helped(capsys, task).splitlines()] == ["retrieval"]
+
+
 def test_help_lists_the_values_of_the_settings_file_as_defaults(tmp_path, capsys):
     (tmp_path / "settings.json").write_text('{"task": "retrieval", "learning_rate": 0.125}')
     printed = helped(capsys, "retrieval", "--settings", str(tmp_path / "settings.json"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -128,6 +130,18 @@ def test_the_readme_has_both_commands():
 
 # -------------------------------------------------------------------------------------------------------------- scripts
 
+
+def options_agree(names: dict) -> bool:
+    """Return whether the page's PyTorch module equals the layer without layer norm, and with several inner steps."""
+    fw, x = names["fw"], names["x"]
+    for layer_norm, inner_steps in ((False, 1), (True, 2)):
+        params = fw.fast_weights.init(names["rng"], 3, 20, layer_norm=layer_norm, dtype="float64")
+        h, _ = fw.fast_weights.forward(params, x, decay=0.9, rate=0.01, inner_steps=inner_steps)
+        states = names["FastWeights"](params, 0.9, 0.01, inner_steps)(names["torch"].tensor(x)).detach().numpy()
+        np.testing.assert_allclose(states, h, rtol=0, atol=1e-12 * abs(h).max())
+    return True
+
+
 WHAT_THEY_REACH = {
     "README.md 1": lambda names: names["h"].shape == (11, 8, 20),
     "README.md 2": lambda names: names["loss"] < 0.1,
@@ -137,11 +151,23 @@ WHAT_THEY_REACH = {
         names["difference"] < 1e-12 * max(np.abs(g).max() for g in names["whole"].values())
     ),
     "docs/guide.md 11": lambda names: names["rewards"][-1].mean() > 0.5,
+    "docs/pytorch.md 3": options_agree,
 }
 
 
+def missing(block: str) -> str:
+    """Return which packages of PyTorch and ONNX a block needs and this environment lacks. The export needs two more."""
+    imports = (node for node in ast.parse(block).body if isinstance(node, ast.Import))
+    imported = {alias.name for node in imports for alias in node.names}
+    needed = imported & {"torch", "onnxruntime"} | ({"onnx", "onnxscript"} if "torch.onnx.export" in block else set())
+    return ", ".join(sorted(each for each in needed if find_spec(each) is None))
+
+
+@pytest.mark.filterwarnings("ignore:`isinstance:FutureWarning")  # PyTorch 2.13's own, in torch.onnx.export
 @pytest.mark.parametrize("name", BLOCKS)
 def test_every_python_block_runs_by_itself(name):
+    if lacking := missing(BLOCKS[name]):
+        pytest.skip(f"needs {lacking}")
     names: dict = {"__name__": "__main__"}
     exec(compile(BLOCKS[name], name, "exec"), names)
     assert WHAT_THEY_REACH.get(name, lambda _: True)(names)
@@ -149,3 +175,13 @@ def test_every_python_block_runs_by_itself(name):
 
 def test_every_script_that_is_checked_is_there():
     assert set(WHAT_THEY_REACH) <= set(BLOCKS)
+
+
+def test_only_the_page_on_pytorch_may_be_skipped(monkeypatch):
+    monkeypatch.setattr(f"{__name__}.find_spec", lambda name: None)
+    lacking = {name: packages for name, block in BLOCKS.items() if (packages := missing(block))}
+    assert lacking == {
+        "docs/pytorch.md 1": "torch",
+        "docs/pytorch.md 2": "torch",
+        "docs/pytorch.md 3": "onnx, onnxruntime, onnxscript, torch",
+    }

@@ -19,8 +19,8 @@ from .runs import RunSettings
 GROUPS = {
     "run": ("settings", "resume", "seed", "device", "dtype", "threads", "processes"),
     "data": (
-        "data", "data_dir", "pairs", "training_size", "validation_size", "test_size", "patch", "shift", "mirror",
-        "size", "visible", "paddle_width", "paddle_start",
+        "data", "data_dir", "pairs", "training_size", "validation_size", "test_size", "keep_duplicates", "patch", "shift",
+        "mirror", "size", "visible", "paddle_width", "paddle_start",
     ),
     "network": ("layer", "hidden_size", "layer_norm", "recurrent_scale", "forget_bias", "initial"),
     "memory": ("decay", "rate", "inner_steps", "normalize_preliminary", "copies", "heads"),
@@ -57,8 +57,8 @@ def text(settings: RunSettings, program: str) -> str:
     """Return the help of a task. The defaults that it lists are the values of `settings`."""
     kind, docs = type(settings), documented(type(settings))
     parser = argparse.ArgumentParser(
-        prog=program, usage="%(prog)s [options]", description=kind.__doc__, epilog=EPILOG, formatter_class=Formatter,
-        add_help=False,
+        prog=program, usage="%(prog)s [options]", description=inspect.getdoc(kind), epilog=EPILOG,
+        formatter_class=Formatter, add_help=False,
     )  # fmt: skip
     for title, names in GROUPS.items():
         group = parser.add_argument_group(title)
