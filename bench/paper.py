@@ -170,7 +170,7 @@ def medians_and_seeds(
             figures = [100 * (1 - run["test_error"] if number == 3 else run["test_error"]) for run in chosen]
             line += [
                 f"{theirs[size]:.2f} %" if theirs else "-",
-                f"**{_figure(median(figures), number)}**" if figures else "missing",
+                f"**{_figure(median(figures), number)}**" if figures else "missing" if theirs else "not run",
             ]
             if len(chosen) < seeds_wanted:
                 missing.append(f"table {number}, {name}, R = {size}: {len(chosen)} of {seeds_wanted} seeds")

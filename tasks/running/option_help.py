@@ -19,8 +19,8 @@ from .runs import RunSettings
 GROUPS = {
     "run": ("settings", "resume", "seed", "device", "dtype", "threads", "processes"),
     "data": (
-        "data", "data_dir", "pairs", "training_size", "validation_size", "test_size", "keep_duplicates", "patch", "shift",
-        "mirror", "size", "visible", "paddle_width", "paddle_start",
+        "data", "data_dir", "pairs", "training_size", "validation_size", "test_size", "keep_duplicates", "patch",
+        "shift", "mirror", "size", "visible", "paddle_width", "paddle_start",
     ),
     "network": ("layer", "hidden_size", "layer_norm", "recurrent_scale", "forget_bias", "initial"),
     "memory": ("decay", "rate", "inner_steps", "normalize_preliminary", "copies", "heads"),
