@@ -87,7 +87,9 @@ def options_of(layer: str, size: int, layer_norm: bool, trial: bool = False) -> 
 def search_of(layer: str, size: int, layer_norm: bool) -> Search:
     """Return the search for a layer in table 1."""
     name = f"table1-{layer}{'-layer-norm' if layer_norm else ''}-R{size}"
-    return Search(name, "retrieval", options_of(layer, size, layer_norm, trial=True), f"{SEARCHED[layer]} {LEARNING_RATES}")
+    return Search(
+        name, "retrieval", options_of(layer, size, layer_norm, trial=True), f"{SEARCHED[layer]} {LEARNING_RATES}"
+    )
 
 
 SEARCHES_OF_LAYER_NORM = [search_of(layer, size, True) for layer in BASELINES for size in SIZES]

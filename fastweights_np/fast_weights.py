@@ -30,7 +30,7 @@ from .backend import Array, array_module
 from .fast_weights_stepper import MemoryStepper
 from .inference import StatesOnly, in_parts, without
 from .inner_loop import InnerLoop, Options, checked_options
-from .memory import Memory, blocks, choose_chunk, read_matrix
+from .memory import IN_CACHE, Memory, blocks, choose_chunk, read_matrix
 from .memory_gradient import MemoryGradient
 from .recurrent import (
     BaseCache,
@@ -351,17 +351,17 @@ def next_state(params: Params, x: Array, state: State, options: Options) -> Arra
 
 def write(A: Array, h: Array, options: Options) -> Array:
     """Return λ A + η h hᵀ (B, H, H), a new array: equation (1)."""
-    xp, decay, rate = array_module(h=h), float(options.decay), float(options.rate)
+    decay, rate = float(options.decay), float(options.rate)
     column, row = (rate * h)[:, :, None], h[:, None]
-    parts = blocks(A)
-    if len(parts) == 1:
-        written = column * row
-        written += decay * A
+    if A.nbytes <= IN_CACHE:  # calling `blocks` would take longer than the sums
+        written = decay * A
+        written += column * row
         return written
-    written = xp.empty(A.shape, A.dtype)
-    for block in parts:
-        xp.multiply(A[block], decay, out=written[block])
-        written[block] += column[block] * row[block]
+    xp = array_module(h=h)
+    written = xp.empty_like(A)
+    for block in blocks(A):
+        part = xp.multiply(A[block], decay, out=written[block])
+        part += column[block] * row[block]
     return written
 
 

@@ -46,6 +46,8 @@ def choose_chunk(steps: int, hidden_size: int) -> int:
 
 def read_matrix(matrix: Array, v: Array) -> Array:
     """Return matrix v (B, H) for each sequence: matrix (B, H, H), v (B, H)."""
+    if len(v) == 1:
+        return matrix[0].dot(v[0])[None]  # takes half the time of matmul
     return (matrix @ v[:, :, None])[:, :, 0]
 
 

@@ -285,7 +285,7 @@ class LayerNorm:
 def layer_norm(z: Array, gain: Array, bias: Array) -> Array:
     """Return LN[z], as LayerNorm computes it for many z of one shape; z (rows, H), gain and bias (H,), or N of each."""
     xp, units = array_module(z=z), z.shape[-1]
-    column = _column(units, z.dtype) if isinstance(z, numpy.ndarray) else xp.full((units, 1), 1 / units, z.dtype)
+    column = _column(units, z.dtype) if xp is numpy else xp.full((units, 1), 1 / units, z.dtype)
     # n = (z - mean(z)) / sqrt(var(z) + ε), y = gain ⊙ n + bias
     y = z - z.dot(column)
     variance = (y * y).dot(column)

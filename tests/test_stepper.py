@@ -12,6 +12,9 @@ import pytest
 
 import fastweights_np as fw
 from fastweights_np import audit, memory
+from fastweights_np.audit.links import STEPPER
+from fastweights_np.audit.mutants import mutated
+from tests.stepper_mutants import MUTANTS
 from tests.test_layers import LAYERS, METHOD_2, Layer
 
 STEPS, B, I, H = 38, 3, 4, 6  # more than 2 K = 32 steps  # noqa: E741
@@ -113,6 +116,28 @@ def test_reset_starts_the_given_rows_anew_and_no_other(layer, rows, given, steps
     got, old, new = (numpy.stack(problem.run(each, steps, steps + 18)) for each in (stepper, undisturbed, fresh))
     assert_close(got[:, anew], new[:, anew])
     assert_close(got[:, ~anew], old[:, ~anew])
+
+
+@each_layer
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("steps", [5, 20])
+def test_a_row_that_holds_nan_starts_anew_after_a_reset(layer, given, steps):
+    problem = Problem(layer)
+    stepper, undisturbed, fresh = problem.stepper(), problem.stepper(), problem.stepper(**dict.fromkeys(problem.states))
+    problem.run(undisturbed, stop=steps)
+    clean = problem.x[:steps, 1].copy()
+    problem.x[:steps, 1] = numpy.nan
+    assert numpy.isnan(problem.run(stepper, stop=steps)[-1][1]).all()
+    problem.x[:steps, 1] = clean
+    state = layer.module.State(*problem.states.values()) if given else None
+    fresh.reset(state=state)
+    stepper.reset(1, state)
+    got, old, new = (numpy.stack(problem.run(each, steps, steps + 18)) for each in (stepper, undisturbed, fresh))
+    assert_close(got[:, 1], new[:, 1])
+    assert_close(got[:, [0, 2]], old[:, [0, 2]])
+    for ours, others, anew in zip(stepper.state, undisturbed.state, fresh.state, strict=True):
+        assert_close(ours[1], anew[1])
+        assert_close(ours[[0, 2]], others[[0, 2]])
 
 
 @each_layer
@@ -246,6 +271,27 @@ def test_chunk_selects_when_states_are_folded_and_no_result_depends_on_it():
         assert_close(stepper.state.A, problem.final.A)
 
 
+@pytest.mark.parametrize("options", [options for layer, options in OPTIONS if layer.name == "fast_weights"], ids=str)
+def test_advance_is_a_call_whose_input_sum_is_given(options):
+    problem = Problem(next(layer for layer in STEPPED if layer.name == "fast_weights"), options)
+    called, advanced = problem.stepper(), problem.stepper()
+    for x in problem.x:
+        assert_close(advanced.advance(x @ problem.params["C"].T + problem.params["b"]), called(x))
+    for name, value in called.state._asdict().items():
+        assert_close(getattr(advanced.state, name), value)
+
+
+@each_layer
+def test_sizes_below_one_are_refused(layer):
+    problem = Problem(layer)
+    sizes = [name for name in ("batch_size", "chunk") if name in signature(layer.module.Stepper).parameters]
+    for name in sizes:
+        with pytest.raises(ValueError, match=f"^{name}: expected at least 1, got 0"):
+            problem.stepper(**{name: 0})
+        with pytest.raises(TypeError, match=f"^{name}: expected a whole number, got 2.0"):
+            problem.stepper(**{name: 2.0})
+
+
 def test_matrices_that_are_folded_in_several_blocks_are_the_same(monkeypatch):
     layer = next(layer for layer in STEPPED if layer.name == "fast_weights")
     problem = Problem(layer)
@@ -265,3 +311,11 @@ def test_rounding_does_not_add_up():
     for x in rng.standard_normal((20_000, 1, 3), dtype="float32"):
         worst = max(worst, abs(exact(x.astype("float64")) - rounded(x)).max())
     assert worst < 1e-4
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_every_mutant_of_a_stepper_is_caught(name, tmp_path):
+    layer, mutant = MUTANTS[name]
+    with mutated(mutant, tmp_path) as broken:
+        links = broken.run(quick=True, layers=[layer], others=False)
+    assert [link.passed for link in links if link.title == STEPPER] == [False]

@@ -13,7 +13,7 @@ from ..plain.fast_weights import attend
 from ..trees import map_leaves
 from .cases import ENDS, Case
 from .documents import DOCUMENTS, compare_documents
-from .links import Arrays, Link, Move
+from .links import STEPPER, Arrays, Link, Move
 
 
 def layer_links(cases: list[Case], quick: bool, move: Move) -> list[Link]:
@@ -25,7 +25,7 @@ def layer_links(cases: list[Case], quick: bool, move: Move) -> list[Link]:
     by_autograd = Link(3, "backward = autograd", layer, 1e-12)
     by_differences = Link(4, "backward = finite differences", layer, 1e-7)
     stepped = Link(5, "step by step = forward", layer, 1e-12)
-    stream = Link(5, "stepper = forward", layer, 1e-12)
+    stream = Link(5, STEPPER, layer, 1e-12)
     parts = Link(5, "two parts = the whole", layer, 1e-12)
     documents = Link(5, DOCUMENTS, layer, 1e-12)
     in_float32 = Link(7, "float32 = float64", layer, 1e-4)

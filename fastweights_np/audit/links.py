@@ -14,6 +14,8 @@ Arrays = dict[str, Any]
 Move = Callable[[Any], Any]  # moves arrays to the audited device
 SMALL = 1e-3
 
+STEPPER = "stepper = forward"
+
 
 @dataclass
 class Link:
