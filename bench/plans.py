@@ -138,7 +138,7 @@ GENERALIZATION = [
     *generalization("", f"{LSTM} --epochs 130"),
     *generalization("", "--layer irnn --epochs 130"),
     *generalization("", "--layer associative_lstm --learning-rate 0.002 --epochs 130"),
-    # without layer norm they diverge at the default η = 0.1: the best of λ 0.9, 1 and η 0.001, 0.003, 0.01, 0.03. At K = 8
+    # without layer norm they diverge at η = 0.1: this is the best of λ 0.9, 1 and η 0.001, 0.003, 0.01, 0.03. At K = 8
     # none of these learned to retrieve, and six of eight diverged: search/no-layer-norm-K8
     *cells("retrieval-generalization-no-layer-norm", 3, "--layer-norm False --rate 0.01 --pairs 4 --generalize"),
 ]

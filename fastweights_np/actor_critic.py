@@ -17,7 +17,8 @@ import numpy
 
 from . import checks, ops
 from .backend import Array, array_module
-from .network import LAYERS, PatchEncoder, Tree
+from .network import LAYERS
+from .parts import PatchEncoder, Tree
 from .recurrent import check_init, uniform
 from .workspace import Workspace
 

@@ -1,4 +1,4 @@
-"""The networks that the tasks train: encoder, recurrent layer, readout; and ConvNet, readout.
+"""The networks that the tasks train: encoder, recurrent layers, readout; and ConvNet, readout.
 
 Each part has `init`, `forward` and `backward`, and a network runs its parts one after another. Parameters and gradients
 are nested dicts, {"encoder": ..., "layer": ..., "readout": ...}. A recurrent layer is selected by name. Its options are
@@ -10,21 +10,33 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from math import inf
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy
 
-from . import associative_lstm, checks, convnet, fast_weights, irnn, lstm, multilevel, ops
+from . import associative_lstm, checks, convnet, fast_weights, irnn, learned, lstm, multilevel
 from .backend import Array, array_module
 from .optim import clip_by_global_norm
-from .recurrent import check_init, uniform
+from .parts import (
+    Classifier,
+    Encoder,
+    IdentityEncoder,
+    LinearEncoder,
+    LinearReadout,
+    PatchEncoder,
+    Readout,
+    TokenEncoder,
+    Tree,
+)
+from .recurrent import renamed
 from .saving import load as load
 from .saving import save as save
+from .spans import Spans
 from .workspace import Workspace
 
 __all__ = [
-    "LAYERS", "Classifier", "ConvolutionalNetwork", "Model", "Network", "PatchEncoder", "TokenEncoder", "load",
-    "save", "train_step",
+    "LAYERS", "Cache", "Classifier", "ConvolutionalNetwork", "IdentityEncoder", "LinearEncoder", "LinearReadout",
+    "Model", "Network", "PatchEncoder", "TokenEncoder", "load", "save", "train_step",
 ]  # fmt: skip
 
 LAYERS = {
@@ -33,228 +45,215 @@ LAYERS = {
 }  # fmt: skip
 
 Layer = Literal["fast_weights", "multilevel", "irnn", "lstm", "associative_lstm"]  # the names in LAYERS
-Tree = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class TokenEncoder:
-    """x = weight table[token] + bias: section 4.1, token to 50-d embedding to 100-d embedding, both linear.
-
-    There are fewer distinct tokens than tokens. Therefore the table is encoded first, and its rows are looked up after.
-    """
-
-    vocabulary: int
-    embedding_size: int = 50
-    size: int = 100
-
-    def __post_init__(self) -> None:
-        _check_sizes(self)
-
-    def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
-        """Return table (V, E) uniform in ±1, weight (size, E) uniform in ±1/√E, bias (size,) zero.
-
-        Both are in ±1/√fan: one token is looked up at a time, so that a table's fan is 1. (The paper prints √fan, which
-        cannot be meant.) A table in ±1/√E learns associative retrieval far later: A h dominates its inputs at first.
-        """
-        check_init(rng, self.vocabulary, self.size, dtype)
-        return {
-            "table": rng.uniform(-1.0, 1.0, (self.vocabulary, self.embedding_size)).astype(dtype),
-            "weight": uniform(rng, self.size, self.embedding_size).astype(dtype),
-            "bias": numpy.zeros(self.size, dtype),
-        }
-
-    def forward(self, params: Tree, tokens: Array) -> tuple[ops.Embedded, Any]:
-        """Return x (T, B, size) for tokens (T, B); its rows are rows of the encoded table."""
-        _check_part("encoder", params, ("table", "weight", "bias"))
-        codes = ops.linear(params["table"], params["weight"], params["bias"])
-        return ops.embedding(codes, tokens), params
-
-    def backward(self, dcodes: Array, cache: Any) -> Tree:
-        """Return the gradients of the parameters from dcodes (V, size), the gradient of the encoded table."""
-        params = cache
-        # codes = table weightᵀ + bias
-        dtable, dweight, dbias = ops.linear_backward(dcodes, params["table"], params["weight"])
-        return {"table": dtable, "weight": dweight, "bias": dbias}
-
-
-@dataclass(frozen=True)
-class PatchEncoder:
-    """x = relu(weight patch + bias): sections 4.2 and 4.3, patch to a 100-d embedding."""
-
-    inputs: int
-    size: int = 100
-
-    def __post_init__(self) -> None:
-        _check_sizes(self)
-
-    def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
-        """Return weight (size, inputs) uniform in ±1/√inputs, bias (size,) zero."""
-        check_init(rng, self.inputs, self.size, dtype)
-        return {
-            "weight": uniform(rng, self.size, self.inputs).astype(dtype),
-            "bias": numpy.zeros(self.size, dtype),
-        }
-
-    def forward(self, params: Tree, patches: Array) -> tuple[Array, Any]:
-        """Return x (T, B, size) for patches (T, B, inputs)."""
-        _check_part("encoder", params, ("weight", "bias"))
-        x = ops.linear(patches, params["weight"], params["bias"])
-        relu = ops.Relu(x)
-        return relu.forward(x, out=x), self.cache(params, patches, relu, x)
-
-    def cache(self, params: Tree, patches: Array, relu: ops.Relu, x: Array) -> Any:
-        """Return what `backward` needs. The arrays may hold many steps, even if each had a forward of its own."""
-        return params, patches, relu, x
-
-    def backward(self, dx: Array, cache: Any) -> Tree:
-        """Return the gradients of the parameters from dx (T, B, size)."""
-        params, patches, relu, x = cache
-        # x = relu(patches weightᵀ + bias)
-        dz = dx * relu.slope(x)
-        _, dweight, dbias = ops.linear_backward(dz, patches, params["weight"])
-        return {"weight": dweight, "bias": dbias}
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """logits = output relu(hidden h + bias) + bias: section 4.1, last state to 100 ReLU units to softmax."""
-
-    classes: int
-    size: int = 100
-
-    def __post_init__(self) -> None:
-        _check_sizes(self)
-
-    def init(self, rng: numpy.random.Generator, input_size: int, dtype: str = "float32") -> Tree:
-        """Return hidden (size, H) and output (classes, size), uniform in ±1/√fan, and zero biases; H is input_size."""
-        check_init(rng, input_size, self.size, dtype)
-        return {
-            "hidden": uniform(rng, self.size, input_size).astype(dtype),
-            "hidden_bias": numpy.zeros(self.size, dtype),
-            "output": uniform(rng, self.classes, self.size).astype(dtype),
-            "output_bias": numpy.zeros(self.classes, dtype),
-        }
-
-    def forward(self, params: Tree, h: Array) -> tuple[Array, Any]:
-        """Return logits (B, classes) for h (B, H)."""
-        _check_part("readout", params, ("hidden", "hidden_bias", "output", "output_bias"))
-        z = ops.linear(h, params["hidden"], params["hidden_bias"])
-        relu = ops.Relu(z)
-        hidden = relu.forward(z)
-        return ops.linear(hidden, params["output"], params["output_bias"]), (params, h, relu, hidden)
-
-    def backward(self, dlogits: Array, cache: Any) -> tuple[Tree, Array]:
-        """Return the gradients of the parameters and dh (B, H), from dlogits (B, classes)."""
-        params, h, relu, hidden = cache
-        # logits = hidden outputᵀ + output_bias
-        dhidden, doutput, doutput_bias = ops.linear_backward(dlogits, hidden, params["output"])
-        # hidden = relu(h hiddenᵀ + hidden_bias)
-        dz = dhidden * relu.slope(hidden)
-        dh, dweight, dbias = ops.linear_backward(dz, h, params["hidden"])
-        return {"hidden": dweight, "hidden_bias": dbias, "output": doutput, "output_bias": doutput_bias}, dh
-
-
-def _check_sizes(part: TokenEncoder | PatchEncoder | Classifier) -> None:
-    """Raise ValueError or TypeError unless every size is a whole number of at least 1."""
-    for name, size in vars(part).items():
-        checks.count(name, size, least=1)
-
-
-def _check_part(name: str, params: Tree, names: tuple[str, ...]) -> None:
-    """Raise ValueError or TypeError unless the parameters of this part are arrays of these names."""
-    checks.keys(f"params[{name!r}]", params, names)
-    array_module(**params)
 
 
 class Model:
-    """The interface of a model that can be trained: init, forward to logits, backward."""
+    """The interface of a model that can be trained: init, forward to outputs, backward."""
+
+    readout: Readout
 
     def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
         """Return new parameters, on the host."""
         raise NotImplementedError
 
     def forward(self, params: Tree, inputs: Array, workspace: Workspace | None = None) -> tuple[Array, Any]:
-        """Return logits (B, classes) for the inputs, and the cache that `backward` needs."""
+        """Return the readout's outputs for the inputs, and the cache that `backward` needs."""
         raise NotImplementedError
 
-    def backward(self, dlogits: Array, cache: Any) -> Tree:
-        """Return the gradients, shaped like the parameters, from dlogits (B, classes)."""
+    def backward(self, doutputs: Array, cache: Any) -> Tree:
+        """Return the gradients, shaped like the parameters, from the gradient of the outputs."""
         raise NotImplementedError
 
     def close(self) -> None:
         """End the helper processes, if there are any."""
 
+    @renamed(labels="targets")
     def loss_and_gradients(
-        self, params: Tree, inputs: Array, labels: Array, workspace: Workspace | None = None
+        self, params: Tree, inputs: Array, targets: Array, workspace: Workspace | None = None
     ) -> tuple[Array, Tree]:
-        """Return the mean negative log likelihood of labels (B,) in nats (0-d, on their device), and its gradients."""
-        logits, cache = self.forward(params, inputs, workspace)
-        nll, probabilities = ops.softmax_cross_entropy(logits, labels)
-        dnll = 0 * nll + 1 / len(labels)
-        return nll.mean(), self.backward(ops.softmax_cross_entropy_backward(dnll, probabilities, labels), cache)
+        """Return the mean of the readout's loss (0-d, on the arrays' device), and its gradients."""
+        outputs, cache = self.forward(params, inputs, workspace)
+        loss, doutputs = self.readout.loss(outputs, targets)
+        return loss, self.backward(doutputs, cache)
+
+
+class Cache(NamedTuple):
+    """All that a network's `backward` depends on."""
+
+    spans: Spans
+    encoder: Any
+    layers: dict[str, Any]  # each layer's own cache, by its name in the parameters
+    readout: Any
 
 
 @dataclass(frozen=True)
 class Network(Model):
-    """logits = readout(h[-1]) with h = layer(encoder(inputs)).
+    """outputs = readout(h) with h = layer(encoder(inputs)), of the last state or of every state.
 
-    `layer` is a name in LAYERS; `init_options` and `options` are passed to its init and forward. With several
-    `processes` the layer is a parallel.Layer, whose helpers start at the first forward; `close` ends them. Raises
-    ValueError for an unknown layer.
+    layer           a name in LAYERS; `init_options` and `options` are passed to its init and forward
+    processes       with several, a layer is a parallel.Layer, whose helpers start at the first forward; `close` ends
+                    them
+    at              "end": the readout reads the last state of each sequence. "each": the state of every step
+    layers          how many layers stand on top of one another; their parameters are "layer", "layer2", ...
+    bidirectional   whether each layer also has a second one, "backward", "backward2", ..., that reads from the end to
+                    the start. Both states go on, one after the other
+    learn           names among "decay" and "rate", which are then parameters of each layer, 0-d: λ = sigmoid(decay),
+                    η = exp(rate). They start from `options`. Each forward copies them to the host
+
+    Raises ValueError or TypeError that names the argument at fault.
     """
 
-    encoder: TokenEncoder | PatchEncoder
-    readout: Classifier
+    encoder: Encoder
+    readout: Readout
     hidden_size: int
     layer: Layer = "fast_weights"
     init_options: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     processes: int = 1
+    at: Literal["end", "each"] = "end"
+    layers: int = 1
+    bidirectional: bool = False
+    learn: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         checks.choice("layer", self.layer, LAYERS)
-        checks.count("hidden_size", self.hidden_size, least=1)
-        checks.count("processes", self.processes, least=1)
+        for name in ("hidden_size", "processes", "layers"):
+            checks.count(name, getattr(self, name), least=1)
+        checks.choice("at", self.at, ("end", "each"))
+        checks.boolean("bidirectional", self.bidirectional)
+        learned.check(self.learn, self.layer, self.options)
 
     def __getstate__(self) -> dict[str, Any]:
         return {each.name: getattr(self, each.name) for each in fields(self)}  # helper processes are not copied
 
+    @property
+    def _levels(self) -> list[list[str]]:
+        """Return the names of the layers on each level, from the first to the last."""
+        numbers = ["", *map(str, range(2, self.layers + 1))]
+        return [["layer" + n, "backward" + n] if self.bidirectional else ["layer" + n] for n in numbers]
+
     @cached_property
-    def _recurrent(self) -> Any:
+    def _recurrent(self) -> dict[str, Any]:
+        names = [name for level in self._levels for name in level]
         if self.processes == 1:
-            return LAYERS[self.layer]
+            return dict.fromkeys(names, LAYERS[self.layer])
         from . import parallel  # few need it, and it would double the import time of the package
 
-        return parallel.Layer(LAYERS[self.layer], self.processes)
+        return {name: parallel.Layer(LAYERS[self.layer], self.processes) for name in names}
 
     def close(self) -> None:
         """End the helper processes, if there are any."""
         if self.processes > 1 and "_recurrent" in vars(self):
-            self._recurrent.close()
+            for layer in self._recurrent.values():
+                layer.close()
 
     def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
         """Return new parameters, on the host."""
-        layer = LAYERS[self.layer].init(rng, self.encoder.size, self.hidden_size, dtype=dtype, **self.init_options)
-        return {
-            "encoder": self.encoder.init(rng, dtype),
-            "layer": layer,
-            "readout": self.readout.init(rng, self.hidden_size, dtype),
-        }
+        params: Tree = {}
+        size = self.encoder.size
+        for level in self._levels:
+            for name in level:
+                params[name] = LAYERS[self.layer].init(rng, size, self.hidden_size, dtype=dtype, **self.init_options)
+                params[name] |= learned.init(self.learn, self.options, dtype)
+            size = self.hidden_size * len(level)
+        encoder = self.encoder.init(rng, dtype)
+        before = {"encoder": encoder} if encoder else {}
+        return before | params | {"readout": self.readout.init(rng, size, dtype)}
 
-    def forward(self, params: Tree, inputs: Array, workspace: Workspace | None = None) -> tuple[Array, Any]:
-        """Return logits (B, classes) for inputs (T, B, ...), from the state after the last step, and the cache."""
-        checks.keys("params", params, ("encoder", "layer", "readout"))
-        x, encoder_cache = self.encoder.forward(params["encoder"], inputs)
-        h, layer_cache = self._recurrent.forward(params["layer"], x, workspace=workspace, **self.options)
-        logits, readout_cache = self.readout.forward(params["readout"], h[-1])
-        return logits, (encoder_cache, layer_cache, readout_cache)
+    def forward(
+        self, params: Tree, inputs: Array, workspace: Workspace | None = None, lengths: Array | None = None
+    ) -> tuple[Array, Cache]:
+        """Return the outputs for inputs (T, B, ...), and the cache.
 
-    def backward(self, dlogits: Array, cache: Any) -> Tree:
-        """Return the gradients, shaped like the parameters, from dlogits (B, classes)."""
-        encoder_cache, layer_cache, readout_cache = cache
-        readout, dh = self.readout.backward(dlogits, readout_cache)
-        layer, dx, _ = self._recurrent.backward(dh, layer_cache)
-        return {"encoder": self.encoder.backward(dx, encoder_cache), "layer": layer, "readout": readout}
+        The outputs are (B, outputs) at the end, or (T, B, outputs) at each step. lengths (B,): how many steps each
+        sequence of a padded batch has, as in spans.py. Its end is the last of them.
+        """
+        names = [name for level in self._levels for name in level]
+        encoded = not isinstance(self.encoder, IdentityEncoder)
+        checks.keys("params", params, (*["encoder"] * encoded, *names, "readout"))
+        x: Any
+        x, encoder_cache = self.encoder.forward(params.get("encoder", {}), _cleared(inputs, lengths))
+        checks.shape("x", x, ("T", "B", self.encoder.size), "inputs are (steps, sequences, ...)")
+        spans, caches = Spans(x, lengths), {}
+        for level in self._levels:
+            of_level = []
+            for name in level:
+                own, numbers = learned.split(self.learn, f"params[{name!r}]", params[name])
+                states, cache = self._recurrent[name].forward(
+                    own, spans.reverse(x) if _backwards(name) else x, lengths=lengths,
+                    workspace=workspace.part(name) if workspace and name != names[0] else workspace,
+                    **self.options | numbers,
+                )  # fmt: skip
+                caches[name] = cache, numbers
+                of_level.append(states)
+            # the input of the next level, (T, B, H), or (T, B, 2 H) in both directions
+            x = _joined([spans.reverse(h) if _backwards(name) else h for name, h in zip(level, of_level, strict=True)])
+        read = _joined([spans.last(h) for h in of_level]) if self.at == "end" else x
+        outputs, readout_cache = self.readout.forward(params["readout"], read)
+        return outputs, Cache(spans, encoder_cache, caches, readout_cache)
+
+    def backward(self, doutputs: Array, cache: Any) -> Tree:
+        """Return the gradients, shaped like the parameters, from the gradient of the outputs."""
+        readout, dh = self.readout.backward(doutputs, cache.readout)
+        H, grads = self.hidden_size, {}
+        for level in reversed(self._levels):
+            dx: Any = 0
+            for n, name in enumerate(level):
+                layer_cache, numbers = cache.layers[name]
+                dstates = dh
+                if self.bidirectional:
+                    dstates = array_module(dh=dh).ascontiguousarray(dh[..., n * H : (n + 1) * H])
+                if _backwards(name) and dh.ndim == 3:  # the last states are not in the order of time
+                    dstates = cache.spans.reverse(dstates)
+                grads[name], dx_n, _ = self._recurrent[name].backward(dstates, layer_cache, extra=self.learn)
+                learned.backward(grads[name], numbers)
+                if _backwards(name) and dx_n.ndim == 3:  # nor are the rows of a table
+                    dx_n = cache.spans.reverse(dx_n)
+                dx = dx + dx_n if n else dx_n
+            dh = dx
+        encoder = self.encoder.backward(dh, cache.encoder)
+        before = {"encoder": encoder} if encoder else {}
+        return before | {name: grads[name] for name in cache.layers} | {"readout": readout}
+
+    @renamed(labels="targets")
+    def loss_and_gradients(
+        self, params: Tree, inputs: Array, targets: Array, workspace: Workspace | None = None,
+        lengths: Array | None = None,
+    ) -> tuple[Array, Tree]:  # fmt: skip
+        """Return the mean of the readout's loss (0-d, on the arrays' device), and its gradients.
+
+        targets belong to the outputs: labels (B,) or vectors (B, outputs) at the end, (T, B) or (T, B, outputs) at each
+        step. The mean is over the sequences, or over their steps; padding does not count.
+        """
+        outputs, cache = self.forward(params, inputs, workspace, lengths)
+        if self.at == "end":
+            loss, doutputs = self.readout.loss(outputs, targets)
+        else:
+            xp = array_module(outputs=outputs, targets=targets)
+            checks.shape("targets", targets, (*outputs.shape[:2], *targets.shape[2:]), "one for each step of inputs")
+            counted = tuple(map(xp.asarray, cache.spans.active().nonzero()))
+            doutputs = xp.zeros_like(outputs)
+            loss, doutputs[counted] = self.readout.loss(outputs[counted], targets[counted])
+        return loss, self.backward(doutputs, cache)
+
+
+def _backwards(name: str) -> bool:
+    return name.startswith("backward")
+
+
+def _joined(parts: list[Array]) -> Array:
+    """Return the parts, one after the other along the last axis."""
+    return parts[0] if len(parts) == 1 else array_module(part=parts[0]).concatenate(parts, axis=-1)
+
+
+def _cleared(inputs: Array, lengths: Array | None) -> Array:
+    """Return the inputs (T, B, ...) with zero for padding."""
+    if lengths is None:
+        return inputs
+    array_module(inputs=inputs)
+    checks.shape("inputs", inputs, ("T", "B", *inputs.shape[2:]), "inputs are (steps, sequences, ...)")
+    cleared: Array = Spans(inputs, lengths).clear(inputs)
+    return cleared
 
 
 @dataclass(frozen=True)
@@ -296,7 +295,7 @@ class ConvolutionalNetwork(Model):
 
 
 def train_step(
-    model: Model, params: Tree, optimizer: Any, inputs: Array, labels: Array, learning_rate: float, *,
+    model: Model, params: Tree, optimizer: Any, inputs: Array, targets: Array, learning_rate: float, *,
     clip_norm: float = inf, workspace: Workspace | None = None,
 ) -> Array:  # fmt: skip
     """Update params once, in place, by the optimizer; return the loss before the update (0-d, on the arrays' device).
@@ -306,7 +305,7 @@ def train_step(
     checks.number("clip_norm", clip_norm)
     if not clip_norm >= 0:
         raise ValueError(f"clip_norm: expected a number of at least 0, or infinity, got {clip_norm}")
-    loss, grads = model.loss_and_gradients(params, inputs, labels, workspace)
+    loss, grads = model.loss_and_gradients(params, inputs, targets, workspace)
     if clip_norm < inf:
         clip_by_global_norm(grads, clip_norm)
     optimizer.step(params, grads, learning_rate)

@@ -9,7 +9,7 @@ from .trees import SEPARATOR
 
 # the last part of a parameter's path, without the number of its layer
 WEIGHTS = frozenset({"W", "V", "C", "weight", "table", "hidden", "output", "policy", "value"})
-OTHERS = frozenset({"b", "gain", "bias", "hidden_bias", "output_bias", "policy_bias", "value_bias"})
+OTHERS = frozenset({"b", "gain", "bias", "hidden_bias", "output_bias", "policy_bias", "value_bias", "decay", "rate"})
 
 
 def is_weight(path: str) -> bool:

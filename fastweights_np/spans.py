@@ -69,6 +69,16 @@ class Spans:
             return ops.Embedded(x.table, self._masked(x.tokens))
         return self._masked(ops.made(x))
 
+    def reverse(self, x: Any) -> Any:
+        """Return x (T, B, ...) with each sequence from its end to its start, a new array; padding stays in its place.
+
+        It inverts itself, and a gradient goes back through it by it.
+        """
+        if isinstance(x, ops.Embedded):
+            return ops.Embedded(x.table, self.reverse(x.tokens))
+        xp, t = array_module(x=x), numpy.arange(self._shape[0])[:, None]
+        return x[xp.asarray(numpy.where(self.active(), self.lasts() - t, t)), xp.arange(self._shape[1])]
+
     def begin(self, t: int, h: Array) -> Array:
         """Return the state h (B, H) that step t starts from: zero, in a copy, where a sequence starts anew."""
         rows = self._restarted.get(t)
@@ -149,7 +159,7 @@ class Spans:
 
 def _rows(x: ops.Input, where: Array) -> dict[int, Array]:
     """Return the rows b with where[t, b], for each step t that has any."""
-    xp = array_module(x=ops.input_array(x))
+    xp = array_module(x=x.table if isinstance(x, ops.Embedded) else ops.made(x))
     return {t: xp.asarray(numpy.flatnonzero(row)) for t, row in enumerate(where) if row.any()}
 
 

@@ -29,6 +29,7 @@ class Workspace:
     def __init__(self) -> None:
         self._key: Hashable = None
         self._buffers: object = None
+        self._parts: dict[str, Workspace] = {}
         self._uses = 0
         self._in_call = Lock()
         # glibc returns freed memory to the system, and each page of it costs a page fault at the next call (a tenth of
@@ -49,6 +50,12 @@ class Workspace:
 
     def __exit__(self, *_: object) -> None:
         self._in_call.release()
+
+    def part(self, name: str) -> Workspace:
+        """Return the workspace of this name, for another layer of the same network; it lives as long as this one."""
+        if name not in self._parts:
+            self._parts[name] = Workspace()
+        return self._parts[name]
 
     def begin(self) -> int:
         """Begin a new use, which ends the one before; return its ticket for `check`."""

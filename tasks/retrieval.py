@@ -198,7 +198,8 @@ def _show_examples(net: Network, params: Any, split: Split, count: int = 10) -> 
 
 def _draw_attention(net: Network, params: Any, split: Split, settings: Settings, path: Path, count: int = 6) -> None:
     inputs, labels = split.batch(slice(0, count))
-    logits, (_, layer_cache, _) = net.forward(params, inputs)
+    logits, cache = net.forward(params, inputs)
+    layer_cache, _ = cache.layers["layer"]
     answers, strengths = logits.argmax(axis=1), fast_weights.attention(layer_cache)
     inputs, labels, answers, strengths = to_host((inputs, labels, answers, strengths))
     strings = [text(sequence) for sequence in inputs.T]

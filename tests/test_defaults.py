@@ -20,11 +20,12 @@ from fastweights_np import (
     ops,
     optim,
     parallel,
+    parts,
 )
 
 MODULES = (
     actor_critic, associative_lstm, convnet, fast_weights, inner_loop, irnn, lstm, multilevel, network, ops, optim,
-    parallel,
+    parallel, parts,
 )  # fmt: skip
 
 H0, A0, C0 = {"h0": None}, {"A0": None}, {"c0": None}
@@ -79,15 +80,23 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "convnet.init": {"channels": 1, "dtype": "float32"},
     "convnet.forward": {"block": 65536, "threads": 1},
     "convnet.backward": {"input_gradient": True},
-    "network.TokenEncoder": {"embedding_size": 50, "size": 100},
-    "network.PatchEncoder": {"size": 100},
-    "network.Classifier": {"size": 100},
-    "network.Network": {"layer": "fast_weights", "processes": 1},
+    "parts.TokenEncoder": {"embedding_size": 50, "size": 100},
+    "parts.LinearEncoder": {"size": 100},
+    "parts.PatchEncoder": {"size": 100},
+    "parts.Classifier": {"size": 100},
+    "network.Network": {
+        "layer": "fast_weights",
+        "processes": 1,
+        "at": "end",
+        "layers": 1,
+        "bidirectional": False,
+    },
     "network.ConvolutionalNetwork": {"threads": 1},
     "network.train_step": {"clip_norm": inf, "workspace": None},
+    **{f"network.{model}.init": {"dtype": "float32"} for model in ("Model", "Network", "ConvolutionalNetwork")},
     **{
-        f"network.{model}.init": {"dtype": "float32"}
-        for model in ("TokenEncoder", "PatchEncoder", "Classifier", "Model", "Network", "ConvolutionalNetwork")
+        f"parts.{part}.init": {"dtype": "float32"}
+        for part in ("TokenEncoder", "LinearEncoder", "IdentityEncoder", "Classifier", "LinearReadout")
     },
     "actor_critic.loss_and_gradients": {"value_weight": 0.5, "entropy_weight": 0.01},
     "actor_critic.ActorCritic": {"hidden_size": 128, "layer": "fast_weights", "encoded_size": 128},

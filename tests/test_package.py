@@ -35,7 +35,7 @@ ORDER = [
     {"files", "roles"},
     {"structures"},
     {"optim", "checkpoint"},
-    {"saving"},
+    {"saving", "parts", "learned"},
     {"network"},
     {"actor_critic"},
 ]

@@ -326,7 +326,7 @@ def test_a_network_may_use_it(shared):
     for part, tree in expected.items():
         for name, value in tree.items():
             numpy.testing.assert_allclose(grads[part][name], value, atol=1e-13, err_msg=f"{part}/{name}")
-    process = several._recurrent._helpers[0]._process
+    process = several._recurrent["layer"]._helpers[0]._process
     several.close()
     assert process.poll() == 0
     unused = fw.network.Network(encoder, readout, hidden_size=H, processes=2)

@@ -28,7 +28,7 @@ from fastweights_np import (
     optim,
 )
 from fastweights_np.backend import to_device, to_host
-from fastweights_np.network import Classifier, ConvolutionalNetwork, Network, PatchEncoder, TokenEncoder
+from fastweights_np.network import Classifier, ConvolutionalNetwork, LinearEncoder, Network, PatchEncoder, TokenEncoder
 from fastweights_np.plain import convnet as plain_convnet
 from fastweights_np.plain import losses
 from fastweights_np.trees import flatten, map_leaves, unflatten
@@ -40,6 +40,10 @@ AGENT = actor_critic.ActorCritic(I, CLASSES, H, encoded_size=5)
 MODELS: dict[str, tuple[Any, str]] = {
     "tokens": (Network(TokenEncoder(7, 3, I), Classifier(CLASSES, 5), H), "tokens"),
     "patches": (Network(PatchEncoder(I, 4), Classifier(CLASSES, 5), H, layer="lstm"), "x"),
+    "vectors": (
+        Network(LinearEncoder(I, 4), Classifier(CLASSES, 5), H, layers=2, bidirectional=True, learn=("decay", "rate")),
+        "x",
+    ),
     "images": (ConvolutionalNetwork(KERNELS, Classifier(CLASSES, 5), 9), "images"),
 }
 

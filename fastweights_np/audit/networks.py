@@ -42,6 +42,8 @@ def network_link(layers: Sequence[Any], move: Move) -> Link:
         expected_loss, expected = autograd.value_and_grad(mean_loss)(params)
         link.compare(layer, flatten(grads) | {"loss": loss}, flatten(expected) | {"loss": expected_loss})
     _compare_networks_of_images(link, move)
+    if "fast_weights" in layers:
+        _compare_stacked_networks(link, move)
     return link
 
 
@@ -79,6 +81,58 @@ def _compare_networks_of_images(link: Link, move: Move) -> None:
         loss, grads = model.loss_and_gradients(move(params), move(inputs), move(labels))
         expected_loss, expected = autograd.value_and_grad(mean_loss)(params)
         link.compare(name, flatten(grads) | {"loss": loss}, flatten(expected) | {"loss": expected_loss})
+
+
+def _compare_stacked_networks(link: Link, move: Move) -> None:
+    """Compare networks of real vectors, two levels of both directions, learned λ and η, and a padded batch."""
+    import autograd
+    import autograd.numpy
+
+    rng, lengths = numpy.random.default_rng(25), numpy.array([4, 2])
+    vectors, labels = rng.standard_normal((4, 2, 3)), rng.integers(0, 3, 2)
+    linear, identity = network.LinearEncoder(3, 5), network.IdentityEncoder(3)
+    two: dict[str, Any] = {"layers": 2, "bidirectional": True}
+    for name, net, targets in (
+        ("at each step", network.Network(linear, network.LinearReadout(2), 4, at="each", **two), rng.random((4, 2, 2))),
+        ("at the end", network.Network(identity, network.Classifier(3, 5), 4, learn=("decay", "rate"), **two), labels),
+    ):
+        params = net.init(rng, "float64")
+        loss, grads = net.loss_and_gradients(move(params), move(vectors), move(targets), lengths=lengths)
+
+        def mean_loss(tree: Arrays, net: Any = net, targets: Any = targets) -> Any:
+            return _loss_of_sequences(tree, net, vectors, targets, lengths, autograd.numpy)
+
+        expected_loss, expected = autograd.value_and_grad(mean_loss)(params)
+        link.compare(name, flatten(grads) | {"loss": loss}, flatten(expected) | {"loss": expected_loss})
+
+
+def _loss_of_sequences(tree: Arrays, net: network.Network, vectors: Any, targets: Any, lengths: Any, np: Any) -> Any:
+    """Return the mean loss of a stacked network in both directions, from each sequence alone."""
+    case, sum_of_losses = Case(batch_size=1, hidden_size=net.hidden_size), 0.0
+
+    def states(name: str, x: Any) -> Any:
+        layer = dict(tree[name])
+        given = {"x": x} | {n: numpy.zeros(shape) for n, shape in case.state_shapes().items()}
+        if net.learn:
+            given |= {"decay": 1 / (1 + np.exp(-layer.pop("decay"))), "rate": np.exp(layer.pop("rate"))}
+        return case.plain(layer, given, np)[0]
+
+    for n, length in enumerate(lengths):
+        x = vectors[:length, n : n + 1]
+        if "encoder" in tree:
+            x = np.dot(x, tree["encoder"]["weight"].T) + tree["encoder"]["bias"]
+        for number in ("", "2"):
+            first, second = states("layer" + number, x), states("backward" + number, x[::-1])
+            x = np.concatenate([first, second[::-1]], axis=-1)
+        if net.at == "end":
+            last = np.concatenate([first[-1], second[-1]], axis=-1)
+            loss = losses.loss_of_classifier(tree["readout"], last, targets[n : n + 1], np) / len(lengths)
+        else:
+            values = np.dot(x[:, 0], tree["readout"]["output"].T) + tree["readout"]["output_bias"]
+            errors = losses.squared_error(values, targets[:length, n])
+            loss = np.sum(errors) / (targets.shape[-1] * lengths.sum())
+        sum_of_losses = sum_of_losses + loss
+    return sum_of_losses
 
 
 def actor_critic_links(layers: Sequence[str], quick: bool, move: Move) -> Iterator[Link]:

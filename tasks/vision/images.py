@@ -236,7 +236,8 @@ def _draw_attention(
     first = [numpy.flatnonzero(of_classes == each)[:1] for each in range(len(classes))]
     chosen = to_device(numpy.concatenate(first)[:count], split.device)
     inputs, labels = split.batch(chosen)
-    logits, (_, layer_cache, _) = net.forward(params, inputs)
+    logits, cache = net.forward(params, inputs)
+    layer_cache, _ = cache.layers["layer"]
     steps = [t for t, integrates in enumerate(layer_cache.controls.integrate) if integrates]
     strengths = [multilevel.attention(layer_cache, t) for t in steps]
     images, labels, answers, strengths = to_host((split.pixels[chosen], labels, logits.argmax(axis=1), strengths))

@@ -1,0 +1,219 @@
+"""Networks of every kind: encoders, readouts, several layers, both directions, lengths, learned λ and η."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy
+import pytest
+
+import fastweights_np as fw
+from bench import strict_cupy
+from fastweights_np import network, optim
+from fastweights_np.multilevel import Controls
+from fastweights_np.network import (
+    Classifier,
+    IdentityEncoder,
+    LinearEncoder,
+    LinearReadout,
+    Network,
+    PatchEncoder,
+    TokenEncoder,
+)
+from fastweights_np.trees import flatten, map_leaves
+
+T, B = 5, 3
+LENGTHS = numpy.array([5, 2, 3])
+CONTROLS = Controls([True, False] * 2 + [True], [False] * 5, [False, True] * 2 + [True], [False] * 5)
+KINDS = {
+    "one layer": Network(IdentityEncoder(3), LinearReadout(2), 4),
+    "each step": Network(LinearEncoder(3, 4), LinearReadout(2), 4, at="each"),
+    "labels at each step": Network(TokenEncoder(6, 3, 4), Classifier(3, 4), 4, "lstm", at="each"),
+    "both directions": Network(TokenEncoder(6, 3, 4), Classifier(3, 4), 4, bidirectional=True),
+    "both, each step": Network(PatchEncoder(3, 4), LinearReadout(2), 4, "irnn", at="each", bidirectional=True),
+    "stacked": Network(IdentityEncoder(3), Classifier(3, 4), 4, "associative_lstm", layers=2, bidirectional=True),
+    "three levels": Network(
+        LinearEncoder(3, 4), LinearReadout(2), 4, at="each", layers=3, bidirectional=True, learn=("decay", "rate"),
+        options={"rate": 0.3},
+    ),
+    "learned rate": Network(
+        TokenEncoder(6, 3, 4), LinearReadout(2), 4, "multilevel", learn=("rate",), options={"controls": CONTROLS}
+    ),
+}  # fmt: skip
+
+
+def problem(name):
+    """Return a network, its parameters in float64, inputs and targets."""
+    net, rng = KINDS[name], numpy.random.default_rng(0)
+    params = net.init(rng, "float64")
+    tokens, vectors = rng.integers(0, 6, (T, B)), rng.standard_normal((T, B, 3))
+    inputs = tokens if isinstance(net.encoder, TokenEncoder) else vectors
+    rows = (T, B) if net.at == "each" else (B,)
+    if isinstance(net.readout, Classifier):
+        return net, params, inputs, rng.integers(0, 3, rows)
+    return net, params, inputs, rng.standard_normal((*rows, 2))
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+@pytest.mark.parametrize("name", KINDS)
+def test_gradients_are_the_slope_in_a_random_direction(name, lengths):
+    net, params, inputs, targets = problem(name)
+    rng = numpy.random.default_rng(1)
+    _, grads = net.loss_and_gradients(params, inputs, targets, lengths=lengths)
+    flat, gradients = flatten(params), flatten(grads)
+    assert gradients.keys() == flat.keys()
+    assert all(gradients[path].shape == array.shape for path, array in flat.items())
+    for layer in [path for path in params if path != "encoder"]:
+        direction = {path: rng.standard_normal(a.shape) for path, a in flat.items() if path.startswith(layer + "/")}
+        values = []
+        for step in (1e-6, -1e-6):
+            moved = map_leaves(numpy.copy, params)
+            for path, way in direction.items():
+                flatten(moved)[path][...] = flat[path] + step * way
+            values.append(net.loss_and_gradients(moved, inputs, targets, lengths=lengths)[0])
+        expected = (values[0] - values[1]) / 2e-6
+        got = sum((gradients[path] * way).sum() for path, way in direction.items())
+        assert got == pytest.approx(expected, rel=1e-6, abs=1e-8), layer
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_padded_batch_is_each_sequence_alone(name):
+    """Outputs, loss and gradients; padding of inputs and targets holds what would be an error or NaN."""
+    net, params, inputs, targets = problem(name)
+    each, bad = net.at == "each", numpy.arange(T)[:, None] >= LENGTHS
+    inputs = inputs.copy()
+    inputs[bad] = -1 if inputs.dtype.kind == "i" else numpy.nan
+    if each:
+        targets[bad] = -1 if targets.dtype.kind == "i" else numpy.nan
+    outputs, _ = net.forward(params, inputs, lengths=LENGTHS)
+    loss, grads = net.loss_and_gradients(params, inputs, targets, fw.Workspace(), lengths=LENGTHS)
+    total, expected = 0, dict.fromkeys(flatten(params), 0)
+    for n, length in enumerate(LENGTHS):
+        options = net.options
+        if "controls" in options:
+            options = options | {"controls": Controls(*(signal[:length] for signal in vars(CONTROLS).values()))}
+        alone, one = replace(net, options=options), inputs[:length, n : n + 1]
+        wanted = targets[:length, n : n + 1] if each else targets[n : n + 1]
+        weight = length / LENGTHS.sum() if each else 1 / B
+        got, _ = alone.forward(params, one)
+        numpy.testing.assert_allclose(
+            outputs[:length, n] if each else outputs[n], got[:, 0] if each else got[0], 0, 1e-12
+        )
+        its_loss, its_grads = alone.loss_and_gradients(params, one, wanted)
+        total += weight * its_loss
+        expected = {path: expected[path] + weight * gradient for path, gradient in flatten(its_grads).items()}
+    assert loss == pytest.approx(total, abs=1e-12)
+    for path, gradient in flatten(grads).items():
+        numpy.testing.assert_allclose(gradient, expected[path], 0, 1e-12, err_msg=path)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_it_comes_back_from_a_file_and_trains(name, tmp_path):
+    net, params, inputs, targets = problem(name)
+    adam, workspace = optim.Adam(params, weight_decay=0.1), fw.Workspace()
+    losses = [
+        float(network.train_step(net, params, adam, inputs, targets, 3e-3, clip_norm=1.0, workspace=workspace))
+        for _ in range(30)
+    ]
+    assert losses[-1] < losses[0]
+    network.save(tmp_path / "net.npz", net, params)
+    again, found = network.load(tmp_path / "net.npz")
+    assert again == net
+    numpy.testing.assert_array_equal(again.forward(found, inputs)[0], net.forward(params, inputs)[0])
+
+
+@pytest.mark.parametrize("name", ["three levels", "both directions"])
+def test_several_processes_give_the_same(name):
+    net, params, inputs, targets = problem(name)
+    several = replace(net, processes=2)
+    loss, grads = net.loss_and_gradients(params, inputs, targets, lengths=LENGTHS)
+    shared_loss, shared = several.loss_and_gradients(params, inputs, targets, lengths=LENGTHS)
+    several.close()
+    assert shared_loss == pytest.approx(loss, abs=1e-12)
+    for path, gradient in flatten(grads).items():
+        numpy.testing.assert_allclose(flatten(shared)[path], gradient, 0, 1e-12, err_msg=path)
+
+
+@pytest.mark.parametrize("name", ["three levels", "labels at each step"])
+def test_a_device_gives_the_hosts_numbers(name):
+    net, params, inputs, targets = problem(name)
+    loss, grads = net.loss_and_gradients(params, inputs, targets, lengths=LENGTHS)
+    with strict_cupy.installed() as cupy:
+        device = map_leaves(cupy.asarray, (params, inputs, targets))
+        its_loss, its_grads = fw.to_host(net.loss_and_gradients(*device, lengths=LENGTHS))
+    assert its_loss == pytest.approx(loss, abs=1e-12)
+    for path, gradient in flatten(grads).items():
+        numpy.testing.assert_allclose(flatten(its_grads)[path], gradient, 0, 1e-12, err_msg=path)
+
+
+def test_learned_parameters_start_from_the_options_and_are_not_decayed():
+    net, params, inputs, _ = problem("three levels")
+    assert params["backward2"]["decay"].shape == ()
+    assert params["layer"]["decay"] == pytest.approx(numpy.log(0.95 / 0.05))
+    assert params["layer3"]["rate"] == pytest.approx(numpy.log(0.3))
+    fixed = {name: {k: v for k, v in part.items() if k not in net.learn} for name, part in params.items()}
+    expected, _ = replace(net, learn=()).forward(fixed, inputs)
+    numpy.testing.assert_allclose(net.forward(params, inputs)[0], expected, 1e-10)
+    before = params["layer"]["decay"].copy()
+    optim.Adam(params, weight_decay=0.5).step(params, map_leaves(numpy.zeros_like, params), 0.5)
+    assert params["layer"]["decay"] == before
+
+
+def test_wrong_arguments_are_refused():
+    encoder, readout = IdentityEncoder(3), LinearReadout(2)
+    for options, error, words in (
+        ({"at": "start"}, ValueError, "at: expected one of each, end; got 'start'"),
+        ({"layers": 0}, ValueError, "layers: expected at least 1, got 0"),
+        ({"bidirectional": 1}, TypeError, "bidirectional: expected a bool, got int"),
+        ({"learn": "decay"}, TypeError, "learn: expected a tuple, got str"),
+        ({"learn": ("gain",)}, ValueError, "learn: expected one of decay, rate; got 'gain'"),
+        ({"learn": ("rate",), "layer": "lstm"}, ValueError, "learn: expected none, for the layer lstm has no rate"),
+        (
+            {"learn": ("decay",), "options": {"decay": 1.0}},
+            ValueError,
+            r"options\['decay'\]: .* between 0 and 1, .*1.0",
+        ),
+        ({"learn": ("rate",), "options": {"rate": 0}}, ValueError, r"options\['rate'\]: .* between 0 and inf, .* 0"),
+    ):
+        with pytest.raises(error, match=words):
+            Network(encoder, readout, 4, **options)
+    net, params, x, targets = problem("three levels")
+    layer = params["layer"]
+    for changed, words in (
+        ({"layer4": layer}, "params: expected encoder, layer, backward, layer2, .*; unknown layer4"),
+        (
+            {"layer": layer | {"decay": numpy.zeros(1)}},
+            r"params\['layer'\]\['decay'\]: expected shape \(\), got \(1,\)",
+        ),
+        ({"layer": layer | {"rate": numpy.array(1e4)}}, "rate: expected a finite number of at least 0, got inf"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            net.forward(params | changed, x)
+    for given, error, words in (
+        (targets[0], ValueError, r"targets: expected shape \(5, 3\), got \(3, 2\)"),
+        (targets[..., :1], ValueError, r"targets: expected shape \(15, 2\), got \(15, 1\)"),
+        (targets.astype("float32"), TypeError, "targets: expected float64, the dtype of values, got float32"),
+    ):
+        with pytest.raises(error, match=words):
+            net.loss_and_gradients(params, x, given)
+    with pytest.raises(ValueError, match=r"inputs: expected shape \(T, B\) with every size at least 1, got \(5,\)"):
+        net.forward(params, x[:, 0, 0], lengths=LENGTHS)
+    with pytest.raises(ValueError, match=r"inputs: expected shape \(T, B, 3\) .* got \(5, 3, 2\)"):
+        KINDS["one layer"].forward(problem("one layer")[1], x[..., :2])
+
+
+def test_files_of_the_former_class_names_are_loaded(tmp_path, monkeypatch):
+    net, params, _, _ = problem("both directions")
+    for kind in (TokenEncoder, Classifier):  # they were classes of network.py
+        monkeypatch.setattr(kind, "__module__", network.__name__)
+    network.save(tmp_path / "net.npz", net, params)
+    monkeypatch.undo()
+    assert b'"network.TokenEncoder"' in (tmp_path / "net.npz").read_bytes()
+    assert network.load(tmp_path / "net.npz")[0] == net
+
+
+def test_the_former_name_of_targets_still_works():
+    net, params, inputs, targets = problem("one layer")
+    with pytest.warns(DeprecationWarning, match="labels: this argument is now called targets"):
+        loss, _ = net.loss_and_gradients(params, inputs, labels=targets)
+    assert loss == net.loss_and_gradients(params, inputs, targets=targets)[0]
