@@ -23,7 +23,7 @@ usage: python -m tasks NAME [options]
 python -m tasks NAME --help    lists the options of a task
 python -m tasks search NAME    searches settings
 python -m tasks search --help  lists the options of a search
-python -m tasks retrieval --ask q8c9m8o2??m --from RUN
+python -m tasks retrieval --ask c9k8j3f1??c --from RUN
                                answers from a trained run
 
 exit codes

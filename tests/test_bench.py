@@ -67,7 +67,7 @@ def test_a_row_with_layer_norm_is_shown_when_it_has_runs(store, tmp_path):
     for seed in range(5):
         stored.add(finished_run(tmp_path / str(seed), 0.01, seed, **settings), "table1-layer-norm")
     made = paper.make()
-    assert "| LSTM, layer norm | - | **1.000 %** | - | missing | - | missing | 5, 0, 0 of 5 |\n" in made
+    assert "| LSTM, layer norm | - | **1.000 %** | - | not run | - | not run | 5, 0, 0 of 5 |\n" in made
     assert "| 3 s | forget gate's bias 2, Adam 0.001, 2 epochs | 19,900 | 9,840 | 40 |\n" in made
     assert "| IRNN, layer norm | - |" not in made
     assert "missing: table 1, IRNN, layer norm, R = 20: 0 of 5 seeds" in made

@@ -138,7 +138,7 @@ def test_bad_arguments_are_named():
         convnet.forward(params, images, LAYERS, threads=0)
     with pytest.raises(ValueError, match=r"images: expected shape \(B, channels, Y, X\) with every size at least 1"):
         convnet.forward(params, images[0], LAYERS)
-    with pytest.raises(ValueError, match=r"weight1: expected shape \(5, 3, 2, 2\), got \(5, 3, 3, 3\); as layers has"):
+    with pytest.raises(ValueError, match=r"weight1: expected shape \(5, 3, 2, 2\), got \(5, 3, 3, 3\); its sizes"):
         convnet.forward(params | {"weight1": numpy.zeros((5, 3, 3, 3))}, images, LAYERS)
     with pytest.raises(ValueError, match="params: expected weight0, bias0, weight1, bias1; missing bias1"):
         convnet.forward({name: value for name, value in params.items() if name != "bias1"}, images, LAYERS)
