@@ -10,10 +10,12 @@ import pytest
 
 from fastweights_np import audit
 from fastweights_np.audit import explain, mutants
+from fastweights_np.network import LAYERS
 
 
-def test_every_link_holds():
-    for link in audit.run():
+@pytest.mark.parametrize("what", [*LAYERS, "the others"])
+def test_every_link_holds(what):
+    for link in audit.run(few=True) if what == "the others" else audit.run(layers=[what], others=False):
         assert link.passed, f"{link.title}: {link.worst:.1e} at {link.where}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy
@@ -16,8 +16,13 @@ from .documents import DOCUMENTS, compare_documents
 from .links import STEPPER, Arrays, Link, Move
 
 
-def layer_links(cases: list[Case], quick: bool, move: Move) -> list[Link]:
+def layer_links(cases: list[Case], quick: bool, move: Move, only: Collection[str] = ()) -> list[Link]:
+    """Return the links of one layer; `only` these titles, if there are any. The gradient checks are always run."""
     layer = cases[0].layer
+
+    def wanted(link: Link) -> bool:
+        return not only or link.title in only
+
     forms = Link(1, "matrix form = attention form", layer, 1e-12)
     alone = Link(1, "batch = its sequences", layer, 1e-12)
     fast = Link(2, "forward = plain forward", layer, 1e-12)
@@ -33,16 +38,19 @@ def layer_links(cases: list[Case], quick: bool, move: Move) -> list[Link]:
         params, given, dh = case.arrays()
         h, *memory, saved = case.plain(params, given)
         expected = {"h": h} | ({"A(T)": memory[0]} if memory else {})
-        if layer == "fast_weights":
+        if layer == "fast_weights" and wanted(forms):
             forms.compare(str(case), *_reads_by_matrix_and_attention(case, given["A0"], h, memory[0], saved))
-        for b in range(case.batch_size):
+        for b in range(case.batch_size if wanted(alone) else 0):
             one = {name: value[:, b : b + 1] if name == "x" else value[b : b + 1] for name, value in given.items()}
             alone.compare(f"{case} sequence {b}", {"h": case.plain(params, one)[0]}, {"h": h[:, b : b + 1]})
-        stepped.compare(str(case), *_stepped_and_whole(case, params, given, move))
-        stream.compare(str(case), *_streamed_and_whole(case, params, given, move))
-        if case.steps > 1:
+        if wanted(stepped):
+            stepped.compare(str(case), *_stepped_and_whole(case, params, given, move))
+        if wanted(stream):
+            stream.compare(str(case), *_streamed_and_whole(case, params, given, move))
+        if case.steps > 1 and wanted(parts):
             parts.compare(str(case), *_parts_and_whole(case, params, given, dh, move))
-        compare_documents(documents, case, params, given, dh, move)
+        if wanted(documents):
+            compare_documents(documents, case, params, given, dh, move)
         from_autograd = _autograd_gradients(case, params, given, dh)
         plain.compare(str(case), case.plain_gradients(params, saved, dh), from_autograd)
         for way in case.ways():
@@ -62,8 +70,10 @@ def layer_links(cases: list[Case], quick: bool, move: Move) -> list[Link]:
             cast = map_leaves(lambda leaf: leaf.astype("float32"), (params, given, dh))
             h32, cache = case.module.forward(move(cast[0]), **move(cast[1]), **case.options)
             in_float32.compare(str(case), {"h": h32} | hand_gradients(case, cache, move(cast[2])), {"h": h} | from_hand)
-    first, last = [forms] if layer == "fast_weights" else [], [] if quick else [by_differences, in_float32]
-    return [*first, alone, fast, plain, by_autograd, stepped, stream, parts, documents, *last]
+    links = [
+        forms, alone, fast, plain, by_autograd, stepped, stream, parts, documents, by_differences, in_float32
+    ]  # fmt: skip
+    return [link for link in links if link.cases]
 
 
 def _reads_by_matrix_and_attention(case: Case, A0: Any, h: Any, A_last: Any, saved: Any) -> tuple[Arrays, Arrays]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ..backend import to_device
 from ..network import LAYERS
@@ -16,18 +16,21 @@ from .others import optimizer_link, parallel_link
 
 def run(
     device: str = "cpu", quick: bool = False, layers: Sequence[str] = tuple(LAYERS), *, others: bool = True,
-    few: bool = False,
+    few: bool = False, only: Collection[str] = (),
 ) -> list[Link]:  # fmt: skip
     """Run the chain and return its rows. Raises ImportError if autograd or SciPy is absent.
 
     quick runs a quarter of the cases. It leaves out links 4 and 7 and the helper processes; the finite differences of
     link 4 take most of the time.
+    only: titles of the layers' links to run; all if empty.
     others: whether to run more than the links of these layers. few: whether to run a quarter of the cases, with all
     links.
     """
     move: Move = (lambda tree: tree) if device == "cpu" else (lambda tree: to_device(tree, device))
     cases = tuple(case for case in (QUICK if few or quick else FULL) if case.layer in layers)
-    links = [link for layer in layers for link in layer_links([c for c in cases if c.layer == layer], quick, move)]
+    links = [
+        link for layer in layers for link in layer_links([c for c in cases if c.layer == layer], quick, move, only)
+    ]
     if not others:
         return sorted(links, key=lambda link: link.number)
     links += [
