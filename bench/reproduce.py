@@ -12,9 +12,10 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tasks.running.command_line import settings_asked_for
 from tasks.searching.trial import end, start
@@ -72,6 +73,13 @@ def best_of(search: str) -> list[str]:
     raise ValueError(f"reproduce: expected search/{search} in the store, found none; make it first by its plan")
 
 
+@cache  # parsing takes a tenth of a second
+def _settings(task: str, options: str) -> dict[str, Any]:
+    """Return the settings of a run with these options."""
+    kind = importlib.import_module(f"tasks.{task}").Settings
+    return settings_asked_for(kind, options.split(), f"python -m tasks {task}").as_json()
+
+
 def planned(names: list[str]) -> Iterator[Planned]:
     """Yield each search and each run of these plans once."""
     seen = set()
@@ -81,11 +89,8 @@ def planned(names: list[str]) -> Iterator[Planned]:
                 seen.add(name)
                 yield Planned(name, cell)
             continue
-        kind = importlib.import_module(f"tasks.{cell.task}").Settings
         for seed in cell.seeds:
-            options = [*cell.options.split(), "--seed", str(seed)]
-            settings = settings_asked_for(kind, options, f"python -m tasks {cell.task}")
-            name = store.name_of(cell.group, settings.as_json())
+            name = store.name_of(cell.group, _settings(cell.task, cell.options) | {"seed": seed})
             if name not in seen:
                 seen.add(name)
                 yield Planned(name, cell, seed)
