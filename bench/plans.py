@@ -67,7 +67,7 @@ SEARCHED = {
     "irnn": "recurrent_scale=0.05,0.5,0.9", "lstm": "forget_bias=0,1,2", "associative_lstm": "forget_bias=0,1,2",
     "fast_weights": "recurrent_scale=0.05,0.5,0.9",
 }  # fmt: skip
-# epochs of a run, which are those of the same cell without layer norm
+# epochs of a run, the same with and without layer norm
 EPOCHS = {
     "irnn": (150, 130, 130), "lstm": (150, 130, 130), "associative_lstm": (150, 130, 40), "fast_weights": (150, 20, 20),
 }  # fmt: skip

@@ -172,11 +172,11 @@ def forward(
     """
     options = Options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
     _, h0 = check_forward(params, x, h0, A0, chunk)
-    Spans(x, lengths, resets)  # raises for lengths or resets that do not fit
     workspace = workspace or Workspace()
     whole = partial(_forward, params, options=options, chunk=chunk, workspace=workspace, gradients=gradients)
     if not without(gradients):
         return whole(x, h0, A0, lengths, resets)
+    Spans(x, lengths, resets)  # raises for lengths or resets that do not fit
     size = chunk or choose_chunk(x.shape[0], len(params["W"]))
     return in_parts(whole, unlocked(final_state), size, x, {"h0": h0, "A0": A0}, len(params["W"]), lengths, resets)
 
@@ -186,7 +186,7 @@ def _forward(
     options: Options, chunk: int | None, workspace: Workspace, gradients: bool,
 ) -> tuple[Array, Cache]:  # fmt: skip
     """Return h (T, B, H) and the cache, from arguments that have been checked."""
-    xp, decay, rate, inner_steps = array_module(h0=h0), options.decay, options.rate, options.inner_steps
+    xp, decay, rate = array_module(h0=h0), options.decay, options.rate
     spans = Spans(x, lengths, resets)
     x = spans.clear(x)
     ticket = workspace.begin()
@@ -194,8 +194,7 @@ def _forward(
     key = (xp, shape, dtype, options.structure, layer_norm, chunk, gradients)
     buffers = workspace.buffers(key, lambda: Buffers(xp, shape, dtype, options, layer_norm, chunk, gradients))
     A, loop = buffers.A, buffers.loop
-    steps = range(x.shape[0])
-    A.start(decay, rate, initial=A0, ages=spans.ages(steps, [t for t in steps for _ in range(inner_steps)]))
+    A.start(decay, rate, initial=A0, ages=spans.ages(range(x.shape[0]), A.when))  # step t reads A(t)
     loop.load(params)
     feed = input_sums(x, params, buffers.a)
     buffers.h[0] = h = h0

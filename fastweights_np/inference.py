@@ -24,11 +24,7 @@ def without(gradients: bool) -> bool:
 class StatesOnly:
     """What forward(..., gradients=False) returns for `final_state`. Nothing else can be computed from it."""
 
-    state: Callable[[], Any]
-
-    def final_state(self) -> Any:
-        """Return the state after each sequence's last step. Raises RuntimeError if its workspace was overwritten."""
-        return self.state()
+    final_state: Callable[[], Any]  # raises RuntimeError if the workspace was overwritten
 
 
 def in_parts(

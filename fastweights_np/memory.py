@@ -58,10 +58,10 @@ def blocks(matrices: Array) -> list[slice]:
     return [slice(start, start + size) for start in range(0, len(matrices), size)]
 
 
-def fold(matrix: Array | None, decay: Any, left: Array, right: Array, weights: Array) -> Array:
+def fold(matrix: Array | None, decay: Array, left: Array, right: Array, weights: Array) -> Array:
     """Return decay · matrix + Σ_k weights[k] left[k] right[k]ᵀ: equation (1), for one term or for many at once.
 
-    matrix (B, H, H) or None for zero; decay a number, or an array (B, 1, 1); left and right (K, B, H); weights (K, B)
+    matrix (B, H, H) or None for zero; decay (B, 1, 1) or (1, 1, 1); left and right (K, B, H); weights (K, B)
     or (K, 1). The result is a new array (B, H, H).
     """
     # A(n) = λ A(n-1) + η h(n) h(n)ᵀ                                                                               (1)
@@ -134,7 +134,7 @@ class Memory:
             self._of_errors, self._of_queries = (
                 [self._attention(n, self.scores[k, side]) for k, n in enumerate(self.when)] for side in (0, 1)
             )
-        else:  # all reads share their scores, and those of one A(n) their views
+        else:  # all reads share their scores, and all reads of one A(n) share their views
             shared = xp.empty((self.chunk, batch_size), states.dtype)
             of_n = [self._attention(n, shared) for n in range(len(self.reads))]
             self._of_queries = [of_n[n] for n in self.when]

@@ -47,9 +47,9 @@ def npz(**members: object) -> bytes:
     return stream.getvalue()
 
 
-def info(version: int = checkpoint.VERSION, arrays: object = None, told: object = None) -> numpy.ndarray:
+def info(version: int = checkpoint.VERSION, arrays: object = None, stored: object = None) -> numpy.ndarray:
     """The header of a file, with these structures, or those of empty dicts."""
-    text = json.dumps({"version": version, "arrays": arrays or {}, "info": told or {}})
+    text = json.dumps({"version": version, "arrays": arrays or {}, "info": stored or {}})
     return numpy.frombuffer(text.encode(), numpy.uint8)
 
 
@@ -220,8 +220,9 @@ LYING = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '<f8', 'fortran_order': False, '
         npz(info=info(), a=LYING.replace(b"%d,", b"(" * 40 + b")" * 40) + bytes(8)),
         npz(info=info(), a=numpy.lib.format.magic(1, 0) + b"\xff\xff"),
         npz(info=info(2), **{"arrays/a": numpy.ones(1), "arrays/a/b": numpy.ones(1)}),
-        npz(info=info(), **{"arrays/a": numpy.ones(1)}), npz(info=info(arrays=["array"])), npz(info=info(told="text")),
-        npz(info=info(2, told=[1])),
+        npz(info=info(), **{"arrays/a": numpy.ones(1)}), npz(info=info(arrays=["array"])),
+        npz(info=info(stored="text")),
+        npz(info=info(2, stored=[1])),
         npz(info=info(arrays=["irnn.State", {}])), npz(info=info(arrays=["irnn.State"])), npz(info=info(arrays=[1])),
         npz(info=info(arrays=["network.TokenEncoder", {"vocabulary": -1}])),
     ],

@@ -16,8 +16,8 @@ from fastweights_np import files
 
 from ..running.runs import RunSettings
 
-# layer: its name, and its colour in every picture. The colours are Okabe and Ito's, which colour-blind readers can tell
-# apart. Black, grey and dotted lines are left for what is not a layer.
+# layer: its name, and its colour in every picture. The colours are Okabe and Ito's, which colour-blind readers can
+# distinguish. Black, grey and dotted lines are left for what is not a layer.
 LAYERS = {
     "fast_weights": ("Fast weights", "#D55E00"),
     "multilevel": ("Multi-level fast weights", "#E69F00"),
@@ -50,7 +50,7 @@ def band(
     colour = COLOURS[layer]
     axes.plot(x, [middle(each) for each in values], line, marker=marker, markersize=4, color=colour, label=label)
     lowest, highest = [min(each) for each in values], [max(each) for each in values]
-    edge = {"edgecolor": (colour, 0.5), "linestyle": line, "linewidth": 0.6}  # tells variants of a layer apart
+    edge = {"edgecolor": (colour, 0.5), "linestyle": line, "linewidth": 0.6}  # distinguishes variants of a layer
     axes.fill_between(x, lowest, highest, facecolor=(colour, 0.15), **edge)
 
 
