@@ -6,6 +6,7 @@ The runs of a plan are stored in its group, under LAYER-R50-seed0. The paper's n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress, product
 from typing import NamedTuple
 
 
@@ -99,13 +100,47 @@ TABLE_1_LAYER_NORM = [
     for layer in BASELINES for size in SIZES
 ]  # fmt: skip
 
+# the paper's 750,000 updates (781 an epoch) for the LSTM, with lower learning rates
+LONG_LSTM = [
+    cell for rate in (0.0002, 0.0005, 0.001)
+    for cell in cells(
+        f"retrieval-750000-updates-rate{rate:g}", 1,
+        *(f"--layer lstm --learning-rate {rate:g} --hidden-size {size} --epochs 960" for size in (50, 100)),
+    )
+]  # fmt: skip
+# public implementations differ in the number of heads
+ONE_HEAD = cells("retrieval-one-head", 3, "--layer associative_lstm --heads 1 --learning-rate 0.002 --epochs 130")
+
 PAIRS = (4, 8, 12, 16)
 CAPACITY = cells(
     "retrieval-capacity", 1,
     *(f"{layer} --pairs {pairs}" for layer in (
         "--layer irnn", "--layer lstm --learning-rate 0.002", "--layer associative_lstm --learning-rate 0.002", "",
     ) for pairs in PAIRS),
-) + cells("retrieval-capacity-no-decay", 1, *(f"--decay 1 --pairs {pairs}" for pairs in PAIRS))  # fmt: skip
+)  # fmt: skip
+# without decay, the budgets of small memories are longer: they learn more slowly
+CAPACITY_PAIRS = (4, 8, 12, 16, 20, 26)
+CAPACITY_EPOCHS = {10: 60, 20: 60, 50: 20}
+CAPACITY_NO_DECAY = cells(
+    "retrieval-capacity-no-decay", 1,
+    *(f"--decay 1 --hidden-size {size} --epochs {epochs} --pairs {pairs}"
+      for size, epochs in CAPACITY_EPOCHS.items() for pairs in CAPACITY_PAIRS),
+)  # fmt: skip
+
+# R = 50 with the budget of table 1; each setting is in a group of its own
+DECAYS, RATES, INNER_STEPS = (0.8, 0.9, 0.95, 1.0), (0.03, 0.1, 0.3, 1.0), (1, 2)
+SENSITIVITY = "retrieval-sensitivity"
+
+
+def sensitivity_group(decay: float, rate: float, inner_steps: int) -> str:
+    """Return the group of the runs with these settings of the memory."""
+    return f"{SENSITIVITY}-decay{decay:g}-rate{rate:g}-S{inner_steps}"
+
+
+SENSITIVITIES = [
+    Cell(sensitivity_group(*each), "--decay {:g} --rate {:g} --inner-steps {}".format(*each), (0, 1, 2))
+    for each in product(DECAYS, RATES, INNER_STEPS)
+]
 
 LSTM = "--layer lstm --learning-rate 0.002"
 MORE_DATA = f"{LSTM} --training-size 400000"
@@ -158,6 +193,43 @@ ABLATION = [
     ),
     *cells("mnist-layer-norm", 1, *(f"--layer irnn --layer-norm True --hidden-size {R}" for R in (50, 100, 200))),
 ]  # fmt: skip
+# Memory x wipe x V, all with layer norm. W starts at 0.5 I in every cell, as in an IRNN: a small W suits only a memory.
+FACTORIAL = "mnist-factorial"
+FACTORS = {"memory": "--rate 0", "wipe": "--no-wipe", "V": "--no-integrate"}  # the option that leaves each out
+
+
+def factorial_group(kept: Sequence[str]) -> str:
+    """Return the group of the runs that keep these factors."""
+    return "-".join([FACTORIAL, *kept])
+
+
+KEPT = [tuple(compress(FACTORS, bits)) for bits in product((True, False), repeat=len(FACTORS))]
+FACTORIALS = [
+    cell for size in (50, 100, 200) for kept in KEPT
+    for cell in cells(
+        factorial_group(kept), 5,
+        " ".join(
+            [f"--hidden-size {size} --recurrent-scale 0.5", *([f"--rate {8 / size:g}"] if "memory" in kept else []),
+             *(option for name, option in FACTORS.items() if name not in kept)]
+        ),
+    )
+]  # fmt: skip
+# A control of privileged information: every layer gets the type of the glimpse, as multilevel does by control signals.
+GLIMPSE_TYPE = cells(
+    "mnist-glimpse-type", 5,
+    *(f"{layer} --hidden-size {size} --glimpse-type" for size in (50, 100, 200) for layer in (
+        "--layer irnn --layer-norm True", "--layer lstm", f"--rate {8 / size:g}",
+    )),
+)  # fmt: skip
+# the same trials for each layer of table 2, at R = 50, each a quarter of a run; 0.004 was the top of the first searches
+MNIST_LEARNING_RATES = "learning_rate=0.001,0.002,0.004,0.008,0.016"
+MNIST_SEARCHES = [
+    Search(f"table2-{name}-R50", "mnist", f"{options} --epochs {epochs}", MNIST_LEARNING_RATES)
+    for name, options, epochs in (
+        ("irnn", "--layer irnn", 15), ("irnn-layer-norm", "--layer irnn --layer-norm True", 15),
+        ("lstm", "--layer lstm", 15), ("convnet", "--layer convnet", 3), ("multilevel", "--layer multilevel", 15),
+    )
+]  # fmt: skip
 WEIGHT_DECAY = [
     *cells("mnist-weight-decay", 2, *(f"--layer irnn --hidden-size {R} --hold 0" for R in (50, 100))),
     *cells(
@@ -177,6 +249,12 @@ TABLE_3 = cells(
     "faces", 3,
     *(f"{layer}--keep-duplicates" for layer in ("--layer irnn ", "--layer lstm ", "--layer convnet --epochs 6 ", "")),
 )  # fmt: skip
+# without duplicates, 40 epochs for every layer, the ConvNet's learning rate from its search
+TABLE_3_CLEAN: list[Cell | Search] = [
+    Search("table3-convnet", "faces", "--layer convnet --epochs 40", "learning_rate=0.0003,0.001,0.003"),
+    *cells("faces-no-duplicates", 3, "--layer irnn", "--layer lstm", "--layer multilevel"),
+    Cell("faces-no-duplicates", "--layer convnet --epochs 40", (0, 1, 2), "table3-convnet"),
+]  # fmt: skip
 # 200 epochs for every layer are 8,000 updates, as in table 3's recurrent layers
 TABLE_3_SYNTHETIC = cells(
     "faces-synthetic", 3,
@@ -194,14 +272,31 @@ RANDOM_START = "--size 24 --visible 5 --paddle-start random --actors 1"
 FIGURE_5 = [
     *cells("catch", 3, *(f"{agent} {game}" for agent in AGENTS.values() for game in GAMES)),
     *cells("catch-layer-norm", 3, *(f"{LAYER_NORM} {game}" for game in GAMES)),
-    *cells("catch-random-start", 1, *(f"{agent} {RANDOM_START}" for agent in AGENTS.values())),
-    *cells("catch-random-start-layer-norm", 1, f"{LAYER_NORM} {RANDOM_START}"),
+    # layer norm alone, at the settings of fast weights
+    *cells("catch-no-memory", 3, *(f"{AGENTS['fast_weights'].replace('0.0325', '0')} {game}" for game in GAMES)),
+    *cells("catch-random-start", 5, *(f"{agent} {RANDOM_START}" for agent in AGENTS.values())),
+    *cells("catch-random-start-layer-norm", 5, f"{LAYER_NORM} {RANDOM_START}"),
 ]
 
 # searches stand before the runs that take their best settings
 PLANS: dict[str, Sequence[Cell | Search]] = {
-    "table1": [*SEARCHES_OF_LAYER_NORM, *TABLE_1, *TABLE_1_LAYER_NORM], "searches": SEARCHES,
-    "figure2": [cell for cell in TABLE_1 if "--test-curve" in cell.options], "capacity": CAPACITY,
-    "retrieval-controls": RETRIEVAL_CONTROLS, "table2": TABLE_2, "ablation": ABLATION, "weight-decay": WEIGHT_DECAY,
-    "table3": TABLE_3, "table3-synthetic": TABLE_3_SYNTHETIC, "figure5": FIGURE_5, "generalization": GENERALIZATION,
-}  # fmt: skip
+    "table1": [*SEARCHES_OF_LAYER_NORM, *TABLE_1, *TABLE_1_LAYER_NORM],
+    "searches": SEARCHES,
+    "table1-lstm-longer": LONG_LSTM,
+    "table1-one-head": ONE_HEAD,
+    "figure2": [cell for cell in TABLE_1 if "--test-curve" in cell.options],
+    "capacity": [*CAPACITY, *CAPACITY_NO_DECAY],
+    "sensitivity": SENSITIVITIES,
+    "generalization": GENERALIZATION,
+    "retrieval-controls": RETRIEVAL_CONTROLS,
+    "table2": TABLE_2,
+    "ablation": ABLATION,
+    "factorial": FACTORIALS,
+    "glimpse-type": GLIMPSE_TYPE,
+    "table2-searches": MNIST_SEARCHES,
+    "weight-decay": WEIGHT_DECAY,
+    "table3": TABLE_3,
+    "table3-clean": TABLE_3_CLEAN,
+    "table3-synthetic": TABLE_3_SYNTHETIC,
+    "figure5": FIGURE_5,
+}

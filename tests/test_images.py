@@ -153,6 +153,36 @@ def test_a_run_is_not_resumed_or_continued_with_other_data(data_dir, tmp_path, c
     assert (folder / "result.json").read_bytes() == before
 
 
+def test_control_signals_can_be_ablated_one_by_one():
+    layout = glimpses.layout(28, 7)
+    assert str(glimpses.controls(layout, wipe=False)) == " ".join(["s - - - - ri"] * 4)
+    assert str(glimpses.controls(layout, integrate=False)) == " ".join(["sw - - - - r"] * 4)
+
+
+def test_the_type_of_each_glimpse_follows_its_pixels():
+    pixels = numpy.random.default_rng(0).integers(0, 256, (3, 28, 28)).astype("uint8")
+    splits = [
+        images.Images(pixels, numpy.arange(3), mnist.Settings(glimpse_type=each), standardize=False)
+        for each in (False, True)
+    ]
+    (plain, _), (typed, _) = (split.batch(slice(None)) for split in splits)
+    numpy.testing.assert_array_equal(typed[:, :, :49], plain)
+    one_hot = numpy.eye(3)[[0, 1, 1, 1, 1, 2] * 4]
+    numpy.testing.assert_array_equal(typed[:, :, 49:], numpy.repeat(one_hot[:, None], 3, axis=1))
+    net = images.model(mnist.Settings(layer="irnn", glimpse_type=True), 28, 10)
+    logits, _ = net.forward(net.init(numpy.random.default_rng(0)), typed)
+    assert logits.shape == (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("layer", "option"),
+    [("irnn", {"wipe": False}), ("lstm", {"integrate": False}), ("convnet", {"glimpse_type": True})],
+)
+def test_ablations_that_the_layer_does_not_have_are_refused(layer, option):
+    with pytest.raises(ValueError, match=f"{next(iter(option))}: expected .* for the layer {layer} does not use it"):
+        mnist.Settings(layer=layer, **option)
+
+
 def test_a_shift_beyond_the_image_is_refused():
     parts = [(numpy.zeros((9, 28, 28), "uint8"), numpy.zeros(9, int))] * 3
     settings = mnist.Settings(batch_size=2, shift=28)

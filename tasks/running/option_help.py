@@ -20,9 +20,9 @@ GROUPS = {
     "run": ("settings", "resume", "seed", "device", "dtype", "threads", "processes"),
     "data": (
         "data", "data_dir", "pairs", "training_size", "validation_size", "test_size", "keep_duplicates", "patch",
-        "shift", "mirror", "size", "visible", "paddle_width", "paddle_start",
+        "shift", "mirror", "glimpse_type", "size", "visible", "paddle_width", "paddle_start",
     ),
-    "network": ("layer", "hidden_size", "layer_norm", "recurrent_scale", "forget_bias", "initial"),
+    "network": ("layer", "hidden_size", "layer_norm", "recurrent_scale", "forget_bias", "wipe", "integrate", "initial"),
     "memory": ("decay", "rate", "inner_steps", "normalize_preliminary", "copies", "heads"),
     "optimization": (
         "method", "actors", "games", "frames", "steps", "epochs", "batch_size", "optimizer", "learning_rate",

@@ -7,6 +7,7 @@ the fine patches that tile it, and the coarse one again. The paper's sizes (7 x 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy
@@ -14,6 +15,8 @@ import numpy
 from fastweights_np import checks
 from fastweights_np.backend import Array, array_module
 from fastweights_np.multilevel import Controls, quadrants
+
+TYPES = 3  # of glimpses
 
 
 class Layout(NamedTuple):
@@ -62,9 +65,24 @@ def glimpses(images: Array, patch: int) -> Array:
     return quadrants.reshape(-1, count, patch * patch)
 
 
-def controls(glimpsed: Layout) -> Controls:
-    """Return the control signals of figure 3 for these glimpses."""
-    return quadrants(4, glimpsed.across**2)
+def with_types(seen: Array, glimpsed: Layout) -> Array:
+    """Return glimpses (T, B, patch² + TYPES), each followed by its type as a one-hot vector.
+
+    The types are the first coarse glimpse of a quadrant, a fine one, and the second coarse one.
+    """
+    types = array_module(glimpses=seen).zeros((*seen.shape[:2], TYPES), seen.dtype)
+    for t, type_ in enumerate([0, *[1] * glimpsed.across**2, 2] * 4):
+        types[t, :, type_] = 1
+    return array_module(glimpses=seen).concatenate([seen, types], axis=2)
+
+
+def controls(glimpsed: Layout, wipe: bool = True, integrate: bool = True) -> Controls:
+    """Return the control signals of figure 3 for these glimpses; without wiping, or without V, as an ablation."""
+    signals = quadrants(4, glimpsed.across**2)
+    never = [False] * len(signals)
+    return replace(
+        signals, wipe=signals.wipe if wipe else never, integrate=signals.integrate if integrate else never
+    )  # fmt: skip
 
 
 def places(glimpsed: Layout) -> list[tuple[int, int, int]]:

@@ -43,11 +43,26 @@ class ImageSettings(LayerSettings, TrainingSettings):
     """Augment training images by random shifts of up to this many pixels, vertically and horizontally."""
     mirror: bool = False
     """Augment training images by random horizontal flips."""
+    glimpse_type: bool = False
+    """Append the type of each glimpse to its pixels, as a one-hot vector: the first coarse glimpse of a quadrant, a
+    fine one, the second coarse one. A control: multilevel gets these types through its control signals."""
+    wipe: bool = True
+    """Let multilevel restart from a zero state after the first coarse glimpse of a quadrant, which it stores."""
+    integrate: bool = True
+    """Let multilevel use the weights V in place of W at the second coarse glimpse of a quadrant."""
 
     @property
     def blas_threads(self) -> int:
         """Return the number of BLAS threads: one for the ConvNet, which has its own threads."""
         return 1 if self.layer == "convnet" else self.threads
+
+    @classmethod
+    def unused(cls, values: Mapping[str, Any]) -> dict[str, str]:
+        """Return the options that have no effect on a run with these settings, each with the reason."""
+        of_glimpses = ("glimpse_type",) if values["layer"] == "convnet" else ()
+        of_controls = () if values["layer"] == "multilevel" else ("wipe", "integrate")
+        reason = f"the layer {values['layer']}"
+        return super().unused(values) | dict.fromkeys([*of_glimpses, *of_controls], reason)
 
     def layers_of_convnet(self) -> tuple[Convolution, ...]:
         """Return the ConvNet's layers."""
@@ -100,7 +115,10 @@ class Images:
         else:
             images *= 1 / 255
         if self._settings.layer != "convnet":
+            glimpsed = glimpses.layout(images.shape[-1], self._settings.patch)
             images = glimpses.glimpses(images, self._settings.patch)
+            if self._settings.glimpse_type:
+                images = glimpses.with_types(images, glimpsed)
         return images, self.labels[chosen]
 
     def _pixels(self, chosen: Any) -> Array:
@@ -158,8 +176,10 @@ def model(settings: ImageSettings, side: int, classes: int) -> Model:
         return ConvolutionalNetwork(settings.layers_of_convnet(), readout, side, settings.threads)
     of_layer = settings.of_layer()
     if settings.layer == "multilevel":
-        of_layer["options"] |= {"controls": glimpses.controls(glimpses.layout(side, settings.patch))}
-    return Network(PatchEncoder(settings.patch**2), readout, processes=settings.processes, **of_layer)
+        glimpsed = glimpses.layout(side, settings.patch)
+        of_layer["options"] |= {"controls": glimpses.controls(glimpsed, settings.wipe, settings.integrate)}
+    inputs = settings.patch**2 + glimpses.TYPES * settings.glimpse_type
+    return Network(PatchEncoder(inputs), readout, processes=settings.processes, **of_layer)
 
 
 def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
@@ -200,7 +220,7 @@ def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
         heading = f"{figures.title(settings)}: the glimpses of the first test image"
         figures.glimpses(folder / "glimpses.png", heading, to_host(data.test.pixels[:1])[0], settings.patch)
     figures.confusion(folder / "confusion.png", settings, confusion, classes)
-    if settings.layer == "multilevel":
+    if settings.layer == "multilevel" and settings.rate:
         _draw_attention(net, outcome.params, data.test, classes, settings, folder / "attention.png")
     return result
 
@@ -231,14 +251,14 @@ def _draw_attention(
     net: Model, params: Any, split: Images, classes: tuple[str, ...], settings: ImageSettings, path: Path,
     count: int = 6,
 ) -> None:  # fmt: skip
-    """Draw how integration steps attend to the coarse glimpses stored before, for the first image of each class."""
+    """Draw how the steps that read attend to the coarse glimpses stored before, for the first image of each class."""
     of_classes = to_host(split.labels)
     first = [numpy.flatnonzero(of_classes == each)[:1] for each in range(len(classes))]
     chosen = to_device(numpy.concatenate(first)[:count], split.device)
     inputs, labels = split.batch(chosen)
     logits, cache = net.forward(params, inputs)
     layer_cache, _ = cache.layers["layer"]
-    steps = [t for t, integrates in enumerate(layer_cache.controls.integrate) if integrates]
+    steps = [t for t, reads in enumerate(layer_cache.controls.read) if reads]
     strengths = [multilevel.attention(layer_cache, t) for t in steps]
     images, labels, answers, strengths = to_host((split.pixels[chosen], labels, logits.argmax(axis=1), strengths))
     captions = [
