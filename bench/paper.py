@@ -15,7 +15,7 @@ from tasks.games.catch_game import Rules
 from tasks.retrieval import key_blind_floor
 from tasks.running.runs import read_json
 
-from . import controls, generalization, report, speed, store
+from . import capacity, controls, factorial, generalization, report, sensitivity, speed, store
 from .drawings import draw_glimpses
 from .plans import BASELINES, NORMALIZED, SEEDS_OF_TABLE_1
 from .report import markdown, of_seeds
@@ -55,16 +55,12 @@ SEEDS_OF_ABLATION = 1
 WEIGHT_DECAY = "mnist-weight-decay"  # the group of table 2's layers with the weight decay that validation chose
 LAYER_NORM = "mnist-layer-norm"  # the group of IRNNs with layer norm
 CATCH_LAYER_NORM = "catch-layer-norm"  # the group of agents with layer norm, but without fast weights
-CAPACITY = "retrieval-capacity"  # the group of runs with more and more pairs
 SYNTHETIC_FACES = "faces-synthetic"  # the group of table 3's layers on synthetic faces
-NO_DECAY = "retrieval-capacity-no-decay"  # the same of fast weights with λ = 1
 HEADER_OF_AGENTS = [
     "N, M", "agent", "reward at the end, every seed", "paper", "frames to 0.9 (millions)", "paper, in its steps",
     "frames", "frames/s, two runs at a time", "settings",
 ]  # fmt: skip
 SHORT = 6  # of these columns, those that a page shows
-PAIRS = (4, 8, 12, 16)
-CAPACITY_SIZE = 50
 FIGURE_2_SIZE = 50
 
 
@@ -91,7 +87,8 @@ def make() -> str:
             write_text(report.output / f"{name}.md", text)
     draw_glimpses(report.output / "glimpses-digit.png")
     figure_2(runs, missing)
-    capacity(load(CAPACITY), load(NO_DECAY), missing)
+    capacity.make(missing)
+    sensitivity.make(missing)
     figure_of_speed(missing)
     return "\n".join([*tables.values(), *(f"missing: {what}" for what in missing)])
 
@@ -115,16 +112,11 @@ def for_pages() -> dict[str, str]:
     return tables | {
         "retrieval-controls": controls.of_the_lstm(retrieval),
         "retrieval-preliminary": controls.of_the_preliminary_state(retrieval),
-        "capacity": markdown(
-            ["test error", *(f"K = {pairs}" for pairs in PAIRS)],
-            [
-                [
-                    name,
-                    *(", ".join(_figure(error, 1) for error in points.get(pairs, ())) or "missing" for pairs in PAIRS),
-                ]
-                for name, _, points in _capacities(load(CAPACITY), load(NO_DECAY))
-            ],
-        ),
+        "capacity": capacity.table(),
+        "capacity-by-size": capacity.table_by_size(),
+        "sensitivity": sensitivity.table(),
+        "factorial": factorial.table(),
+        "glimpse-type": factorial.table_of_glimpse_types(digits, load(LAYER_NORM)),
         "generalization-medians": generalization.medians(),
         "digits-pairs": controls.pairs_of_digits(digits, list(TABLE_2["irnn"])),
         "ablation": ablation(digits, load(LAYER_NORM), []),
@@ -314,36 +306,6 @@ def figure_2(runs: list[Run], missing: list[str]) -> None:
     axes.legend()
     axes.grid(alpha=0.3)
     style.save(figure, report.output / "figure2.png")
-
-
-def _capacities(runs: list[Run], without_decay: list[Run]) -> list[tuple[str, str, dict[int, list[float]]]]:
-    """Return (name, layer, errors) of each memory of R = 50: its test errors in % by the number of pairs."""
-    series = [(NAMES[layer], layer, _of(runs, layer, CAPACITY_SIZE)) for layer in TABLE_1]
-    series.append(("Fast weights, λ = 1", "fast_weights", _of(without_decay, "fast_weights", CAPACITY_SIZE)))
-    found = []
-    for name, layer, chosen in series:
-        by_pairs = {pairs: [run for run in chosen if run["settings"]["pairs"] == pairs] for pairs in PAIRS}
-        errors = {pairs: [100 * run["test_error"] for run in of] for pairs, of in by_pairs.items() if of}
-        found.append((name, layer, errors))
-    return found
-
-
-def capacity(runs: list[Run], without_decay: list[Run], missing: list[str]) -> None:
-    """Plot test error against the number of pairs at R = 50: the capacity of each memory (not in the paper)."""
-    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
-    series = _capacities(runs, without_decay)
-    for name, layer, points in series:
-        missing += [f"capacity, {name}, K = {pairs}" for pairs in PAIRS if pairs not in points]
-        line = "-" if name == NAMES[layer] else "--"
-        style.band(axes, list(points), list(points.values()), mean, layer, name, line, marker="o")
-    axes.plot(PAIRS, [100 * key_blind_floor(pairs)[0] for pairs in PAIRS], ":", color="black", label="key-blind floor")
-    style.error_axis(axes)
-    updates = [f"{count:,} updates" for count in sorted({run["updates"] for run in runs})]
-    seeds = of_seeds(errors for *_, points in series for errors in points.values())
-    title = ", ".join(["Associative retrieval", f"R = {CAPACITY_SIZE}", *updates, seeds])
-    axes.set(xlabel="K, pairs in a sequence", ylabel="test error (%)", xticks=PAIRS, title=title)
-    axes.legend()
-    style.save(figure, report.output / "capacity.png")
 
 
 def figure_of_speed(missing: list[str]) -> None:

@@ -74,6 +74,7 @@ EPOCHS = {
 }  # fmt: skip
 TRIAL, LONGEST_TRIAL = 4, 30  # a trial of a search has a quarter of the epochs of a run, and at most 30
 BASELINES = ("irnn", "lstm", "associative_lstm")
+TABLE_1_LAYERS = (*BASELINES, "fast_weights")
 NORMALIZED = "retrieval-table1-layer-norm"  # the group of the rows with layer norm
 
 
@@ -178,6 +179,7 @@ GENERALIZATION = [
     *cells("retrieval-generalization-no-layer-norm", 3, "--layer-norm False --rate 0.01 --pairs 4 --generalize"),
 ]
 
+SIZES_OF_TABLE_2 = (50, 100, 200)
 TABLE_2 = [
     *cells("mnist", 2, *(f"--layer irnn --hidden-size {R}" for R in (50, 100, 200))),
     *cells("mnist", 5, *(f"--layer lstm --hidden-size {R}" for R in (50, 100))),
@@ -205,7 +207,7 @@ def factorial_group(kept: Sequence[str]) -> str:
 
 KEPT = [tuple(compress(FACTORS, bits)) for bits in product((True, False), repeat=len(FACTORS))]
 FACTORIALS = [
-    cell for size in (50, 100, 200) for kept in KEPT
+    cell for size in SIZES_OF_TABLE_2 for kept in KEPT
     for cell in cells(
         factorial_group(kept), 5,
         " ".join(
@@ -215,11 +217,14 @@ FACTORIALS = [
     )
 ]  # fmt: skip
 # A control of privileged information: every layer gets the type of the glimpse, as multilevel does by control signals.
+GLIMPSE_TYPE_LAYERS = {"irnn": True, "lstm": False, "multilevel": False}  # whether --layer-norm True is given
 GLIMPSE_TYPE = cells(
     "mnist-glimpse-type", 5,
-    *(f"{layer} --hidden-size {size} --glimpse-type" for size in (50, 100, 200) for layer in (
-        "--layer irnn --layer-norm True", "--layer lstm", f"--rate {8 / size:g}",
-    )),
+    *(
+        f"--layer {layer} --hidden-size {size} --glimpse-type{' --layer-norm True' if layer_norm else ''}"
+        f"{f' --rate {8 / size:g}' if layer == 'multilevel' else ''}"
+        for size in SIZES_OF_TABLE_2 for layer, layer_norm in GLIMPSE_TYPE_LAYERS.items()
+    ),
 )  # fmt: skip
 # the same trials for each layer of table 2, at R = 50, each a quarter of a run; 0.004 was the top of the first searches
 MNIST_LEARNING_RATES = "learning_rate=0.001,0.002,0.004,0.008,0.016"

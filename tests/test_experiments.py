@@ -1,0 +1,76 @@
+"""The tables and figures of experiments that are not in the paper: capacity by size, sensitivity, factorial."""
+
+from __future__ import annotations
+
+import numpy
+import pytest
+
+from bench import capacity, factorial, report, sensitivity
+
+
+def run(error, layer="fast_weights", size=50, pairs=4):
+    return {"test_error": error, "settings": {"layer": layer, "hidden_size": size, "pairs": pairs}}
+
+
+@pytest.fixture
+def stored(monkeypatch, tmp_path):
+    """A dict of runs by their group, which the modules load in place of the store."""
+    groups = {}
+    for module in (capacity, factorial, sensitivity):
+        monkeypatch.setattr(module, "load", lambda group: groups.get(group, []))
+    monkeypatch.setattr(report, "output", tmp_path)
+    return groups
+
+
+def test_random_codes_err_as_an_explicit_memory_does():
+    rng, size, pairs, samples = numpy.random.default_rng(1), 10, 12, 4000
+    k, v = rng.standard_normal((samples, pairs, size)), rng.standard_normal((samples, 10, size))
+    k, v = (codes / numpy.linalg.norm(codes, axis=-1, keepdims=True) for codes in (k, v))
+    digits = rng.integers(10, size=(samples, pairs))
+    wrong = 0
+    for n in range(samples):
+        A = sum(numpy.outer(v[n, digits[n, j]], k[n, j]) for j in range(pairs))
+        wrong += (v[n] @ A @ k[n, 0]).argmax() != digits[n, 0]
+    assert capacity.error_of_random_codes(size, pairs) == pytest.approx(100 * wrong / samples, abs=2)
+
+
+def test_capacity_by_size_has_the_mean_of_the_runs_next_to_random_codes(stored):
+    stored[capacity.NO_DECAY] = [run(0.1, size=20), run(0.2, size=20), run(0.5, size=20, pairs=26)]
+    lines = capacity.table_by_size().splitlines()
+    assert "| Fast weights, R = 20, 60 epochs | 15.00 % | not run | not run | not run | not run | 50.00 % |" in lines
+    assert lines[-1].startswith("| key-blind floor | 61.65 % |")
+    missing = []
+    capacity.make(missing)
+    assert "capacity, λ = 1, R = 20, K = 8" in missing
+    assert "capacity, λ = 1, R = 20, K = 26" not in missing
+
+
+def test_sensitivity_has_every_seed_and_says_what_is_missing(stored, tmp_path):
+    assert sensitivity.table() == ""
+    stored["retrieval-sensitivity-decay0.9-rate0.1-S2"] = [run(0.25), run(0.5)]
+    assert "| 2 | 0.9 | not run | 25.000 %, 50.000 % | not run | not run |" in sensitivity.table().splitlines()
+    missing = []
+    sensitivity.make(missing)
+    assert "sensitivity, λ = 0.9, η = 0.1, S = 1" in missing
+    assert "sensitivity, λ = 0.9, η = 0.1, S = 2" not in missing
+    assert (tmp_path / "sensitivity.png").exists()
+
+
+def test_the_factorial_has_a_row_for_each_combination_of_factors(stored):
+    assert factorial.table() == ""
+    stored["mnist-factorial-memory-V"] = [run(0.01, "multilevel"), run(0.02, "multilevel")]
+    stored["mnist-factorial"] = [run(0.09, "multilevel", 200)]
+    lines = factorial.table().splitlines()
+    assert len(lines) == 2 + 8
+    assert "| yes | no | yes | 1.00 %, 2.00 % | not run | not run |" in lines
+    assert "| no | no | no | not run | not run | 9.00 % |" in lines
+
+
+def test_glimpse_types_are_compared_with_the_same_layer_without_them(stored):
+    digits, irnn = [run(0.03, "lstm"), run(0.5, "irnn")], [run(0.015, "irnn")]
+    assert factorial.table_of_glimpse_types(digits, irnn) == ""
+    stored[factorial.GLIMPSE_TYPE] = [run(0.02, "lstm")]
+    lines = factorial.table_of_glimpse_types(digits, irnn).splitlines()
+    assert "| LSTM | no | 3.00 % | not run | not run |" in lines
+    assert "| LSTM | yes | 2.00 % | not run | not run |" in lines
+    assert "| IRNN, layer norm | no | 1.50 % | not run | not run |" in lines
