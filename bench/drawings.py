@@ -8,6 +8,7 @@ import numpy
 from PIL import Image, ImageDraw
 
 from tasks import figures
+from tasks.vision import glimpses
 
 FINER = 8  # the digit is drawn at this many times its size, then reduced, which smooths the edges
 
@@ -24,7 +25,8 @@ def digit() -> numpy.ndarray:
 
 def draw_glimpses(path: Path) -> None:
     """Draw the digit and its 24 glimpses, as the tasks' models see them."""
-    figures.glimpses(path, "A drawn digit and its glimpses, one quadrant a row", digit(), 7)
+    image = digit()
+    figures.glimpses(path, "A drawn digit and its glimpses, one quadrant a row", image, *glimpses.shown(image, 7))
 
 
 def _canvas(side: int, background: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:

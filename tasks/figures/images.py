@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy
 
 from ..running.layers import LayerSettings
-from ..vision.glimpses import glimpses as as_glimpses
-from ..vision.glimpses import layout
-from ..vision.glimpses import places as places_of
 from .style import save, title
 
 
-def glimpses(path: Path, heading: str, image: numpy.ndarray, patch: int) -> None:
-    """Draw the image (side, side) with a frame around every glimpse, and the glimpses in the order of the model."""
-    seen = as_glimpses(image[None].astype("float32"), patch).reshape(-1, patch, patch)
-    places = places_of(layout(len(image), patch))
+def glimpses(
+    path: Path, heading: str, image: numpy.ndarray, seen: numpy.ndarray, places: Sequence[tuple[int, int, int]]
+) -> None:  # fmt: skip
+    """Draw the image (side, side) with a frame around every glimpse, and the glimpses in the order of the model.
+
+    seen: the glimpses (T, patch, patch), four quadrants. places: the square that each shows, (row, column, side).
+    """
     columns = len(seen) // 4
     figure = plt.figure(figsize=(3 + 0.9 * columns, 3.9), layout="constrained")
     whole, sequence = figure.subfigures(1, 2, squeeze=False, width_ratios=(3, 0.9 * columns))[0]

@@ -65,6 +65,11 @@ def glimpses(images: Array, patch: int) -> Array:
     return quadrants.reshape(-1, count, patch * patch)
 
 
+def shown(image: numpy.ndarray, patch: int) -> tuple[numpy.ndarray, list[tuple[int, int, int]]]:
+    """Return the glimpses (T, patch, patch) of one image (side, side), and the square of pixels that each shows."""
+    return glimpses(image[None].astype("float32"), patch).reshape(-1, patch, patch), places(layout(len(image), patch))
+
+
 def with_types(seen: Array, glimpsed: Layout) -> Array:
     """Return glimpses (T, B, patch² + TYPES), each followed by its type as a one-hot vector.
 

@@ -218,7 +218,8 @@ def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
     figures.learning_curve(folder / "learning_curve.png", settings, outcome.curve)
     if settings.layer != "convnet":
         heading = f"{figures.title(settings)}: the glimpses of the first test image"
-        figures.glimpses(folder / "glimpses.png", heading, to_host(data.test.pixels[:1])[0], settings.patch)
+        image = to_host(data.test.pixels[:1])[0]
+        figures.glimpses(folder / "glimpses.png", heading, image, *glimpses.shown(image, settings.patch))
     figures.confusion(folder / "confusion.png", settings, confusion, classes)
     if settings.layer == "multilevel" and settings.rate:
         _draw_attention(net, outcome.params, data.test, classes, settings, folder / "attention.png")
