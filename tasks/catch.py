@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +31,7 @@ PARTS = 100  # number of parts of a run; rewards are averaged over each part
 REPORT_EVERY = 10  # batches of games between two reports of A2C; each report waits for a GPU
 LAST = 10  # the mean reward of this many last parts is the run's result
 SHOWN = 512  # test games that the trained agent plays without learning
+LEARNED = 0.9  # the mean reward that counts as having learned the game
 W_SCALE = {"fast_weights": 0.5, "irnn": 0.9}  # at 0.5 a ReLU RNN without layer norm rarely learns (N, M) = (24, 5)
 
 
@@ -47,6 +48,7 @@ class Settings(LayerSettings, RunSettings):
 
     task: ClassVar[str] = "catch"
     objective: ClassVar[runs.Objective] = runs.Objective("mean_reward", "mean reward", maximize=True)
+    recorded: ClassVar[tuple[str, ...]] = ("frames_to_learn",)
     length: ClassVar[str] = "frames"
     checkpoint: ClassVar[tuple[tuple[str, ...], type]] = (("params", "moments", "counts"), Progress)
 
@@ -177,7 +179,7 @@ def run(settings: Settings, folder: Path, data: None) -> dict[str, Any]:
     config = settings.a3c_config()
     training = _Training(settings, config, folder)
     training.run()
-    shared = training.shared
+    shared, curve = training.shared, training.curve()
     greedy, sampled = (_play(settings, config, shared.params, noise) for noise in (0.0, 1.0))
     result: dict[str, Any] = {
         "mean_reward": training.last_reward(),
@@ -189,7 +191,8 @@ def run(settings: Settings, folder: Path, data: None) -> dict[str, Any]:
         "updates": int(shared.updates.sum()),
         "seconds": round(training.seconds, 1),
         "frames_per_second": round(shared.frames() / training.seconds),
-        "curve": training.curve(),
+        "curve": curve,
+        "frames_to_learn": frames_to_learn(curve),
     }
     runs.store_result(folder, settings, result)
     print(f"\nmean training reward {result['mean_reward']:.3f} over the last tenth of {result['frames']:,} frames")
@@ -204,6 +207,11 @@ def run(settings: Settings, folder: Path, data: None) -> dict[str, Any]:
     figures.film_strip(folder / "episode.png", settings, sampled.screens, sampled.seen, outcome, sampled.attention)
     figures.film(folder / "episode.gif", sampled.screens, sampled.seen)
     return result
+
+
+def frames_to_learn(curve: Sequence[dict[str, float]]) -> float | None:
+    """Return the frames after which the mean reward of a part of the run first was LEARNED; None if it never was."""
+    return next((line["frames"] for line in curve if line["mean_reward"] >= LEARNED), None)
 
 
 class _Training:

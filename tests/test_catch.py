@@ -390,6 +390,15 @@ def test_a_search_over_agents_prefers_more_reward(tmp_path):
     found = json.loads((tmp_path / "search" / "search.json").read_text())
     assert found["best"]["learning_rate"] == 5e-3
     assert found["best"]["mean_reward"] == max(trial["mean_reward"] for trial in found["trials"])
+    for trial in found["trials"]:
+        result = json.loads((tmp_path / "search" / trial["folder"] / "result.json").read_text())
+        assert trial["frames_to_learn"] == result["frames_to_learn"] == catch.frames_to_learn(result["curve"])
+
+
+def test_an_agent_has_learned_when_its_mean_reward_first_is_0_9():
+    curve = [{"frames": 100 * n, "mean_reward": reward} for n, reward in enumerate((-0.5, 0.89, 0.9, 0.2, 0.95))]
+    assert catch.frames_to_learn(curve) == 200
+    assert catch.frames_to_learn(curve[:2]) is None
 
 
 def test_the_shared_state_refuses_what_belongs_to_another_run(tmp_path):

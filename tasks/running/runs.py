@@ -63,6 +63,7 @@ class RunSettings:
 
     task: ClassVar[str]
     objective: ClassVar[Objective] = Objective("validation_nll", "validation loss (nats)", maximize=False)
+    recorded: ClassVar[tuple[str, ...]] = ()  # entries of a result that a search lists next to the objective
     length: ClassVar[str]  # the setting for the length of a run
     checkpoint: ClassVar[tuple[tuple[str, ...], type]]  # its groups of arrays, and the types of its other entries
     earlier: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # settings of runs that are older than the option

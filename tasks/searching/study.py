@@ -263,7 +263,7 @@ class Study:
         return max(wanted - len(_distinct(self.trials(*FINISHED))), 0)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the table of finished trials: number, state, settings, objective and folder of each."""
+        """Return the table of finished trials: number, state, settings, objective, recorded entries and folder."""
         return [self._row(trial) for trial in self.trials(*FINISHED)]
 
     def _row(self, trial: FrozenTrial) -> dict[str, Any]:
@@ -274,6 +274,7 @@ class Study:
             "state": trial.state.name,
             **trial.params,
             self.search.base.objective.name: trial.value if ended_well else None,
+            **trial.user_attrs.get("recorded", {}),
             "folder": own.name if own.is_dir() else f"{host}:{folder}/{own.name}",
         }
 

@@ -92,7 +92,9 @@ class Workers:
                 )
         # the loss, even if the task selects its best epoch by the error rate: it resolves finer differences
         with _named(result):
-            value = objective.of(read_json(result))
+            found = read_json(result)
+            value = objective.of(found)
+        trial.set_user_attr("recorded", {name: found.get(name) for name in self._search.base.recorded})
         print(f"{folder.name}: {trial.params}: {objective.title} {value:.5f}", flush=True)
         return value
 
