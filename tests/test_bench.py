@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy
 import pytest
 
-from bench import actors, base, generalization, inference, mcnemar, paper, report, speed, step
+from bench import actors, base, generalization, inference, mcnemar, paper, published, report, searches, speed, step
 from bench import store as stored
 from bench.__main__ import main
 from bench.peers import runner
@@ -127,11 +127,11 @@ def test_tables_2_and_3_and_the_ablation_are_made_of_their_own_runs(store, tmp_p
 
 def test_what_has_no_runs_is_said_to_be_missing(store):
     made = paper.make().splitlines()
-    for number, cells, seeds in ((1, paper.TABLE_1, 5), (2, paper.TABLE_2, 2), (3, paper.TABLE_3, 3)):
+    for number, cells, seeds in ((1, published.TABLE_1, 5), (2, published.TABLE_2, 2), (3, published.TABLE_3, 3)):
         for layer, sizes in cells.items():
             for size in sizes:
-                assert f"missing: table {number}, {paper.NAMES[layer]}, R = {size}: 0 of {seeds} seeds" in made
-    for layer in map(paper.NAMES.get, paper.TABLE_1):
+                assert f"missing: table {number}, {published.NAMES[layer]}, R = {size}: 0 of {seeds} seeds" in made
+    for layer in map(published.NAMES.get, published.TABLE_1):
         assert f"missing: figure 2, {layer}: 0 of 5 seeds with --test-curve" in made
         assert f"missing: capacity, {layer}, K = 16" in made
         assert f"missing: the search of retrieval, {layer}" in made
@@ -201,10 +201,10 @@ def test_a_new_seed_joins_runs_that_are_older_than_a_setting(store, tmp_path):
 
 def test_a_search_over_layers_counts_for_each():
     found = {"task": "retrieval", "options": ["--layer=lstm"], "space": {"rate": [1]}}
-    assert paper._searched_layers(found) == {"lstm"}
-    assert paper._searched_layers(found | {"options": []}) == {"fast_weights"}
-    assert paper._searched_layers(found | {"options": [], "task": "mnist"}) == {"multilevel"}
-    assert paper._searched_layers(found | {"space": {"layer": ["irnn", "lstm"]}}) == {"irnn", "lstm"}
+    assert searches.layers_of(found) == {"lstm"}
+    assert searches.layers_of(found | {"options": []}) == {"fast_weights"}
+    assert searches.layers_of(found | {"options": [], "task": "mnist"}) == {"multilevel"}
+    assert searches.layers_of(found | {"space": {"layer": ["irnn", "lstm"]}}) == {"irnn", "lstm"}
 
 
 def test_chosen_sizes_are_told_in_the_name():

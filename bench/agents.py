@@ -1,0 +1,128 @@
+"""Make figure 5 and the tables of agents that play Catch."""
+
+from __future__ import annotations
+
+from statistics import mean, median
+
+import matplotlib.pyplot as plt
+
+from tasks.figures import style
+from tasks.figures.style import NAMES_OF_AGENTS
+from tasks.games.catch_game import Rules
+
+from . import report
+from .cells import settings_of_memory
+from .published import FIGURE_5
+from .report import markdown, of_seeds
+from .store import Run, load
+
+SEEDS = 3
+HEADER = [
+    "N, M", "agent", "reward at the end, every seed", "paper", "frames to 0.9 (millions)", "paper, in its steps",
+    "frames", "frames/s, two runs at a time", "settings",
+]  # fmt: skip
+SHORT = 6  # of these columns, those that a page shows
+RANDOM_START = "catch-random-start"
+BEST = 5  # of a search's agents, whose mean the paper reports
+PASSED = 0.9  # the reward that counts as having learned Catch
+
+
+def figure_5(runs: list[Run], with_layer_norm: list[Run], missing: list[str]) -> str:
+    """Plot mean reward against frames, mean and range over the seeds, one panel for each game. Return the table."""
+    games, lines = agents_of_games(runs, with_layer_norm, missing)
+    if not lines:
+        return ""
+    figure, panels = plt.subplots(1, len(games), figsize=(11, 4), layout="constrained", sharey=True)
+    for axes, (game, agents) in zip(panels, games.items(), strict=True):
+        for name, layer, chosen in agents:
+            points = min(len(run["curve"]) for run in chosen)
+            frames = [line["frames"] / 1e6 for line in chosen[0]["curve"][:points]]
+            by_part = list(zip(*([line["mean_reward"] for line in run["curve"]] for run in chosen), strict=False))
+            line = "-" if name == NAMES_OF_AGENTS[layer] else "--"
+            style.band(axes, frames, by_part, mean, layer, name, line)
+        style.reward_axis(axes, Rules(*game).chance)
+        title = f"Catch, N = {game[0]}, M = {game[1]}"
+        if agents:
+            sizes = " and ".join(sorted({str(run["settings"]["hidden_size"]) for *_, of in agents for run in of}))
+            title += f", R = {sizes}: mean and range of {of_seeds(of for *_, of in agents)}"
+        axes.set_title(title, fontsize=10)
+    panels[0].legend()
+    style.save(figure, report.output / "figure5.png")
+    return markdown(HEADER, lines)
+
+
+def agents_of_games(
+    runs: list[Run], with_layer_norm: list[Run], missing: list[str]
+) -> tuple[dict[tuple[int, int], list[tuple[str, str, list[Run]]]], list[list[str]]]:  # fmt: skip
+    """Return (name, layer, runs) of each game's agents, and the lines of figure 5's table."""
+    panels: dict[tuple[int, int], list[tuple[str, str, list[Run]]]] = {}
+    lines = []
+    for game, theirs in FIGURE_5.items():
+        agents = [(NAMES_OF_AGENTS[layer], layer, runs) for layer in theirs]
+        agents.append(("ReLU RNN, layer norm", "irnn", with_layer_norm))
+        panels[game] = []
+        for name, layer, of in agents:
+            chosen = [
+                run for run in of
+                if (run["settings"]["size"], run["settings"]["visible"], run["settings"]["layer"]) == (*game, layer)
+            ]  # fmt: skip
+            if len(chosen) < SEEDS:
+                missing.append(f"figure 5, N = {game[0]}, {name}: {len(chosen)} of {SEEDS} seeds")
+            if chosen:
+                panels[game].append((name, layer, chosen))
+                lines.append(_line_of_agent(game, name, theirs.get(layer) if of is runs else None, chosen))
+    return panels, lines
+
+
+def _line_of_agent(
+    game: tuple[int, int], name: str, theirs: tuple[float | None, float | None] | None, chosen: list[Run]
+) -> list[str]:  # fmt: skip
+    soon, end = theirs or (None, None)
+    return [
+        f"{game[0]}, {game[1]}", name, ", ".join(f"{run['mean_reward']:.3f}" for run in chosen),
+        "-" if end is None else str(end), ", ".join(map(passed, chosen)), "-" if soon is None else str(soon),
+        f"{chosen[0]['frames']:,}", f"{median(run['frames_per_second'] for run in chosen):,.0f}",
+        _settings_of_agent(chosen[0]["settings"]),
+    ]  # fmt: skip
+
+
+def _settings_of_agent(settings: Run) -> str:
+    if settings["layer"] == "fast_weights":
+        own = settings_of_memory(settings)
+    elif settings["layer"] == "lstm":
+        own = f"forget gate's bias {settings['forget_bias']:g}"
+    else:
+        own = f"W = {settings['recurrent_scale']} I"
+    return f"{own}, β {settings['entropy_weight']}, {settings['optimizer']} {settings['learning_rate']}"
+
+
+def searches_of_agents(found: list[Run]) -> str:
+    """Return the results of the searches of Catch's settings: the mean of the best five, and the count below PASSED."""
+    rows = []
+    for search in found:
+        if search["task"] != "catch":
+            continue
+        words = " ".join(search["options"]).split()
+        layer = words[words.index("--layer") + 1] if "--layer" in words else "fast_weights"
+        name = NAMES_OF_AGENTS[layer] + (", layer norm" if "--layer-norm" in words else "")
+        rewards = [trial["mean_reward"] for trial in search["trials"]]
+        best = sorted(rewards, reverse=True)[:BEST]
+        rows.append([name, len(rewards), f"{mean(best):.3f}", sum(r < PASSED for r in rewards), f"{min(rewards):.3f}"])
+    header = ["agent", "settings", "mean reward of the best five", f"settings below {PASSED}", "lowest reward"]
+    return markdown(header, sorted(rows, key=lambda row: str(row[2]), reverse=True))
+
+
+def random_starts() -> str:
+    """Return the reward of agents whose paddle starts in a random column, and when they pass 0.9."""
+    groups = ((RANDOM_START, ""), (f"{RANDOM_START}-layer-norm", ", layer norm"))
+    rows = [
+        [NAMES_OF_AGENTS[run["settings"]["layer"]] + suffix, f"{run['mean_reward']:.3f}", passed(run)]
+        for group, suffix in groups for run in load(group)
+    ]  # fmt: skip
+    return markdown(["agent, seed 0", "reward at the end", f"frames to {PASSED} (millions)"], rows)
+
+
+def passed(run: Run) -> str:
+    """Return the millions of frames after which a run's mean reward passed 0.9, or "-"."""
+    frames = [line["frames"] for line in run["curve"] if line["mean_reward"] >= PASSED]
+    return f"{frames[0] / 1e6:.1f}" if frames else "-"
