@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from statistics import median
 
 from .cells import of
@@ -44,32 +43,3 @@ def of_the_preliminary_state(retrieval: list[Run]) -> str:
         if errors:
             rows.append([name, f"{median(errors):.3f} %", ", ".join(f"{error:.3f} %" for error in errors)])
     return markdown(["layer norm on the preliminary state", "median test error", "every seed"], rows)
-
-
-def pairs_of_digits(digits: list[Run], sizes: list[int]) -> str:
-    """Return how often fast weights beat the LSTM in pairs of runs of the same seed, on test and held-out digits."""
-
-    def test(run: Run) -> float:
-        return run["test_error"]
-
-    def held_out(run: Run) -> float:
-        return run["best_on_validation"]["validation_error"]
-
-    rows = []
-    for size in sizes:
-        theirs = {run["settings"]["seed"]: run for run in of(digits, "lstm", size)}
-        ours = [run for run in of(digits, "multilevel", size) if run["settings"]["seed"] in theirs]
-        both = [(run, theirs[run["settings"]["seed"]]) for run in ours]
-        rows.append([size, len(both), *_outcomes(both, test), *_outcomes(both, held_out)])
-    totals = [sum(column) for column in list(zip(*rows, strict=True))[1:]]
-    header = ["R", "pairs"]
-    header += [
-        f"{where}: {what}" for where in ("test", "held out") for what in ("fast weights win", "tie", "LSTM wins")
-    ]
-    return markdown(header, [*rows, ["all", *totals]])
-
-
-def _outcomes(both: list[tuple[Run, Run]], error: Callable[[Run], float]) -> list[int]:
-    """Return the numbers of pairs whose first run has the lower, the same and the higher error."""
-    differences = [error(first) - error(second) for first, second in both]
-    return [sum(d < 0 for d in differences), sum(d == 0 for d in differences), sum(d > 0 for d in differences)]

@@ -77,7 +77,9 @@ def for_pages() -> dict[str, str]:
         name = "table3-synthetic"
         made[name], made[f"{name}-seeds"] = tables.medians_and_seeds(3, synthetic, TABLE_3, 0, [])
     _, lines = agents.agents_of_games(load("catch"), load(CATCH_LAYER_NORM), [])
+    made |= {f"{task}-trials": searches.trials(load("search"), task) for task in ("retrieval", "mnist", "faces")}
     return made | {
+        "retrieval-pairs": tables.in_pairs(retrieval),
         "retrieval-controls": controls.of_the_lstm(retrieval),
         "retrieval-preliminary": controls.of_the_preliminary_state(retrieval),
         "capacity": markdown(
@@ -91,7 +93,10 @@ def for_pages() -> dict[str, str]:
             ],
         ),
         "generalization-medians": generalization.medians(),
-        "digits-pairs": controls.pairs_of_digits(of_digits, list(TABLE_2["irnn"])),
+        "digits-pairs": digits.in_pairs(of_digits),
+        "weight-decay-pairs": digits.in_pairs(load(WEIGHT_DECAY)),
+        "table3-pairs": digits.in_pairs(load("faces")),
+        "digits-mcnemar": digits.answers(of_digits, load(WEIGHT_DECAY), load(LAYER_NORM)),
         "ablation": digits.ablation(of_digits, load(LAYER_NORM), []),
         "weight-decay": digits.weight_decay(of_digits, load(WEIGHT_DECAY)),
         "figure5": markdown(agents.HEADER[: agents.SHORT], [line[: agents.SHORT] for line in lines]),

@@ -8,6 +8,8 @@ from .published import NAMES, TABLE_1, TABLE_2
 from .report import markdown
 from .store import Run
 
+STOPPED, DIVERGED = "stopped early", "∞"  # in place of a loss
+
 
 def table(found: list[Run], missing: list[str]) -> str:
     """Return the table of searches: the settings that each tried, and the objective of each trial."""
@@ -38,6 +40,26 @@ def table(found: list[Run], missing: list[str]) -> str:
     return markdown(header, lines)
 
 
+def trials(found: list[Run], task: str) -> str:
+    """Return the number of trials of each search of a task, and how many completed, by layer and date."""
+    lines = []
+    for search in found:
+        if search["task"] == task:
+            states = [_loss(trial) for trial in search["trials"]]
+            stopped, diverged = states.count(STOPPED), states.count(DIVERGED)
+            layers = " and ".join(NAMES[layer] for layer in sorted(layers_of(search)))
+            about = [
+                layers,
+                search.get("finished", "")[:16],
+                f"`{' '.join(search['options'])}`",
+                ", ".join(search["space"]),
+            ]
+            counts = [len(states), len(states) - stopped - diverged, stopped, diverged]
+            lines.append([*about, *counts, search.get("wrong", "none known")])
+    columns = ["layer", "finished", "options of each trial", "searched", "trials", "complete", STOPPED, "diverged"]
+    return markdown([*columns, "fault"], sorted(lines, key=lambda line: (str(line[0]), str(line[1]))))
+
+
 def layers_of(search: Run) -> set[str]:
     """Return the layers of a search: those in its space, or the one in its options."""
     if "layer" in search["space"]:
@@ -51,4 +73,4 @@ def _loss(trial: dict[str, Any]) -> str:
     value = trial.get("mean_reward", trial.get("validation_nll"))
     if value is not None:
         return f"{value:.4f}"
-    return "stopped early" if trial["state"] == "PRUNED" else "∞"
+    return STOPPED if trial["state"] == "PRUNED" else DIVERGED
