@@ -62,16 +62,19 @@ def agents_of_games(
         agents.append(("ReLU RNN, layer norm", "irnn", with_layer_norm))
         panels[game] = []
         for name, layer, of in agents:
-            chosen = [
-                run for run in of
-                if (run["settings"]["size"], run["settings"]["visible"], run["settings"]["layer"]) == (*game, layer)
-            ]  # fmt: skip
+            chosen = of_game(of, game, layer)
             if len(chosen) < SEEDS:
                 missing.append(f"figure 5, N = {game[0]}, {name}: {len(chosen)} of {SEEDS} seeds")
             if chosen:
                 panels[game].append((name, layer, chosen))
                 lines.append(_line_of_agent(game, name, theirs.get(layer) if of is runs else None, chosen))
     return panels, lines
+
+
+def of_game(runs: list[Run], game: tuple[int, int], layer: str) -> list[Run]:
+    """Return the runs of this layer in the game of size N that is visible for M frames."""
+    wanted = {"size": game[0], "visible": game[1], "layer": layer}
+    return [run for run in runs if wanted.items() <= run["settings"].items()]
 
 
 def _line_of_agent(
@@ -122,7 +125,13 @@ def random_starts() -> str:
     return markdown(["agent, seed 0", "reward at the end", f"frames to {PASSED} (millions)"], rows)
 
 
+def frames_to_pass(run: Run) -> float | None:
+    """Return the millions of frames after which a run's mean reward passed 0.9, or None."""
+    frames = (line["frames"] / 1e6 for line in run["curve"] if line["mean_reward"] >= PASSED)
+    return next(frames, None)
+
+
 def passed(run: Run) -> str:
     """Return the millions of frames after which a run's mean reward passed 0.9, or "-"."""
-    frames = [line["frames"] for line in run["curve"] if line["mean_reward"] >= PASSED]
-    return f"{frames[0] / 1e6:.1f}" if frames else "-"
+    frames = frames_to_pass(run)
+    return "-" if frames is None else f"{frames:.1f}"

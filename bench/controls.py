@@ -9,30 +9,36 @@ from .report import markdown
 from .store import Run, load
 
 # what differs from table 1's LSTM, and the groups of the runs; a seed that two groups have is shown once
-CONTROLS_OF_THE_LSTM = (
-    ("as in table 1", ("retrieval",)),
-    ("400,000 sequences", ("retrieval-more-data",)),
-    ("layer norm", ("retrieval-layer-norm", "retrieval-generalization-layer-norm")),
-    ("both", ("retrieval-layer-norm-more-data",)),
-    ("400,000 sequences, twice the updates", ("retrieval-more-data-longer",)),
-)
+CONTROLS_OF_THE_LSTM = {
+    "as in table 1": ("retrieval",),
+    "400,000 sequences": ("retrieval-more-data",),
+    "layer norm": ("retrieval-layer-norm", "retrieval-generalization-layer-norm"),
+    "both": ("retrieval-layer-norm-more-data",),
+    "400,000 sequences, twice the updates": ("retrieval-more-data-longer",),
+}
 PRELIMINARY = "retrieval-ablation"  # the group of fast weights with layer norm on the preliminary state
 
 
 def of_the_lstm(retrieval: list[Run]) -> str:
     """Return the LSTM's test error with more sequences and with layer norm, every seed, and the updates of a run."""
     rows = []
-    for name, groups in CONTROLS_OF_THE_LSTM:
-        runs = [run for group in groups for run in (retrieval if group == "retrieval" else load(group))]
+    for name, groups in CONTROLS_OF_THE_LSTM.items():
         row = [name]
         for size in (50, 100):
-            chosen = [run for run in of(runs, "lstm", size) if run["settings"]["pairs"] == 4]
-            by_seed = {run["settings"]["seed"]: run for run in chosen}
-            errors = ", ".join(f"{100 * by_seed[seed]['test_error']:.3f} %" for seed in sorted(by_seed))
+            chosen = lstm_runs(name, size, retrieval)
+            errors = ", ".join(f"{100 * run['test_error']:.3f} %" for run in chosen)
             row += [errors, f"{chosen[0]['updates']:,}"] if chosen else ["-", "-"]
         rows.append([*row, ", ".join(groups)])
     header = ["LSTM, test error of seeds 0, 1, 2", "R = 50", "updates", "R = 100", "updates", "group of the runs"]
     return markdown(header, rows)
+
+
+def lstm_runs(name: str, size: int, retrieval: list[Run]) -> list[Run]:
+    """Return the runs of a control of the LSTM with R = size, by seed. retrieval: the runs of table 1."""
+    groups = CONTROLS_OF_THE_LSTM[name]
+    runs = [run for group in groups for run in (retrieval if group == "retrieval" else load(group))]
+    by_seed = {run["settings"]["seed"]: run for run in of(runs, "lstm", size) if run["settings"]["pairs"] == 4}
+    return [by_seed[seed] for seed in sorted(by_seed)]
 
 
 def of_the_preliminary_state(retrieval: list[Run]) -> str:

@@ -11,7 +11,7 @@ from tasks.figures import style
 from tasks.retrieval import key_blind_floor
 from tasks.running.runs import read_json
 
-from . import agents, cells, controls, digits, generalization, report, searches, speed, store, tables
+from . import agents, cells, claims, controls, digits, generalization, report, searches, speed, store, tables
 from .cells import of as _of
 from .drawings import draw_glimpses
 from .plans import SEEDS_OF_TABLE_1
@@ -79,6 +79,7 @@ def for_pages() -> dict[str, str]:
     _, lines = agents.agents_of_games(load("catch"), load(CATCH_LAYER_NORM), [])
     made |= {f"{task}-trials": searches.trials(load("search"), task) for task in ("retrieval", "mnist", "faces")}
     return made | {
+        "claims": claims.table(),
         "retrieval-pairs": tables.in_pairs(retrieval),
         "retrieval-controls": controls.of_the_lstm(retrieval),
         "retrieval-preliminary": controls.of_the_preliminary_state(retrieval),
