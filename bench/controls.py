@@ -2,117 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from statistics import mean, median
-from typing import Any
+from statistics import median
 
-from tasks.figures.style import NAMES_OF_AGENTS
-
+from .cells import of
 from .report import markdown
-from .store import load
-
-Run = dict[str, Any]
+from .store import Run, load
 
 # what differs from table 1's LSTM, and the groups of the runs; a seed that two groups have is shown once
-CONTROLS_OF_THE_LSTM = (
-    ("as in table 1", ("retrieval",)),
-    ("400,000 sequences", ("retrieval-more-data",)),
-    ("layer norm", ("retrieval-layer-norm", "retrieval-generalization-layer-norm")),
-    ("both", ("retrieval-layer-norm-more-data",)),
-    ("400,000 sequences, twice the updates", ("retrieval-more-data-longer",)),
-)
+CONTROLS_OF_THE_LSTM = {
+    "as in table 1": ("retrieval",),
+    "400,000 sequences": ("retrieval-more-data",),
+    "layer norm": ("retrieval-layer-norm", "retrieval-generalization-layer-norm"),
+    "both": ("retrieval-layer-norm-more-data",),
+    "400,000 sequences, twice the updates": ("retrieval-more-data-longer",),
+}
 PRELIMINARY = "retrieval-ablation"  # the group of fast weights with layer norm on the preliminary state
-RANDOM_START = "catch-random-start"
-BEST = 5  # of a search's agents, whose mean the paper reports
-PASSED = 0.9  # the reward that counts as having learned Catch
 
 
 def of_the_lstm(retrieval: list[Run]) -> str:
     """Return the LSTM's test error with more sequences and with layer norm, every seed, and the updates of a run."""
     rows = []
-    for name, groups in CONTROLS_OF_THE_LSTM:
-        runs = [run for group in groups for run in (retrieval if group == "retrieval" else load(group))]
+    for name, groups in CONTROLS_OF_THE_LSTM.items():
         row = [name]
         for size in (50, 100):
-            chosen = [run for run in runs if _is(run, "lstm", size) and run["settings"]["pairs"] == 4]
-            by_seed = {run["settings"]["seed"]: run for run in chosen}
-            errors = ", ".join(f"{100 * by_seed[seed]['test_error']:.3f} %" for seed in sorted(by_seed))
+            chosen = lstm_runs(name, size, retrieval)
+            errors = ", ".join(f"{100 * run['test_error']:.3f} %" for run in chosen)
             row += [errors, f"{chosen[0]['updates']:,}"] if chosen else ["-", "-"]
         rows.append([*row, ", ".join(groups)])
     header = ["LSTM, test error of seeds 0, 1, 2", "R = 50", "updates", "R = 100", "updates", "group of the runs"]
     return markdown(header, rows)
 
 
+def lstm_runs(name: str, size: int, retrieval: list[Run]) -> list[Run]:
+    """Return the runs of a control of the LSTM with R = size, by seed. retrieval: the runs of table 1."""
+    groups = CONTROLS_OF_THE_LSTM[name]
+    runs = [run for group in groups for run in (retrieval if group == "retrieval" else load(group))]
+    by_seed = {run["settings"]["seed"]: run for run in of(runs, "lstm", size) if run["settings"]["pairs"] == 4}
+    return [by_seed[seed] for seed in sorted(by_seed)]
+
+
 def of_the_preliminary_state(retrieval: list[Run]) -> str:
     """Return the test error of fast weights of R = 50 with and without layer norm on the preliminary state."""
     rows = []
     for name, runs in (("off (table 1)", retrieval), ("on", load(PRELIMINARY))):
-        errors = [100 * run["test_error"] for run in runs if _is(run, "fast_weights", 50)]
+        errors = [100 * run["test_error"] for run in of(runs, "fast_weights", 50)]
         if errors:
             rows.append([name, f"{median(errors):.3f} %", ", ".join(f"{error:.3f} %" for error in errors)])
     return markdown(["layer norm on the preliminary state", "median test error", "every seed"], rows)
-
-
-def pairs_of_digits(digits: list[Run], sizes: list[int]) -> str:
-    """Return how often fast weights beat the LSTM in pairs of runs of the same seed, on test and held-out digits."""
-
-    def test(run: Run) -> float:
-        return run["test_error"]
-
-    def held_out(run: Run) -> float:
-        return run["best_on_validation"]["validation_error"]
-
-    rows = []
-    for size in sizes:
-        theirs = {run["settings"]["seed"]: run for run in digits if _is(run, "lstm", size)}
-        ours = [run for run in digits if _is(run, "multilevel", size) and run["settings"]["seed"] in theirs]
-        both = [(run, theirs[run["settings"]["seed"]]) for run in ours]
-        rows.append([size, len(both), *_outcomes(both, test), *_outcomes(both, held_out)])
-    totals = [sum(column) for column in list(zip(*rows, strict=True))[1:]]
-    header = ["R", "pairs"]
-    header += [
-        f"{where}: {what}" for where in ("test", "held out") for what in ("fast weights win", "tie", "LSTM wins")
-    ]
-    return markdown(header, [*rows, ["all", *totals]])
-
-
-def _outcomes(both: list[tuple[Run, Run]], error: Callable[[Run], float]) -> list[int]:
-    """Return the numbers of pairs whose first run has the lower, the same and the higher error."""
-    differences = [error(first) - error(second) for first, second in both]
-    return [sum(d < 0 for d in differences), sum(d == 0 for d in differences), sum(d > 0 for d in differences)]
-
-
-def searches_of_agents(found: list[Run]) -> str:
-    """Return the results of the searches of Catch's settings: the mean of the best five, and the count below PASSED."""
-    rows = []
-    for search in found:
-        if search["task"] != "catch":
-            continue
-        words = " ".join(search["options"]).split()
-        layer = words[words.index("--layer") + 1] if "--layer" in words else "fast_weights"
-        name = NAMES_OF_AGENTS[layer] + (", layer norm" if "--layer-norm" in words else "")
-        rewards = [trial["mean_reward"] for trial in search["trials"]]
-        best = sorted(rewards, reverse=True)[:BEST]
-        rows.append([name, len(rewards), f"{mean(best):.3f}", sum(r < PASSED for r in rewards), f"{min(rewards):.3f}"])
-    header = ["agent", "settings", "mean reward of the best five", f"settings below {PASSED}", "lowest reward"]
-    return markdown(header, sorted(rows, key=lambda row: str(row[2]), reverse=True))
-
-
-def random_starts() -> str:
-    """Return the reward of agents whose paddle starts in a random column, and when they pass 0.9."""
-    groups = ((RANDOM_START, ""), (f"{RANDOM_START}-layer-norm", ", layer norm"))
-    rows = [
-        [NAMES_OF_AGENTS[run["settings"]["layer"]] + suffix, f"{run['mean_reward']:.3f}", passed(run)]
-        for group, suffix in groups for run in load(group)
-    ]  # fmt: skip
-    return markdown(["agent, seed 0", "reward at the end", f"frames to {PASSED} (millions)"], rows)
-
-
-def passed(run: Run) -> str:
-    """Return the millions of frames after which a run's mean reward passed 0.9, or "-"."""
-    frames = [line["frames"] for line in run["curve"] if line["mean_reward"] >= PASSED]
-    return f"{frames[0] / 1e6:.1f}" if frames else "-"
-
-
-def _is(run: Run, layer: str, size: int) -> bool:
-    return (run["settings"]["layer"], run["settings"]["hidden_size"]) == (layer, size)

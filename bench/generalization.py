@@ -13,6 +13,7 @@ from tasks.retrieval import OTHER_PAIRS, OTHER_SEPARATORS, key_blind_floor
 from . import report
 from .plans import TRAINED_PAIRS
 from .report import markdown, of_seeds
+from .seeds import median_and_range
 from .store import load
 
 SEEDS = 3
@@ -50,7 +51,9 @@ def make(missing: list[str]) -> str:
                 continue
             for axes, (kind, values) in zip(line, FORMATS.items(), strict=True):
                 errors = {value: [100 * run[kind][str(value)] for run in chosen] for value in values}
-                rows[kind].append([trained, name, len(chosen), *map(_cell, errors.values())])
+                rows[kind].append(
+                    [trained, name, len(chosen), *(median_and_range(each, 2) for each in errors.values())]
+                )
                 style.band(axes, values, list(errors.values()), median, layer, name, LINES[group], "o")
             drawn.append(chosen)
         for axes, (kind, values) in zip(line, FORMATS.items(), strict=True):
@@ -73,16 +76,16 @@ def make(missing: list[str]) -> str:
 
 
 def medians() -> str:
-    """Return the median test error of layers with all seeds, for the formats that docs/results/retrieval.md shows."""
-    header = ["median test error", *(f"{value} {kind}" for kind, value in SHOWN)]
+    """Return median and range of the test error of layers with all seeds, for the formats that a page shows."""
+    header = ["median test error and range", *(f"{value} {kind}" for kind, value in SHOWN)]
     rows = []
     for trained in TRAINED_PAIRS:
         for name, group, layer in SERIES:
             chosen = _results(group, layer, trained)
             if len(chosen) >= SEEDS:
-                errors = [median(100 * run[kind][str(value)] for run in chosen) for kind, value in SHOWN]
+                errors = [[100 * run[kind][str(value)] for run in chosen] for kind, value in SHOWN]
                 title = f"{name.replace(', layer norm', ' with layer norm')}, trained at K = {trained}"
-                rows.append([title, *(f"{error:.2f} %" for error in errors)])
+                rows.append([title, *(median_and_range(each, 2) for each in errors)])
     floors = [f"{100 * key_blind_floor(value)[0]:.1f} %" if kind == "pairs" else "" for kind, value in SHOWN]
     at_trained = " or ".join(f"{100 * key_blind_floor(trained)[0]:.1f}" for trained in TRAINED_PAIRS)
     rows.append(["Key-blind floor", *(floor or f"{at_trained} %" for floor in floors)])
@@ -93,9 +96,3 @@ def _results(group: str, layer: str, trained: int) -> list[dict[str, Any]]:
     """Return the errors on other formats of each run of a series that was trained at this number of pairs."""
     wanted = {"layer": layer, "pairs": trained, "hidden_size": SIZE}
     return [run["generalization"] for run in load(GROUP + group) if wanted.items() <= run["settings"].items()]
-
-
-def _cell(errors: list[float]) -> str:
-    """Return the median and the range over the seeds in %. One of 5,000 sequences is 0.02 %."""
-    spread = f" ({min(errors):.2f} to {max(errors):.2f})" if len(errors) > 1 else ""
-    return f"{median(errors):.2f} %{spread}"

@@ -9,15 +9,15 @@ Source: McNemar 1947, Psychometrika 12, 153-157; the exact form is the two-sided
 
 from __future__ import annotations
 
-from math import comb
-
 from . import store
+from .report import markdown
+from .seeds import sign_test
 
 
-def exact(b: int, c: int) -> float:
-    """Return the two-sided p-value for b and c discordant examples."""
-    tail = sum(comb(b + c, k) for k in range(min(b, c) + 1))
-    return min(1.0, 2 * tail / 2 ** (b + c))
+def discordant(first: store.Run, second: store.Run) -> tuple[int, int, int]:
+    """Return how many test examples are wrong in both runs, in the first only, and in the second only."""
+    wrong = [set(run["wrong_answers"]) for run in (first, second)]
+    return len(wrong[0] & wrong[1]), len(wrong[0] - wrong[1]), len(wrong[1] - wrong[0])
 
 
 def compare(first: str, second: str) -> str:
@@ -25,12 +25,25 @@ def compare(first: str, second: str) -> str:
     runs = [_run(name) for name in (first, second)]
     if runs[0]["data"]["name"] != runs[1]["data"]["name"] or runs[0]["data"]["sizes"][2] != runs[1]["data"]["sizes"][2]:
         raise ValueError(f"runs: expected two of the same test set, got {runs[0]['data']} and {runs[1]['data']}")
-    wrong = [set(run["wrong_answers"]) for run in runs]
-    b, c = len(wrong[0] - wrong[1]), len(wrong[1] - wrong[0])
+    both, b, c = discordant(*runs)
     return (
-        f"of {runs[0]['data']['sizes'][2]:,} test examples {len(wrong[0] & wrong[1])} are wrong in both runs, {b} in "
-        f"{first} alone, {c} in {second} alone: p = {exact(b, c):.3g} (McNemar's exact test)"
+        f"of {runs[0]['data']['sizes'][2]:,} test examples {both} are wrong in both runs, {b} in "
+        f"{first} alone, {c} in {second} alone: p = {sign_test(b, c):.3g} (McNemar's exact test)"
     )
+
+
+def table(comparisons: dict[str, list[tuple[store.Run, store.Run]]]) -> str:
+    """Return the test of each pair of runs that both stored their answers, and count the other pairs."""
+    lines = []
+    for name, paired in comparisons.items():
+        tested = [pair for pair in paired if all("wrong_answers" in run for run in pair)]
+        for first, second in tested:
+            both, b, c = discordant(first, second)
+            lines.append([name, f"`{first['run']}`", f"`{second['run']}`", both, b, c, f"{sign_test(b, c):.2g}"])
+        if left := len(paired) - len(tested):
+            lines.append([name, f"{left} of {len(paired)} pairs without stored answers", *["-"] * 5])
+    header = ["comparison", "first run", "second run", "wrong in both", "in the first only", "in the second only", "p"]
+    return markdown(header, lines)
 
 
 def _run(name: str) -> store.Run:

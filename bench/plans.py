@@ -1,6 +1,6 @@
 """List the runs and searches of each table and figure, by the options of `python -m tasks` that are not defaults.
 
-The runs of a plan are stored in its group, under LAYER-R50-seed0. The paper's numbers are in paper.py.
+The runs of a plan are stored in its group, under LAYER-R50-seed0. The paper's numbers are in published.py.
 """
 
 from __future__ import annotations

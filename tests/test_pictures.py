@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from bench import capacity, generalization, paper, report, speed, store
+from bench import agents, capacity, cells, generalization, paper, report, speed, store
 from tasks import catch, figures, mnist, retrieval
 from tasks.figures import style
 from tasks.running.layers import TAKES
@@ -44,9 +44,9 @@ def test_every_layer_of_the_tasks_has_a_name_and_a_colour_of_its_own():
 
 
 def test_a_layer_has_its_colour_in_every_figure_of_the_bench_and_its_variants_differ_by_line(drawn):
-    paper.figure_2([run for run in store.load("retrieval") if paper._is_the_papers(run["settings"])], [])
+    paper.figure_2(cells.retrieval(), [])
     capacity.make([])
-    paper.figure_5(store.load("catch"), store.load(paper.CATCH_LAYER_NORM), [])
+    agents.figure_5([])
     generalization.make([])
     assert len(drawn) == 4
     layers = {"ReLU RNN": "irnn"} | {name: layer for layer, name in style.NAMES.items()}
@@ -102,7 +102,7 @@ def test_titles_count_the_seeds(runs, words):
 
 
 def test_the_figures_of_the_bench_name_r_and_the_seeds(drawn):
-    runs = [run for run in store.load("retrieval") if paper._is_the_papers(run["settings"])]
+    runs = cells.retrieval()
     paper.figure_2([run for run in runs if run["settings"]["seed"] < 2], [])
     assert "Associative retrieval, R = 50: mean and range of 2 seeds" in texts(drawn[0])
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import paper, plans, reproduce, store
+from bench import plans, published, reproduce, store
 from bench.__main__ import main
 from tasks import retrieval
 from tasks.running.command_line import settings_asked_for
@@ -73,7 +73,7 @@ def test_every_row_of_table_1_has_a_search_with_the_same_number_of_trials_that_t
         assert len(space.combinations(grid)) == 12
         tried.append((base.layer, base.layer_norm, base.hidden_size))
     with_layer_norm = [(layer, True, size) for layer in plans.BASELINES for size in (20, 50, 100)]
-    usual = [(layer, None, size) for layer in paper.TABLE_1 for size in (20, 50, 100)]
+    usual = [(layer, None, size) for layer in published.TABLE_1 for size in (20, 50, 100)]
     assert sorted(tried, key=str) == sorted([*usual, *with_layer_norm], key=str)
     assert {cell.search for cell in plans.TABLE_1_LAYER_NORM} == {each.name for each in plans.SEARCHES_OF_LAYER_NORM}
 
