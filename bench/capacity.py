@@ -21,7 +21,7 @@ from tasks.figures import style
 from tasks.retrieval import key_blind_floor
 
 from . import report
-from .plans import CAPACITY_EPOCHS, CAPACITY_PAIRS, PAIRS, TABLE_1_LAYERS
+from .plans.retrieval import CAPACITY_EPOCHS, CAPACITY_PAIRS, PAIRS, TABLE_1_LAYERS
 from .report import markdown, of_seeds
 from .store import load
 

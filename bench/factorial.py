@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks.figures.style import NAMES
 
-from .plans import FACTORS, GLIMPSE_TYPE_LAYERS, KEPT, SIZES_OF_TABLE_2, factorial_group
+from .plans.images import FACTORS, GLIMPSE_TYPE_LAYERS, KEPT, SIZES_OF_TABLE_2, factorial_group
 from .report import markdown
 from .store import load
 

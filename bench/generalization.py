@@ -11,7 +11,7 @@ from tasks.figures import style
 from tasks.retrieval import OTHER_PAIRS, OTHER_SEPARATORS, key_blind_floor
 
 from . import report
-from .plans import TRAINED_PAIRS
+from .plans.retrieval import TRAINED_PAIRS
 from .report import markdown, of_seeds
 from .seeds import median_and_range
 from .store import load

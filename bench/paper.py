@@ -28,7 +28,7 @@ from . import (
     tables,
 )  # fmt: skip
 from .drawings import draw_glimpses
-from .plans import SEEDS_OF_TABLE_1
+from .plans.retrieval import SEEDS_OF_TABLE_1
 from .published import NAMES, TABLE_1, TABLE_2, TABLE_3
 from .report import markdown, of_seeds
 from .store import Run, load

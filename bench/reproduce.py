@@ -21,7 +21,8 @@ from tasks.running.command_line import settings_asked_for
 from tasks.searching.trial import end, start
 
 from . import store
-from .plans import PLANS, Cell, Search
+from .plans import PLANS
+from .plans.cells import Cell, Search
 
 FOLDER = Path("runs") / "reproduce"  # the folder of the runs
 POLL = 0.2  # seconds between two checks of a run

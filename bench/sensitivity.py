@@ -11,7 +11,7 @@ from matplotlib.colors import SymLogNorm
 from tasks.figures import style
 
 from . import report
-from .plans import DECAYS, INNER_STEPS, RATES, sensitivity_group
+from .plans.retrieval import DECAYS, INNER_STEPS, RATES, sensitivity_group
 from .report import markdown, of_seeds
 from .store import load
 

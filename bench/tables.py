@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from .cells import of, settings_of
-from .plans import BASELINES, NORMALIZED
+from .plans.retrieval import BASELINES, NORMALIZED
 from .published import NAMES, TABLE_1, Cells
 from .report import markdown
 from .seeds import median_and_range, table_of_pairs

@@ -46,7 +46,7 @@ def test_a_run_that_is_deleted_and_only_it_is_planned(tmp_path, monkeypatch, cap
     assert {run.name for run in after} - {run.name for run in before} == {name}
     assert main(["reproduce", "table1", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    searches = sum(isinstance(run.cell, plans.Search) for run in after)
+    searches = sum(isinstance(run.cell, plans.cells.Search) for run in after)
     assert f"table1: 105 runs and 9 searches planned, {len(after) - searches} runs" in said
     assert f"  {name}: python -m tasks retrieval --layer lstm --learning-rate 0.002 --epochs 130 --test-curve" in said
     assert main(["reproduce"]) == 2
@@ -65,17 +65,19 @@ def test_a_run_that_is_marked_as_wrong_is_made_again(tmp_path, monkeypatch):
 
 def test_every_row_of_table_1_has_a_search_with_the_same_number_of_trials_that_the_task_accepts():
     tried = []
-    for search in plans.SEARCHES:
+    for search in plans.retrieval.SEARCHES:
         base = settings_asked_for(retrieval.Settings, search.options.split(), "tasks")
         grid = space.parse(search.grid.split(), base, ranges=False)
         space.check(grid, base, ranges=False)
         assert not space.without_effect(grid, base)
         assert len(space.combinations(grid)) == 12
         tried.append((base.layer, base.layer_norm, base.hidden_size))
-    with_layer_norm = [(layer, True, size) for layer in plans.BASELINES for size in (20, 50, 100)]
+    with_layer_norm = [(layer, True, size) for layer in plans.retrieval.BASELINES for size in (20, 50, 100)]
     usual = [(layer, None, size) for layer in published.TABLE_1 for size in (20, 50, 100)]
     assert sorted(tried, key=str) == sorted([*usual, *with_layer_norm], key=str)
-    assert {cell.search for cell in plans.TABLE_1_LAYER_NORM} == {each.name for each in plans.SEARCHES_OF_LAYER_NORM}
+    assert {cell.search for cell in plans.retrieval.TABLE_1_LAYER_NORM} == {
+        each.name for each in plans.retrieval.SEARCHES_OF_LAYER_NORM
+    }
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "STORE", tmp_path / "results")
     monkeypatch.setattr(store, "SCRATCH", tmp_path / "scratch")
     monkeypatch.setattr(reproduce, "FOLDER", tmp_path / "runs")
-    monkeypatch.setitem(plans.PLANS, "tiny", plans.cells("retrieval-tiny", 2, TINY))
+    monkeypatch.setitem(plans.PLANS, "tiny", plans.cells.cells("retrieval-tiny", 2, TINY))
     return tmp_path
 
 
@@ -99,8 +101,8 @@ def test_missing_runs_are_made_stored_and_then_no_longer_missing(tiny, capsys):
 
 def test_a_search_is_made_before_the_runs_that_take_its_best_settings(tiny, capsys):
     short = f"{TINY} --layer irnn"
-    cell = plans.Cell("retrieval-tiny", short, (0,), "rates")
-    plans.PLANS["tiny"] = [cell, plans.Search("rates", "retrieval", short, "learning_rate=1e-9,1e-2")]
+    cell = plans.cells.Cell("retrieval-tiny", short, (0,), "rates")
+    plans.PLANS["tiny"] = [cell, plans.cells.Search("rates", "retrieval", short, "learning_rate=1e-9,1e-2")]
     assert main(["reproduce", "tiny", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "tiny: 1 runs and 1 searches planned, 1 runs and 1 searches missing" in said
@@ -134,7 +136,7 @@ def test_a_run_that_was_interrupted_is_resumed(tiny):
 
 
 def test_a_run_that_fails_is_named_with_its_log(tiny, capsys):
-    plans.PLANS["tiny"] = plans.cells("retrieval-tiny", 1, f"{TINY} --learning-rate 1e30")
+    plans.PLANS["tiny"] = plans.cells.cells("retrieval-tiny", 1, f"{TINY} --learning-rate 1e30")
     assert main(["reproduce", "tiny"]) == 2
     assert "retrieval-tiny/fast_weights-K4-R8-seed0: exit code 3 of" in (said := capsys.readouterr().err)
     assert "expected finite numbers" in Path(said.rpartition("see ")[2].strip()).read_text()
@@ -147,7 +149,7 @@ def test_a_request_to_end_stops_the_runs_and_keeps_their_checkpoints(tiny):
     program = (
         "import pathlib, sys; from bench import plans, reproduce, store; from bench.__main__ import main; "
         f"store.STORE = store.SCRATCH = pathlib.Path({str(tiny)!r}); reproduce.FOLDER = store.STORE / 'runs'; "
-        f"plans.PLANS['long'] = plans.cells('retrieval-long', 1, '{TINY} --epochs 100000'); "
+        f"plans.PLANS['long'] = plans.cells.cells('retrieval-long', 1, '{TINY} --epochs 100000'); "
         "sys.exit(main(['reproduce', 'long']))"
     )
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE, text=True)
