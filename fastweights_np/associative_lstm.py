@@ -41,7 +41,7 @@ import numpy
 
 from . import checks, ops
 from .backend import Array, array_module, take
-from .inference import PART, StatesOnly, in_parts, without
+from .inference import StatesOnly, in_parts, without
 from .recurrent import (
     BaseCache,
     Params,
@@ -348,7 +348,7 @@ def forward(
     spans = Spans(x, lengths, resets)
     if without(gradients):
         part = partial(unlocked(forward), params, copies=copies, workspace=workspace)
-        return in_parts(part, unlocked(final_state), PART, x, {"h0": h0, "c0": c0}, shape[2], lengths, resets)
+        return in_parts(part, unlocked(final_state), x, {"h0": h0, "c0": c0}, lengths, resets)
     x = spans.clear(x)
 
     workspace = workspace or Workspace()
