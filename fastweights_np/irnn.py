@@ -106,12 +106,12 @@ def forward(
     W, shape, layer_norm = params["W"], (*x.shape[:2], len(params["W"])), "gain" in params
     h0 = initial("h0", h0, shape[1:], W)
     spans = Spans(x, lengths, resets)
+    workspace = workspace or Workspace()
     if without(gradients):
         part = partial(unlocked(forward), params, activation=activation, workspace=workspace)
         return in_parts(part, unlocked(final_state), x, {"h0": h0}, lengths, resets)
     x = spans.clear(x)
 
-    workspace = workspace or Workspace()
     ticket = workspace.begin()
     key = (xp, shape, W.dtype, activation, layer_norm)
     buffers = workspace.buffers(key, lambda: Buffers(xp, shape, W.dtype, activation, layer_norm))

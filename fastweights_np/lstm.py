@@ -203,12 +203,12 @@ def forward(
     W, shape, layer_norm = params["W"], (*x.shape[:2], params["W"].shape[-1]), "gain" in params
     h0, c0 = (initial(name, given, shape[1:], W) for name, given in (("h0", h0), ("c0", c0)))
     spans = Spans(x, lengths, resets)
+    workspace = workspace or Workspace()
     if without(gradients):
         part = partial(unlocked(forward), params, workspace=workspace)
         return in_parts(part, unlocked(final_state), x, {"h0": h0, "c0": c0}, lengths, resets)
     x = spans.clear(x)
 
-    workspace = workspace or Workspace()
     ticket = workspace.begin()
     buffers = workspace.buffers((xp, shape, W.dtype, layer_norm), lambda: Buffers(xp, shape, W.dtype, layer_norm))
     buffers.gates.load(params)

@@ -205,6 +205,7 @@ def forward(
     if len(controls) != steps:
         raise ValueError(f"controls: expected {steps} steps, the length of x, got {len(controls)}")
     spans = Spans(x, lengths, resets)
+    workspace = workspace or Workspace()
     if without(gradients):
         part = partial(
             unlocked(forward), params, decay=decay, rate=rate, inner_steps=inner_steps, activation=activation,
@@ -216,7 +217,6 @@ def forward(
         )  # fmt: skip
     x = spans.clear(x)
 
-    workspace = workspace or Workspace()
     ticket = workspace.begin()
     shape, layer_norm = (steps, batch_size, hidden_size), "gain" in params
     key = (xp, shape, dtype, options.structure, layer_norm, chunk, controls)
