@@ -169,7 +169,7 @@ def forward(
     if chunk is not None:
         checks.count("chunk", chunk, least=1)
     shape, dtype, layer_norm = (*x.shape[:2], len(params["W"])), params["W"].dtype, "gain" in params
-    h0 = initial("h0", h0, shape[1:], params["W"])
+    h0 = initial("h0", None, shape[1:], params["W"]) if h0 is None else h0
     workspace = workspace or Workspace()
     if without(gradients):
         h, final = forward_only(params, x, h0, A0, lengths, resets, options, chunk, workspace)

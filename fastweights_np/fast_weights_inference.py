@@ -27,7 +27,7 @@ from .workspace import Workspace
 class Part:
     """The buffers and calls of K steps, K = chunk, for states of the shape (B, H) of `like`.
 
-    The caller fills `sums`, and calls `run` for each part of a sequence, after `start` for the first one.
+    The caller fills `sums` by `add_up`, and calls `run` for each part of a sequence, after `start` for the first one.
     """
 
     def __init__(self, params: Params, like: Array, options: Options, chunk: int) -> None:
@@ -38,17 +38,26 @@ class Part:
         self.sums = xp.empty_like(self.states)  # C x(t) + b
         self._before = xp.empty_like(like)  # h(t) of the first step
         self._a = self.A.term if options.sustained_boundary else xp.empty_like(like)  # W h(t) + C x(t) + b
-        self._W_transposed = xp.empty_like(params["W"])
+        self._W_transposed, self._b = xp.empty_like(params["W"]), xp.empty_like(like)  # b as equal rows, as in Norm
         self._f, self._norm = ops.ACTIVATIONS[options.activation](like), norm_of(self.A.result, params)
         self._bound: dict[bool, list[list[Call]]] = {}
 
     def start(self, params: Params, h0: Array, A0: Array | None) -> None:
         """Begin with the current values of the parameters, and with h0 and A0."""
-        self._W_transposed[...] = params["W"].T
+        self._W_transposed[...], self._b[...] = params["W"].T, params["b"]
         if self._norm is not None:
             self._norm.load(params["gain"], params["bias"])
         self._before[...] = h0
         self.A.reset(None, A0)
+
+    def add_up(self, x: Array | ops.Embedded, params: Params, out: Array) -> None:
+        """Put C x(t) + b of any number of steps in out (.., B, H)."""
+        if isinstance(x, ops.Embedded):
+            ops.linear(x, params["C"], params["b"], out=out)
+            return
+        # as ops.linear, whose checks take as long as a small product
+        self._xp.matmul(x.reshape(-1, x.shape[-1]), params["C"].T, out=out.reshape(-1, out.shape[-1]))
+        out += self._b
 
     def run(self, h: Array, start: int, spans: Spans) -> None:
         """Put the states of n <= K steps in h (n, B, H). start is the number of the first step in the sequence."""
@@ -85,6 +94,12 @@ class Part:
         ]  # fmt: skip
 
 
+def _choose_chunk(steps: int, hidden_size: int) -> int:
+    """Return K for `chunk=None`, by measurement: as with gradients, but at most 32 where a matrix is formed."""
+    K = choose_chunk(steps, hidden_size)
+    return K if steps <= K else min(K, 32)
+
+
 def forward_only(
     params: Params, x: ops.Input, h0: Array, A0: Array | None, lengths: Array | None, resets: Array | None,
     options: Options, chunk: int | None, workspace: Workspace,
@@ -93,13 +108,13 @@ def forward_only(
     ops.refuse_closed_loop(x, "a forward without gradients; use a Stepper")
     spans, xp, ticket = Spans(x, lengths, resets), array_module(h0=h0), workspace.begin()
     steps, (batch_size, hidden_size) = x.shape[0], h0.shape
-    K = min(chunk or choose_chunk(steps, hidden_size), steps)
+    K = min(chunk or _choose_chunk(steps, hidden_size), steps)
     key = (xp, (K, batch_size, hidden_size), h0.dtype, options, "gain" in params)
     part = workspace.buffers(key, lambda: Part(params, h0, options, K))
     part.start(params, h0, A0)
     h = xp.empty((steps, batch_size, hidden_size), h0.dtype)
-    # in h, the states replace them
-    sums = _input_sums(spans.clear(x), params, out=part.sums if steps == K else h)
+    sums = part.sums if steps == K else h  # in h, the states replace the sums
+    part.add_up(spans.clear(x), params, out=sums)
     ends = None if lengths is None else spans.lasts() + 1
     ended: list[tuple[Array, Array]] = []  # rows of sequences that end before the last part, and their A
     for start in range(0, steps, K):
@@ -122,10 +137,3 @@ def forward_only(
         return h_last.copy(), A
 
     return h, final
-
-
-def _input_sums(x: Array | ops.Embedded, params: Params, out: Array) -> Array:
-    """Put C x(t) + b of all steps in out (T, B, H), and return it."""
-    if isinstance(x, ops.Embedded):
-        return ops.linear(x, params["C"], params["b"], out=out)
-    return ops.linear_unchecked(array_module(x=x), x, params["C"], params["b"], out)

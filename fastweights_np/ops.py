@@ -129,7 +129,7 @@ def linear(x: Array | Embedded, weight: Array, bias: Array | None = None, out: A
     Raises ValueError or TypeError for shapes or dtypes that do not fit, and for an `out` that is not contiguous.
     """
     xp = _check_linear(x, weight, **checks.given(bias=bias))
-    *blocks, features, _ = weight.shape
+    *blocks, features, inputs = weight.shape
     if bias is not None:
         checks.shape("bias", bias, (*blocks, features), "one number for each row of weight")
     y = xp.empty((*blocks, *x.shape[:-1], features), weight.dtype) if out is None else out
@@ -137,12 +137,6 @@ def linear(x: Array | Embedded, weight: Array, bias: Array | None = None, out: A
         raise ValueError(f"out: expected a contiguous array, got one of shape {y.shape} with strides {y.strides}")
     if isinstance(x, Embedded):
         return take(linear(x.table, weight, bias), x.tokens, axis=len(blocks), out=y)
-    return linear_unchecked(xp, x, weight, bias, y)
-
-
-def linear_unchecked(xp: ModuleType, x: Array, weight: Array, bias: Array | None, y: Array) -> Array:
-    """Return y = x weightᵀ + bias in y: `linear` without its checks, which take as long as a small product."""
-    *blocks, features, inputs = weight.shape
     rows = x.reshape(-1, inputs)  # one product for all leading axes
     xp.matmul(rows, weight.swapaxes(-2, -1), out=y.reshape(*blocks, len(rows), features))
     if bias is not None:
