@@ -41,7 +41,7 @@ import numpy
 
 from . import checks, ops
 from .backend import Array, array_module, take
-from .inference import PART, StatesOnly, in_parts, without
+from .inference import StatesOnly, in_parts, without
 from .recurrent import (
     BaseCache,
     Params,
@@ -346,12 +346,12 @@ def forward(
     h0 = initial("h0", h0, shape[1:], W)
     c0 = initial("c0", c0, (shape[1], copies, shape[2]), W)
     spans = Spans(x, lengths, resets)
+    workspace = workspace or Workspace()
     if without(gradients):
         part = partial(unlocked(forward), params, copies=copies, workspace=workspace)
-        return in_parts(part, unlocked(final_state), PART, x, {"h0": h0, "c0": c0}, shape[2], lengths, resets)
+        return in_parts(part, unlocked(final_state), x, {"h0": h0, "c0": c0}, lengths, resets)
     x = spans.clear(x)
 
-    workspace = workspace or Workspace()
     ticket = workspace.begin()
     key = (xp, shape, W.dtype, heads, copies, layer_norm)
     buffers = workspace.buffers(key, lambda: Buffers(xp, shape, W.dtype, heads, copies, layer_norm))

@@ -27,10 +27,11 @@ import numpy
 
 from . import checks, ops
 from .backend import Array, array_module
+from .fast_weights_inference import forward_only
 from .fast_weights_stepper import MemoryStepper
-from .inference import StatesOnly, in_parts, without
+from .inference import StatesOnly, without
 from .inner_loop import InnerLoop, Options, checked_options
-from .memory import IN_CACHE, Memory, blocks, choose_chunk, read_matrix
+from .memory import IN_CACHE, Memory, blocks, read_matrix
 from .memory_gradient import MemoryGradient
 from .recurrent import (
     BaseCache,
@@ -50,7 +51,7 @@ from .recurrent import (
     respond,
 )  # fmt: skip
 from .spans import Spans
-from .workspace import Workspace, exclusive, unlocked
+from .workspace import Workspace, exclusive
 
 __all__ = [
     "Cache",
@@ -86,20 +87,13 @@ class Buffers:
 
     def __init__(
         self, xp: ModuleType, shape: tuple[int, int, int], dtype: object, options: Options, layer_norm: bool,
-        chunk: int | None, gradients: bool,
+        chunk: int | None,
     ) -> None:  # fmt: skip
         steps, batch_size, hidden_size = shape
         self.h = xp.empty((steps + 1, batch_size, hidden_size), dtype)  # h[0] is h0; forward returns a copy of the rest
         self.states = self.h[1:]
-        self.A = Memory(self.states, [options.inner_steps] * steps, chunk, gradients)
+        self.A = Memory(self.states, [options.inner_steps] * steps, chunk)
         self.loop = InnerLoop(self.h[0], options, layer_norm)
-        if not gradients:
-            # h(t+1) overwrites a, and all steps share what is in between
-            scratch = [Saved.of_all_steps(xp.empty_like(self.h[:1]), layer_norm).at(0) for _ in range(2)]
-            before = [scratch[0]] * options.inner_steps
-            self.steps = [StepViews(h, [*before, scratch[1]._replace(state=h)], []) for h in self.A.places]
-            self.a = self.states
-            return
         self.a = xp.empty(shape, dtype)
         self.G = MemoryGradient(self.A)
         in_steps = (steps, options.inner_steps, batch_size, hidden_size)
@@ -170,29 +164,21 @@ def forward(
     All arrays share one dtype and one device, and must not be changed before backward has been called.
     Raises ValueError or TypeError that names the argument at fault.
     """
-    options = Options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
-    _, h0 = check_forward(params, x, h0, A0, chunk)
+    options = checked_options(decay, rate, inner_steps, activation, sustained_boundary, normalize_preliminary)
+    check_once(lambda: check_forward(params, x, h0, A0), f"{__name__}.forward", tuple, params, x, (h0, A0))
+    if chunk is not None:
+        checks.count("chunk", chunk, least=1)
+    shape, dtype, layer_norm = (*x.shape[:2], len(params["W"])), params["W"].dtype, "gain" in params
+    h0 = initial("h0", None, shape[1:], params["W"]) if h0 is None else h0
     workspace = workspace or Workspace()
-    whole = partial(_forward, params, options=options, chunk=chunk, workspace=workspace, gradients=gradients)
-    if not without(gradients):
-        return whole(x, h0, A0, lengths, resets)
-    Spans(x, lengths, resets)  # raises for lengths or resets that do not fit
-    size = chunk or choose_chunk(x.shape[0], len(params["W"]))
-    return in_parts(whole, unlocked(final_state), size, x, {"h0": h0, "A0": A0}, len(params["W"]), lengths, resets)
-
-
-def _forward(
-    params: Params, x: ops.Input, h0: Array, A0: Array | None, lengths: Array | None, resets: Array | None, *,
-    options: Options, chunk: int | None, workspace: Workspace, gradients: bool,
-) -> tuple[Array, Cache]:  # fmt: skip
-    """Return h (T, B, H) and the cache, from arguments that have been checked."""
-    xp, decay, rate = array_module(h0=h0), options.decay, options.rate
+    if without(gradients):
+        h, final = forward_only(params, x, h0, A0, lengths, resets, options, chunk, workspace)
+        return h, StatesOnly(lambda: State(*final()))
     spans = Spans(x, lengths, resets)
     x = spans.clear(x)
-    ticket = workspace.begin()
-    shape, dtype, layer_norm = (*x.shape[:2], len(params["W"])), params["W"].dtype, "gain" in params
-    key = (xp, shape, dtype, options.structure, layer_norm, chunk, gradients)
-    buffers = workspace.buffers(key, lambda: Buffers(xp, shape, dtype, options, layer_norm, chunk, gradients))
+    ticket, xp = workspace.begin(), array_module(h0=h0)
+    key = (xp, shape, dtype, options.structure, layer_norm, chunk)
+    buffers = workspace.buffers(key, lambda: Buffers(xp, shape, dtype, options, layer_norm, chunk))
     A, loop = buffers.A, buffers.loop
     A.start(decay, rate, initial=A0, ages=spans.ages(range(x.shape[0]), A.when))  # step t reads A(t)
     loop.load(params)
@@ -215,18 +201,16 @@ def _forward(
 
 
 def check_forward(
-    params: Params, x: ops.Input, h0: Array | None, A0: Array | None, chunk: int | None,
-    maps: tuple[str, ...] = ("W",),
-) -> tuple[ModuleType, Array]:  # fmt: skip
-    """Raise ValueError or TypeError unless the arguments of `forward` fit; return their module, and h0 or zero."""
-    xp = check_params(params, (), {"x": ops.input_array(x)} | checks.given(h0=h0, A0=A0), maps=maps)
+    params: Params, x: ops.Input, h0: Array | None, A0: Array | None, maps: tuple[str, ...] = ("W",)
+) -> None:  # fmt: skip
+    """Raise ValueError or TypeError unless the arguments of `forward` fit; `maps` lead from state to state."""
+    check_params(params, (), {"x": ops.input_array(x)} | checks.given(h0=h0, A0=A0), maps=maps)
     check_sequences(params, x)
-    if chunk is not None:
-        checks.count("chunk", chunk, least=1)
     batch_size, hidden_size = x.shape[1], len(params["W"])
+    if h0 is not None:
+        checks.shape("h0", h0, (batch_size, hidden_size), "one for each sequence of the batch")
     if A0 is not None:
         checks.shape("A0", A0, (batch_size, hidden_size, hidden_size), "one matrix for each sequence of x")
-    return xp, initial("h0", h0, (batch_size, hidden_size), params["W"])
 
 
 @exclusive

@@ -5,12 +5,28 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from . import checks
+from . import checks, ops
 from .backend import Array
 from .inner_loop import Options
 from .recurrent import Params
-from .stepper import BaseStepper, Call, Held, activation_calls
+from .stepper import BaseStepper, Call, Held, Norm, activation_calls, norm_of
 from .stream import StreamMemory
+
+
+def inner_loop_calls(
+    f: ops.Relu | ops.Tanh, norm: Norm | None, options: Options, a: Array, A: StreamMemory, read: list[Call],
+    out: Array | None = None,
+) -> list[Call]:  # fmt: skip
+    """Return the calls that compute h(t+1) from a (B, H) and A(t), by the calls of a read.
+
+    The last one returns h(t+1), in `out` or in a new array.
+    """
+    S = options.inner_steps
+    calls = activation_calls(f, norm if options.normalize_preliminary else None, a, A.query if S else out)  # (2a)
+    for s in range(S):
+        calls += read  # (2), (4)
+        calls += activation_calls(f, norm, A.result, A.query if s < S - 1 else out)  # (5)
+    return calls
 
 
 class MemoryStepper(BaseStepper):
@@ -31,18 +47,9 @@ class MemoryStepper(BaseStepper):
 
         self._a = self._A.term if options.sustained_boundary else own  # W h(t) + C x(t) + b
         self._from_state = partial(self._h.dot, self._params["W"].T.copy(), self._a)
-        self._inner_loop = self._bound_loop(options)
+        self._f, self._norm = ops.ACTIVATIONS[options.activation](own), norm_of(self._A.result, self._params)
+        self._inner_loop = inner_loop_calls(self._f, self._norm, options, self._a, self._A, [self._A.read])
         self._calls = [self._affine(self._a), *self._inner_loop]
-
-    def _bound_loop(self, options: Options) -> list[Call]:
-        """Return the calls that compute h(t+1), which the last one returns, from a and A(t)."""
-        f, S, A = options.activation, options.inner_steps, self._A
-        norm = self._params if options.normalize_preliminary else None
-        calls = activation_calls(f, norm, self._a, out=A.query if S else None)  # (2a)
-        for s in range(S):
-            calls.append(A.read)  # (2), (4)
-            calls += activation_calls(f, self._params, A.result, out=A.query if s < S - 1 else None)  # (5)
-        return calls
 
     def __call__(self, x: Array) -> Array:
         """Return h (B, H), a new array, from x (B, I), and take the step. Raises as BaseStepper does."""

@@ -11,7 +11,7 @@ import numpy
 from . import checks, ops
 from .backend import Array, array_module
 
-PART = 32  # steps in a part, of layers without fast weights
+PART = 32  # steps in a part
 
 
 def without(gradients: bool) -> bool:
@@ -28,26 +28,27 @@ class StatesOnly:
 
 
 def in_parts(
-    forward: Callable[..., tuple[Array, Any]], final_state: Callable[[Any], Any], size: int, x: ops.Input,
-    initial: dict[str, Array | None], hidden_size: int, lengths: Array | None, resets: Array | None,
+    forward: Callable[..., tuple[Array, Any]], final_state: Callable[[Any], Any], x: ops.Input,
+    initial: dict[str, Any], lengths: Array | None, resets: Array | None,
     of_steps: Callable[[slice], dict[str, Any]] = lambda steps: {},
 ) -> tuple[Array, StatesOnly]:  # fmt: skip
-    """Return h (T, B, H) of a layer, from parts of `size` steps, and what its final_state needs.
+    """Return h (T, B, H) of a layer, from parts of PART steps, and what its final_state needs.
 
-    forward(x, **states, lengths, resets) runs one part, final_state returns its State. of_steps returns the arguments
-    that differ from part to part. A sequence takes no part after its end.
+    forward(x, **states, lengths, resets) runs one part, final_state returns its State. initial are the states before
+    the first step, by name. of_steps returns the arguments that differ from part to part. A sequence takes no part
+    after its end.
     """
     ops.refuse_closed_loop(x, "a forward without gradients; use a Stepper")
     steps, batch_size = x.shape[0], x.shape[1]
     xp = array_module(x=ops.input_array(x))
-    if steps <= size:
+    if steps <= PART:
         h, cache = forward(x, **initial, lengths=lengths, resets=resets, **of_steps(slice(0, steps)))
         return h, StatesOnly(lambda: final_state(cache))
     ends = numpy.full(batch_size, steps) if lengths is None else lengths
-    h = xp.zeros((steps, batch_size, hidden_size), ops.input_array(x).dtype)
+    h = xp.zeros((steps, *initial["h0"].shape), ops.input_array(x).dtype)
     rows, states, final = numpy.arange(batch_size), initial, None  # rows of the sequences that have not ended
-    for start in range(0, steps, size):
-        part = slice(start, min(start + size, steps))
+    for start in range(0, steps, PART):
+        part = slice(start, min(start + PART, steps))
         going = ends[rows] > start
         if not going.all():
             kept = xp.asarray(numpy.flatnonzero(going))

@@ -19,7 +19,7 @@ import numpy
 
 from . import checks, ops
 from .backend import Array, array_module
-from .inference import PART, StatesOnly, in_parts, without
+from .inference import StatesOnly, in_parts, without
 from .recurrent import (
     BaseCache,
     NormActivation,
@@ -39,7 +39,7 @@ from .recurrent import (
     respond,
 )  # fmt: skip
 from .spans import Spans
-from .stepper import BaseStepper, Held, activation_calls
+from .stepper import BaseStepper, Held, activation_calls, norm_of
 from .workspace import Workspace, exclusive, unlocked
 
 __all__ = ["Cache", "State", "Stepper", "backward", "final_state", "forward", "init", "initial_state", "step"]
@@ -106,12 +106,12 @@ def forward(
     W, shape, layer_norm = params["W"], (*x.shape[:2], len(params["W"])), "gain" in params
     h0 = initial("h0", h0, shape[1:], W)
     spans = Spans(x, lengths, resets)
+    workspace = workspace or Workspace()
     if without(gradients):
         part = partial(unlocked(forward), params, activation=activation, workspace=workspace)
-        return in_parts(part, unlocked(final_state), PART, x, {"h0": h0}, shape[2], lengths, resets)
+        return in_parts(part, unlocked(final_state), x, {"h0": h0}, lengths, resets)
     x = spans.clear(x)
 
-    workspace = workspace or Workspace()
     ticket = workspace.begin()
     key = (xp, shape, W.dtype, activation, layer_norm)
     buffers = workspace.buffers(key, lambda: Buffers(xp, shape, W.dtype, activation, layer_norm))
@@ -222,4 +222,5 @@ class Stepper(BaseStepper):
         self._parts = (Held(self._h),)
         self._start(h0=h0)
         z = self._xp.empty(self._h.shape, self._dtype)
-        self._calls = [self._affine(z), *activation_calls(activation, self._params, z)]
+        f = ops.ACTIVATIONS[activation](z)
+        self._calls = [self._affine(z), *activation_calls(f, norm_of(z, self._params), z)]

@@ -26,7 +26,7 @@ import numpy
 
 from . import checks, ops
 from .backend import Array, array_module
-from .inference import PART, StatesOnly, in_parts, without
+from .inference import StatesOnly, in_parts, without
 from .recurrent import (
     BaseCache,
     Params,
@@ -45,7 +45,7 @@ from .recurrent import (
     uniform,
 )  # fmt: skip
 from .spans import Spans
-from .stepper import BaseStepper, Held, layer_norm_calls
+from .stepper import BaseStepper, Held, norm_of
 from .workspace import Workspace, exclusive, unlocked
 
 __all__ = ["Cache", "State", "Stepper", "backward", "final_state", "forward", "init", "initial_state", "step"]
@@ -203,12 +203,12 @@ def forward(
     W, shape, layer_norm = params["W"], (*x.shape[:2], params["W"].shape[-1]), "gain" in params
     h0, c0 = (initial(name, given, shape[1:], W) for name, given in (("h0", h0), ("c0", c0)))
     spans = Spans(x, lengths, resets)
+    workspace = workspace or Workspace()
     if without(gradients):
         part = partial(unlocked(forward), params, workspace=workspace)
-        return in_parts(part, unlocked(final_state), PART, x, {"h0": h0, "c0": c0}, shape[2], lengths, resets)
+        return in_parts(part, unlocked(final_state), x, {"h0": h0, "c0": c0}, lengths, resets)
     x = spans.clear(x)
 
-    workspace = workspace or Workspace()
     ticket = workspace.begin()
     buffers = workspace.buffers((xp, shape, W.dtype, layer_norm), lambda: Buffers(xp, shape, W.dtype, layer_norm))
     buffers.gates.load(params)
@@ -348,12 +348,12 @@ class Stepper(BaseStepper):
         scale[...] = xp.asarray([0.5, 0.5, 1.0, 0.5], self._dtype)[:, None]
         gates = xp.empty((4, *shape), self._dtype)
         i, f, g, o = gates
-        norm, y = layer_norm_calls(z, params["gain"], params["bias"]) if "gain" in params else ([], z)
+        norm = norm_of(z, params)  # in place
         self._calls = [
-            self._affine(z.reshape(shape[0], -1)), *norm,
+            self._affine(z.reshape(shape[0], -1)), *(norm.calls(z) if norm else []),
             # σ(y) = (1 + tanh(y/2)) / 2, and tanh(y), as in Gates
-            partial(xp.multiply, y, scale, y), partial(xp.tanh, y, y), partial(xp.multiply, y, scale, y),
-            partial(xp.add, y, 1 - scale, gates.swapaxes(0, 1)),
+            partial(xp.multiply, z, scale, z), partial(xp.tanh, z, z), partial(xp.multiply, z, scale, z),
+            partial(xp.add, z, 1 - scale, gates.swapaxes(0, 1)),
             # c(t+1) = f ⊙ c(t) + i ⊙ g,   h(t+1) = o ⊙ tanh(c(t+1))
             partial(xp.multiply, f, c, c), partial(xp.multiply, i, g, written), partial(xp.add, c, written, c),
             partial(xp.tanh, c, tanh_c), partial(xp.multiply, o, tanh_c),

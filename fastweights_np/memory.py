@@ -111,13 +111,11 @@ class Memory:
 
     states (N, B, H) holds h(1) .. h(N): `write` puts h(n) in states[n-1]. A(n) is read reads[n] times, n = 0, 1 ..
     len(reads) - 1. All reads are numbered in this order: the caller puts the query of read k in queries[k], and the
-    error at its sum in errors[k]. Without gradients there are no such places. The result of `read` is valid until the
-    next read. An object serves sequences of one shape; `start` begins new ones.
+    error at its sum in errors[k]. The result of `read` is valid until the next read. An object serves sequences of one
+    shape; `start` begins new ones.
     """
 
-    def __init__(
-        self, states: Array, reads: Sequence[int], chunk: int | None = None, gradients: bool = True
-    ) -> None:  # fmt: skip
+    def __init__(self, states: Array, reads: Sequence[int], chunk: int | None = None) -> None:
         xp = self._xp = array_module(states=states)
         _, batch_size, hidden_size = states.shape
         self.states, self.reads = states, list(reads)
@@ -127,17 +125,12 @@ class Memory:
         # Second axis: 0 for the query and 1 for the error of a read; in scores the other way round, because in F6
         # each of the two is weighted by its partner's scores, the products with the chunk's states.
         self.when = [n for n, count in enumerate(self.reads) for _ in range(count)]  # the n of read k
-        if gradients:
-            self.terms = xp.empty((self.first[-1], 2, batch_size, hidden_size), states.dtype)
-            self.scores = xp.empty((self.first[-1], 2, self.chunk, batch_size), states.dtype)
-            self.queries, self.errors = self.terms[:, 0], self.terms[:, 1]
-            self._of_errors, self._of_queries = (
-                [self._attention(n, self.scores[k, side]) for k, n in enumerate(self.when)] for side in (0, 1)
-            )
-        else:  # all reads share their scores, and all reads of one A(n) share their views
-            shared = xp.empty((self.chunk, batch_size), states.dtype)
-            of_n = [self._attention(n, shared) for n in range(len(self.reads))]
-            self._of_queries = [of_n[n] for n in self.when]
+        self.terms = xp.empty((self.first[-1], 2, batch_size, hidden_size), states.dtype)
+        self.scores = xp.empty((self.first[-1], 2, self.chunk, batch_size), states.dtype)
+        self.queries, self.errors = self.terms[:, 0], self.terms[:, 1]
+        self._of_errors, self._of_queries = (
+            [self._attention(n, self.scores[k, side]) for k, n in enumerate(self.when)] for side in (0, 1)
+        )
         # η λ^(n-k) of the states k in the chunk of A(n), and λ^(n-m) of the matrix A(m) at its start: for each read
         self._weights, self._carries = (xp.empty((self.chunk, size), states.dtype) for size in (batch_size, 1))
         by_recent = [(self._weights[self.chunk - n :], self._carries[n : n + 1]) for n in range(self.chunk)]

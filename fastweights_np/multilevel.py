@@ -36,7 +36,7 @@ from . import checks, fast_weights, ops
 from .backend import Array, array_module
 from .fast_weights import State, check_forward, check_step, next_state, write
 from .fast_weights_stepper import MemoryStepper
-from .inference import PART, StatesOnly, in_parts, without
+from .inference import StatesOnly, in_parts, without
 from .inner_loop import InnerLoop, Options, checked_options
 from .memory import Memory
 from .memory_gradient import MemoryGradient
@@ -49,6 +49,7 @@ from .recurrent import (
     check_params,
     gradient_of_state,
     identity_params,
+    initial,
     input_sums,
     renamed,
     requested,
@@ -195,25 +196,27 @@ def forward(
     Raises ValueError or TypeError that names the argument at fault.
     """
     options = _options(decay, rate, inner_steps, activation, normalize_preliminary)
-    xp, h0 = check_forward(params, x, h0, A0, chunk, TRANSITIONS)
+    check_forward(params, x, h0, A0, TRANSITIONS)
+    if chunk is not None:
+        checks.count("chunk", chunk, least=1)
     (steps, batch_size, _), hidden_size, dtype = x.shape, params["W"].shape[0], params["W"].dtype
+    xp, h0 = array_module(W=params["W"]), initial("h0", h0, (batch_size, hidden_size), params["W"])
     checks.instance("controls", controls, Controls, "make them with Controls(store, wipe, read, integrate)")
     if len(controls) != steps:
         raise ValueError(f"controls: expected {steps} steps, the length of x, got {len(controls)}")
     spans = Spans(x, lengths, resets)
+    workspace = workspace or Workspace()
     if without(gradients):
         part = partial(
             unlocked(forward), params, decay=decay, rate=rate, inner_steps=inner_steps, activation=activation,
             normalize_preliminary=normalize_preliminary, chunk=chunk, workspace=workspace,
         )  # fmt: skip
-        initial = {"h0": h0, "A0": A0}
         return in_parts(
-            part, unlocked(final_state), PART, x, initial, hidden_size, lengths, resets,
+            part, unlocked(final_state), x, {"h0": h0, "A0": A0}, lengths, resets,
             lambda steps: {"controls": Controls(*(signal[steps] for signal in vars(controls).values()))},
         )  # fmt: skip
     x = spans.clear(x)
 
-    workspace = workspace or Workspace()
     ticket = workspace.begin()
     shape, layer_norm = (steps, batch_size, hidden_size), "gain" in params
     key = (xp, shape, dtype, options.structure, layer_norm, chunk, controls)
@@ -365,7 +368,7 @@ class Stepper(MemoryStepper):
         given = {name: value for name, value in vars(options).items() if name != "sustained_boundary"}
         super().__init__(params, batch_size, options, h0, A0, chunk, **given)
         self._through = {name: self._affine(self._a, name) for name in TRANSITIONS}
-        self._unread = activation_calls(activation, self._params, self._a)  # h = f(LN[a])
+        self._unread = activation_calls(self._f, self._norm, self._a)  # h = f(LN[a])
 
     def __call__(  # type: ignore[override]
         self, x: Array, *, store: bool, wipe: bool, read: bool, integrate: bool

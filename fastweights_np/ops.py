@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -192,6 +192,10 @@ class Relu(HoldsModule):
         """Return y."""
         return self._xp.maximum(z, self._zeros, out=out)
 
+    def bound(self, z: Array, out: Array | None) -> Callable[[], Array]:
+        """Return the call forward(z, out), without the time that the method takes."""
+        return partial(self._xp.maximum, z, self._zeros, out=out)
+
     def slope(self, y: Array, out: Array | None = None) -> Array:
         """Return f'(z) from y alone, so that z need not be stored; at the kink it is 0. y has any shape."""
         # y = max(z, 0)                                                                                          (L3)
@@ -207,6 +211,10 @@ class Tanh(HoldsModule):
     def forward(self, z: Array, out: Array | None = None) -> Array:
         """Return y."""
         return self._xp.tanh(z, out=out)
+
+    def bound(self, z: Array, out: Array | None) -> Callable[[], Array]:
+        """Return the call forward(z, out), without the time that the method takes."""
+        return partial(self._xp.tanh, z, out=out)
 
     def slope(self, y: Array, out: Array | None = None) -> Array:
         """Return f'(z) from y alone. y has any shape."""

@@ -90,19 +90,22 @@ def check_params(
 _passed: set[Any] = set()  # what check_once has let pass
 
 
-def check_once(check: Callable[[], Any], layer: str, kind: type, params: Params, x: Array, state: Any) -> None:
+def check_once(check: Callable[[], Any], layer: str, kind: type, params: Params, x: ops.Input, state: Any) -> None:
     """Call `check`, unless it has passed for the same names, shapes and dtypes, on which alone it depends.
 
-    layer is the name of the layer's module, kind its State. Arrays that are not plain ones of the host are checked at
-    every call.
+    layer is the name of the layer's module, or of its function, kind its State, or a tuple of arrays, None where one is
+    not given. Arrays that are not plain ones of the host are checked at every call.
     """
     if type(params) is not dict or type(state) is not kind:
         return check()
     key: list[Any] = [layer, *params]
     for array in [*params.values(), x, *state]:  # type: ignore[misc]
-        if type(array) is not numpy.ndarray:
+        if type(array) is numpy.ndarray:
+            key += array.shape, array.dtype
+        elif array is None:
+            key.append(None)
+        else:
             return check()
-        key += array.shape, array.dtype
     if (known := tuple(key)) not in _passed:
         check()
         if len(_passed) > 1000:

@@ -31,39 +31,62 @@ def product(xp: ModuleType, left: Array, right: Array, out: Array) -> Call:
     return partial(xp.matmul, left, right, out=out)
 
 
-def layer_norm_calls(z: Array, gain: Array, bias: Array) -> tuple[list[Call], Array]:
-    """Return the calls that compute LN[z] over the last axis of z (..., H), and the buffer that they put it in."""
-    xp, units = array_module(z=z), z.shape[-1]
-    y, gains, biases = (xp.empty_like(z) for _ in range(3))
-    gains[...], biases[...] = sqrt(units) * gain, bias  # equal rows, as NumPy multiplies equal shapes faster
-    rows, u = z.reshape(-1, units), y.reshape(-1, units)
-    square = xp.empty_like(rows)
-    mean, total, shifted, std = (xp.empty((len(rows), 1), z.dtype) for _ in range(4))
-    column, ones = (xp.full((units, 1), value, z.dtype) for value in (1 / units, 1))
-    epsilon = xp.full((len(rows), 1), units * ops.LAYER_NORM_EPSILON, z.dtype)
-    # LN[z] = gain ⊙ √H u / sqrt(Σ u² + H ε) + bias,   u = z - mean(z)                                               (5)
-    if len(rows) == 1:
-        mean_, std_ = mean.reshape(()), std.reshape(())  # a 0-d array broadcasts faster
-        squares = [partial(u.dot, u.T, total)]
-    else:
-        mean_, std_ = mean, std
-        squares = [partial(xp.multiply, u, u, square), partial(square.dot, ones, total)]
-    return [
-        partial(rows.dot, column, mean), partial(xp.subtract, rows, mean_, u), *squares,
-        partial(xp.add, total, epsilon, shifted), partial(xp.sqrt, shifted, std),  # one number in place is slower
-        partial(xp.divide, u, std_, u), partial(xp.multiply, y, gains, y), partial(xp.add, y, biases, y),
-    ], y  # fmt: skip
+class Norm:
+    """LN[z] over the last axis, as bound calls that put it in the attribute y (..., H).
+
+    This is the y that it is given, which may be z itself, or for a single row a buffer of its own.
+    """
+
+    def __init__(self, y: Array, gain: Array, bias: Array) -> None:
+        xp, units = array_module(y=y), y.shape[-1]
+        epsilon = units * ops.LAYER_NORM_EPSILON
+        # a single row ends with √(H ε): its product with itself is then Σ u² + H ε
+        self._row = xp.full((1, units + 1), sqrt(epsilon), y.dtype)
+        self.y = y if y.size > units else self._row[:, :units].reshape(y.shape)
+        self._xp, self._u = xp, self.y.reshape(-1, units)
+        self._gains, self._biases, self._square = xp.empty_like(y), xp.empty_like(y), xp.empty_like(self._u)
+        self.load(gain, bias)
+        self._mean, self._total, self._shifted, self._std = (xp.empty((len(self._u), 1), y.dtype) for _ in range(4))
+        self._column, self._ones = (xp.full((units, 1), value, y.dtype) for value in (1 / units, 1))
+        self._epsilon = xp.full((len(self._u), 1), epsilon, y.dtype)
+
+    def load(self, gain: Array, bias: Array) -> None:
+        """Load the current values of gain and bias, as equal rows: NumPy multiplies equal shapes faster."""
+        units = gain.shape[-1]
+        self._gains[...], self._biases[...] = sqrt(units) * gain, bias
+
+    def calls(self, z: Array) -> list[Call]:
+        """Return the calls for z, of the shape of y."""
+        xp, y, u, z = self._xp, self.y, self._u, z.reshape(self._u.shape)
+        mean, shifted, std, gains, biases = self._mean, self._shifted, self._std, self._gains, self._biases
+        # LN[z] = gain ⊙ √H u / sqrt(Σ u² + H ε) + bias,   u = z - mean(z)                                           (5)
+        if len(u) == 1:
+            mean_, std_ = mean.reshape(()), std.reshape(())  # a 0-d array broadcasts faster
+            squares = [partial(self._row.dot, self._row.T, shifted)]
+        else:
+            mean_, std_ = mean, std
+            squares = [
+                partial(xp.multiply, u, u, self._square), partial(self._square.dot, self._ones, self._total),
+                partial(xp.add, self._total, self._epsilon, shifted),
+            ]  # fmt: skip
+        return [
+            partial(z.dot, self._column, mean), partial(xp.subtract, z, mean_, u), *squares,
+            partial(xp.sqrt, shifted, std), partial(xp.divide, u, std_, u),
+            partial(xp.multiply, y, gains, y), partial(xp.add, y, biases, y),
+        ]  # fmt: skip
 
 
-def activation_calls(activation: str, params: Params | None, z: Array, out: Array | None = None) -> list[Call]:
-    """Return the calls that compute h = f(LN[z]) (B, H), or f(z) if params is None or has no gain.
+def norm_of(y: Array, params: Params) -> Norm | None:
+    """Return the layer norm that may put its results in y; None if the parameters have no gain."""
+    return Norm(y, params["gain"], params["bias"]) if "gain" in params else None
+
+
+def activation_calls(f: ops.Relu | ops.Tanh, norm: Norm | None, z: Array, out: Array | None = None) -> list[Call]:
+    """Return the calls that compute h = f(LN[z]) (B, H), or f(z) if norm is None.
 
     The last one returns h, in `out` or in a new array.
     """
-    calls: list[Call] = []
-    if params is not None and "gain" in params:
-        calls, z = layer_norm_calls(z, params["gain"], params["bias"])
-    return [*calls, partial(ops.ACTIVATIONS[activation](z).forward, z, out)]
+    return [f.bound(z, out)] if norm is None else [*norm.calls(z), f.bound(norm.y, out)]
 
 
 def assign(buffer: Array, rows: Any, values: Array | None, axis: int = 0) -> None:

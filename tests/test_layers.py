@@ -686,10 +686,11 @@ def test_wrong_lengths_and_resets_are_refused_by_name(layer, processes):
 
 @each_layer_and_its_options
 @pytest.mark.parametrize("spans", [False, True])
-def test_without_gradients_states_are_the_same(layer, options, spans):
-    steps = 75  # several parts
+@pytest.mark.parametrize("steps", [5, 75])  # one part, and several
+def test_without_gradients_states_are_the_same(layer, options, spans, steps):
     arguments, rng = layer.arguments(steps, **layer.init), numpy.random.default_rng(3)
-    given = {"lengths": numpy.array([75, 32, 40]), "resets": rng.random((steps, B)) < 0.05} if spans else {}
+    lengths = numpy.array([5, 4, 1] if steps == 5 else [75, 32, 40])
+    given = {"lengths": lengths, "resets": rng.random((steps, B)) < 0.05} if spans else {}
     forward = of_forward(layer, arguments, options) | given | {"workspace": None}
     expected, cache = layer.module.forward(**forward)
     for workspace in (None, fw.Workspace()):
@@ -702,6 +703,36 @@ def test_without_gradients_states_are_the_same(layer, options, spans):
         layer.module.backward(h, states_only)
     with pytest.raises(TypeError, match="gradients: expected a bool"):
         layer.module.forward(**forward | {"gradients": 0})
+
+
+@each_layer
+def test_without_gradients_a_workspace_takes_new_arguments(layer):
+    """Other parameters, inputs and initial states, then tokens; an earlier final state is refused."""
+    workspace, states = fw.Workspace(), []
+    for seed in range(3):
+        given = layer.arguments(40, 1, seed, **layer.init)["forward"] | {"workspace": workspace}
+        if seed == 2:
+            given["x"] = ops.embedding(given["x"][:, 0], numpy.arange(40)[::-1, None] // 2)
+            given |= dict.fromkeys(layer.states)
+        h, cache = layer.module.forward(**given | {"gradients": False})
+        last = layer.module.final_state(cache)
+        last.h[...] = numpy.nan
+        last = layer.module.final_state(cache)
+        expected, whole = layer.module.forward(**given | {"workspace": None})
+        numpy.testing.assert_allclose(h, expected, rtol=1e-9, atol=1e-9)
+        for name, value in layer.module.final_state(whole)._asdict().items():
+            numpy.testing.assert_allclose(getattr(last, name), value, rtol=1e-9, atol=1e-9, err_msg=name)
+        states.append(cache)
+    with pytest.raises(RuntimeError, match="its workspace has been overwritten"):
+        layer.module.final_state(states[0])
+
+
+@each_layer
+def test_without_gradients_a_closed_loop_is_refused(layer):
+    given = layer.arguments(**layer.init)["forward"]
+    loop = ops.ClosedLoop(given["x"], lambda t, h: given["x"][t])
+    with pytest.raises(TypeError, match=r"x: expected an array or ops\.Embedded, got an ops\.ClosedLoop"):
+        layer.module.forward(**given | {"x": loop, "gradients": False})
 
 
 @each_layer

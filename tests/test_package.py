@@ -29,6 +29,7 @@ ORDER = [
     {"inner_loop", "stepper"},
     {"stream"},
     {"fast_weights_stepper"},
+    {"fast_weights_inference"},
     {"fast_weights", "irnn", "lstm", "associative_lstm"},
     {"multilevel", "convnet"},
     {"parallel"},

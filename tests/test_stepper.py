@@ -12,7 +12,7 @@ import pytest
 
 import fastweights_np as fw
 from fastweights_np import audit, memory
-from fastweights_np.audit.links import STEPPER
+from fastweights_np.audit.links import ALONE, STEPPER
 from fastweights_np.audit.mutants import mutated
 from tests.stepper_mutants import MUTANTS
 from tests.test_layers import LAYERS, METHOD_2, Layer
@@ -302,20 +302,22 @@ def test_matrices_that_are_folded_in_several_blocks_are_the_same(monkeypatch):
 
 
 def test_rounding_does_not_add_up():
-    """With one inner step, float32 stays within 1e-4 of float64 for ever; the state is of ever new inputs."""
+    """With one inner step, the error of float32 does not grow; a layer norm of nearly equal numbers may amplify it."""
     rng = numpy.random.default_rng(0)
     params = fw.fast_weights.init(rng, 3, 8, dtype="float64")
     exact = fw.fast_weights.Stepper(params)
     rounded = fw.fast_weights.Stepper({name: value.astype("float32") for name, value in params.items()})
-    worst = 0.0
-    for x in rng.standard_normal((20_000, 1, 3), dtype="float32"):
-        worst = max(worst, abs(exact(x.astype("float64")) - rounded(x)).max())
-    assert worst < 1e-4
+    inputs = rng.standard_normal((20_000, 1, 3), dtype="float32")
+    errors = numpy.array([abs(exact(x.astype("float64")) - rounded(x)).max() for x in inputs])
+    assert numpy.median(errors[-5000:]) < 1.2 * numpy.median(errors[:5000]) < 1e-6
+    assert errors.max() < 1e-3
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_every_mutant_of_a_stepper_is_caught(name, tmp_path):
+def test_every_mutant_of_a_stepper_or_of_the_forward_pass_alone_is_caught(name, tmp_path):
     layer, mutant = MUTANTS[name]
     with mutated(mutant, tmp_path) as broken:
-        links = broken.run(quick=True, layers=[layer], others=False, only=[STEPPER])
-    assert [link.passed for link in links if link.title == STEPPER] == [False]
+        links = broken.run(quick=True, layers=[layer], others=False, only=[STEPPER, ALONE])
+    found = [link.passed for link in links if link.title in (STEPPER, ALONE)]
+    assert len(found) == 2
+    assert not all(found)

@@ -133,6 +133,8 @@ def test_forward_and_backward_pull_nothing(case, cupy):
     h, cache = case.module.forward(params, **given, **case.options)
     case.module.backward(dh, cache, extra=case.extra())
     case.module.final_state(cache)
+    _, cache = case.module.forward(params, **given, **case.options, gradients=False)
+    case.module.final_state(cache)
     assert cupy.usage.pulls == []
     assert not numpy.isnan(h.get()).any()
 

@@ -13,7 +13,7 @@ from ..plain.fast_weights import attend
 from ..trees import map_leaves
 from .cases import ENDS, Case
 from .documents import DOCUMENTS, compare_documents
-from .links import STEPPER, Arrays, Link, Move
+from .links import ALONE, STEPPER, Arrays, Link, Move
 
 
 def layer_links(cases: list[Case], quick: bool, move: Move, only: Collection[str] = ()) -> list[Link]:
@@ -31,6 +31,7 @@ def layer_links(cases: list[Case], quick: bool, move: Move, only: Collection[str
     by_differences = Link(4, "backward = finite differences", layer, 1e-7)
     stepped = Link(5, "step by step = forward", layer, 1e-12)
     stream = Link(5, STEPPER, layer, 1e-12)
+    only_forward = Link(5, ALONE, layer, 1e-12)
     parts = Link(5, "two parts = the whole", layer, 1e-12)
     documents = Link(5, DOCUMENTS, layer, 1e-12)
     in_float32 = Link(7, "float32 = float64", layer, 1e-4)
@@ -47,6 +48,8 @@ def layer_links(cases: list[Case], quick: bool, move: Move, only: Collection[str
             stepped.compare(str(case), *_stepped_and_whole(case, params, given, move))
         if wanted(stream):
             stream.compare(str(case), *_streamed_and_whole(case, params, given, move))
+        if wanted(only_forward):
+            only_forward.compare(str(case), *_without_and_with_gradients(case, params, given, move))
         if case.steps > 1 and wanted(parts):
             parts.compare(str(case), *_parts_and_whole(case, params, given, dh, move))
         if wanted(documents):
@@ -71,7 +74,8 @@ def layer_links(cases: list[Case], quick: bool, move: Move, only: Collection[str
             h32, cache = case.module.forward(move(cast[0]), **move(cast[1]), **case.options)
             in_float32.compare(str(case), {"h": h32} | hand_gradients(case, cache, move(cast[2])), {"h": h} | from_hand)
     links = [
-        forms, alone, fast, plain, by_autograd, stepped, stream, parts, documents, by_differences, in_float32
+        forms, alone, fast, plain, by_autograd, stepped, stream, only_forward, parts, documents, by_differences,
+        in_float32,
     ]  # fmt: skip
     return [link for link in links if link.cases]
 
@@ -189,6 +193,21 @@ def _streamed_and_whole(case: Case, params: Arrays, given: Arrays, move: Move) -
     steps = [stepper(x, **{name: each[t] for name, each in signals.items()}) for t, x in enumerate(given["x"])]
     last, whole = to_host(stepper.state)._asdict(), to_host(case.module.final_state(cache))._asdict()
     return {"all h": numpy.stack(to_host(steps))} | last, {"all h": to_host(h)} | whole
+
+
+def _without_and_with_gradients(case: Case, params: Arrays, given: Arrays, move: Move) -> tuple[Arrays, Arrays]:
+    """Return the states, and the final one, by both forms of forward, of sequences that end and start anew.
+
+    A starts at zero.
+    """
+    params, given = move(params), move({name: value for name, value in given.items() if name != "A0"})
+    t, b = numpy.arange(case.steps)[:, None], numpy.arange(case.batch_size)
+    options = case.options | {"lengths": case.steps - 2 * b % case.steps, "resets": (t + b) % 4 == 2}
+    found = []
+    for way in ({"gradients": False} | ({"chunk": 2} if case.has_memory else {}), {}):
+        h, cache = case.module.forward(params, **given, **options | way)
+        found.append(to_host({"all h": h} | case.module.final_state(cache)._asdict()))
+    return found[0], found[1]
 
 
 def device_link(cases: tuple[Case, ...], move: Move) -> Link:

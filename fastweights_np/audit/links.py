@@ -15,6 +15,7 @@ Move = Callable[[Any], Any]  # moves arrays to the audited device
 SMALL = 1e-3
 
 STEPPER = "stepper = forward"
+ALONE = "without gradients = forward"
 
 
 @dataclass
