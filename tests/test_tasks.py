@@ -135,7 +135,7 @@ def test_matplotlib_is_imported_by_the_first_picture_alone():
     subprocess.run([sys.executable, "-c", f"{program}; assert 'matplotlib' in sys.modules"], cwd=ROOT, check=True)
 
 
-@pytest.mark.parametrize("words", [["retrieval"], ["search", "retrieval"]])
+@pytest.mark.parametrize("words", [["retrieval", *SMALL, "--epochs", "1"], ["search", "retrieval"]])
 def test_a_missing_matplotlib_is_named_before_a_run(words, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main([*words, "--out", str(tmp_path / "run")]) == 2
