@@ -29,6 +29,7 @@ import numpy
 from fastweights_np import checkpoint
 from fastweights_np.files import UNFINISHED, write_text
 from fastweights_np.trees import flatten
+from tasks import catch, figures, retrieval  # noqa: F401 - forked runs do not import them again
 from tasks.__main__ import TASKS, main
 from tasks.running.provenance import provenance
 

@@ -7,6 +7,8 @@ import importlib
 import os
 import signal
 import sys
+from importlib.util import find_spec
+from types import ModuleType
 
 TASKS = {
     "retrieval": "answer c9k8j3f1??c with 9 (section 4.1, table 1)",
@@ -73,7 +75,7 @@ def _run(arguments: list[str]) -> int:
 
         from .running import command_line, failures, folders, machine, runs
 
-        task = importlib.import_module(f"tasks.{name}")
+        task = _imported(name)
     except ModuleNotFoundError as error:
         print(MISSING.format(error.name), file=sys.stderr)
         return 2
@@ -100,11 +102,18 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
+def _imported(name: str) -> ModuleType:
+    """Return the module of a task. Raise ModuleNotFoundError if a package is missing, also one for the pictures."""
+    if find_spec("matplotlib") is None:  # which is imported when the first picture is drawn
+        raise ModuleNotFoundError(name="matplotlib")
+    return importlib.import_module(f"tasks.{name}")
+
+
 def _search(options: list[str]) -> int:
     try:
         from .searching import search
 
-        kinds = {name: importlib.import_module(f"tasks.{name}").Settings for name in TASKS}
+        kinds = {name: _imported(name).Settings for name in TASKS}
     except ModuleNotFoundError as error:
         print(MISSING.format(error.name), file=sys.stderr)
         return 2

@@ -19,7 +19,6 @@ from fastweights_np.actor_critic import ActorCritic
 from fastweights_np.backend import array_module
 from fastweights_np.trees import flatten
 
-from . import figures
 from .games.agents import REPORTED, A3CConfig, ActorError, Actors, Learner, SharedState
 from .games.catch_game import ACTIONS, Catch, Rules
 from .running import checkpoints, runs
@@ -202,6 +201,9 @@ def run(settings: Settings, folder: Path, data: None) -> dict[str, Any]:
     )
     print(f"reward of an episode: 1 (caught) or -1 (missed); random-policy baseline: {result['chance']:.3f}")
     print(f"{result['frames_per_second']:,} frames/s, {result['seconds']:.0f} s")
+
+    from . import figures  # imports Matplotlib, which takes as long as all the rest
+
     figures.reward_curve(folder / "learning_curve.png", settings, result["curve"], result["chance"])
     outcome = "caught" if sampled.rewards[0] > 0 else "missed"
     figures.film_strip(folder / "episode.png", settings, sampled.screens, sampled.seen, outcome, sampled.attention)

@@ -19,7 +19,6 @@ from numpy.polynomial.polynomial import polypow
 from fastweights_np import checks, fast_weights, to_device, to_host
 from fastweights_np.network import Classifier, Network, TokenEncoder
 
-from . import figures
 from .running import runs, training
 from .running.layers import LayerSettings
 from .running.training import Split, TrainingSettings
@@ -163,6 +162,9 @@ def run(settings: Settings, folder: Path, data: tuple[Split, Split, Split]) -> d
         print("this run did not learn to retrieve: use more epochs, more training data or other settings")
     print(f"{outcome.updates} updates in {outcome.seconds:.0f} s\n")
     _show_examples(net, outcome.params, test_set)
+
+    from . import figures  # imports Matplotlib, which takes as long as all the rest
+
     figures.learning_curve(folder / "learning_curve.png", settings, outcome.curve, floor_nll, floor_error)
     if settings.layer == "fast_weights" and settings.inner_steps:
         _draw_attention(net, outcome.params, test_set, settings, folder / "attention.png")
@@ -197,6 +199,8 @@ def _show_examples(net: Network, params: Any, split: Split, count: int = 10) -> 
 
 
 def _draw_attention(net: Network, params: Any, split: Split, settings: Settings, path: Path, count: int = 6) -> None:
+    from . import figures
+
     inputs, labels = split.batch(slice(0, count))
     logits, cache = net.forward(params, inputs)
     layer_cache, _ = cache.layers["layer"]

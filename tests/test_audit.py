@@ -10,12 +10,19 @@ import pytest
 
 from fastweights_np import audit
 from fastweights_np.audit import explain, mutants
+from fastweights_np.audit.others import parallel_link
+from fastweights_np.audit.run import other_links
 from fastweights_np.network import LAYERS
 
 
 @pytest.mark.parametrize("what", [*LAYERS, "the others"])
 def test_every_link_holds(what):
-    for link in audit.run(few=True) if what == "the others" else audit.run(layers=[what], others=False):
+    layers = tuple(LAYERS)
+    if what == "the others":
+        links = [*other_links(layers, quick=False, move=lambda tree: tree), parallel_link(layers)]
+    else:
+        links = audit.run(layers=[what], others=False)
+    for link in links:
         assert link.passed, f"{link.title}: {link.worst:.1e} at {link.where}"
 
 

@@ -155,16 +155,16 @@ def same(one, other):
 @pytest.mark.parametrize("options", [["--layer", "fast_weights"], ["--layer", "lstm", "--steps", "2"]])
 def test_one_actor_is_deterministic_and_plays_as_the_learner_alone_does(tmp_path, options):
     """A3C with one actor, in a process of its own, is A2C."""
-    options = [*options, "--frames", "4000"]
+    options = [*options, "--frames", "1000"]
     result, alone = trained(tmp_path / "a2c", *options, "--method", "a2c")
     again, one = trained(tmp_path / "a3c", *options, "--actors", "1")
     same(alone, one)
     assert result["curve"] == again["curve"]
-    assert result["frames"] == 4032  # whole batches of 16 games of 6 frames
-    assert result["updates"] == 42 * (1 if "fast_weights" in options else 3)
+    assert result["frames"] == 1056  # whole batches of 16 games of 6 frames
+    assert result["updates"] == 11 * (1 if "fast_weights" in options else 3)
 
 
-def test_it_learns(tmp_path):
+def test_it_learns(tmp_path, pictures):
     result, _ = trained(tmp_path / "run", "--frames", "60000", "--method", "a2c", "--learning-rate", "5e-3")
     assert result["chance"] == pytest.approx(-1 / 3)
     assert result["mean_reward"] > 0.5
@@ -242,17 +242,32 @@ def test_when_an_actor_is_killed_the_run_ends_with_a_good_checkpoint_and_goes_on
     assert result["frames"] >= played + 5000
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """(result, arrays) of a run that was not stopped; by A2C, which one actor of A3C equals."""
+    return trained(tmp_path_factory.mktemp("straight") / "run", "--frames", "16000", "--method", "a2c")
+
+
 @pytest.mark.parametrize("how", [["--method", "a2c"], ["--actors", "1"]])
-def test_stopped_and_resumed_it_ends_as_the_run_that_was_not_stopped(tmp_path, how):
-    straight, expected = trained(tmp_path / "straight", "--frames", "80000", *how)
-    process = started(tmp_path / "run", "--frames", "80000", *how)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == runs.INTERRUPTED, said
+def test_stopped_and_resumed_it_ends_as_the_run_that_was_not_stopped(straight, tmp_path, monkeypatch, how):
+    play_on = catch._Training._play_on
+
+    def stopping(training):
+        going = play_on(training)
+        if training.shared.frames():
+            os.kill(os.getpid(), signal.SIGINT)
+        return going
+
+    with monkeypatch.context() as patched:
+        patched.setattr(agents, "POLL", 0.01)
+        patched.setattr(catch._Training, "_play_on", stopping)
+        words = ["catch", *SMALL, "--frames", "16000", *how, "--out", str(tmp_path / "run")]
+        assert main(words) == runs.INTERRUPTED
     assert main(["catch", "--resume", str(tmp_path / "run")]) == 0
     arrays, _ = checkpoint.load(tmp_path / "run" / "checkpoint.npz")
+    result, expected = straight
     same(expected, arrays)
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["curve"] == straight["curve"]
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["curve"] == result["curve"]
 
 
 def test_a_killed_run_leaves_no_actor(tmp_path):
@@ -363,7 +378,7 @@ def test_a_run_whose_checkpoint_is_lost_is_not_begun_anew_by_resuming(tmp_path, 
 
 
 @pytest.mark.parametrize("layer", ["fast_weights", "lstm"])
-def test_the_smallest_game_and_the_shortest_run_have_all_their_files(layer, tmp_path):
+def test_the_smallest_game_and_the_shortest_run_have_all_their_files(layer, tmp_path, pictures):
     """With one decision an agent has nothing before it to attend to."""
     options = ["--size", "2", "--visible", "0", "--paddle-width", "1", "--games", "2", "--frames", "1"]
     words = ["catch", *options, "--method", "a2c", "--hidden-size", "4", "--layer", layer, "--out", str(tmp_path)]
@@ -383,8 +398,8 @@ def test_the_last_tenth_equals_the_runs(tmp_path):
     assert training.last_reward() == -1.0, "no game began in the last tenth"
 
 
-def test_a_search_over_agents_prefers_more_reward(tmp_path):
-    options = ["search", "catch", "--grid", "learning_rate=0.0,5e-3", *SMALL, "--frames", "10000", "--method", "a2c"]
+def test_a_search_over_agents_prefers_more_reward(tmp_path, undrawn):
+    options = ["search", "catch", "--grid", "learning_rate=0.0,5e-3", *SMALL, "--frames", "5000", "--method", "a2c"]
     options += ["--jobs", "2"]
     assert main([*options, "--out", str(tmp_path / "search")]) == 0
     found = json.loads((tmp_path / "search" / "search.json").read_text())
@@ -419,7 +434,7 @@ def test_no_metrics_are_written_before_the_first_checkpoint(tmp_path, monkeypatc
         write(path, text)
 
     monkeypatch.setattr(catch.files, "write_text", write_text)
-    options = ["--frames", "20000", "--method", "a2c", "--checkpoint-every", "1e9"]
+    options = ["--frames", "4000", "--method", "a2c", "--checkpoint-every", "1e9"]
     assert main(["catch", *SMALL, *options, "--out", str(folder)]) == 0
     assert seen
     assert all(seen)

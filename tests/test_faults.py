@@ -10,7 +10,7 @@ import pytest
 faults = pytest.importorskip("bench.faults", reason="forked runs need a POSIX system", exc_type=ImportError)
 
 
-def test_runs_that_are_cut_short_end_with_the_same_bits():
+def test_runs_that_are_cut_short_end_with_the_same_bits(undrawn):
     """In a process of its own, which has one thread and can be forked."""
     kinds = ["kills", "crashes", "refusing disk", "full disk"]
     command = [sys.executable, "-m", "bench", "faults", *kinds, "--count", "1"]

@@ -86,7 +86,9 @@ def test_a_convnets_patch_need_not_tile(data_dir, tmp_path):
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_every_layer_trains_mnist(layer, data_dir, tmp_path, capsys):
+def test_every_layer_trains_mnist(layer, data_dir, tmp_path, capsys, request):
+    if layer == "multilevel":  # which has all the pictures
+        request.getfixturevalue("pictures")
     assert main(["mnist", "--layer", layer, *SMALL, "--data-dir", str(data_dir), "--out", str(tmp_path / "run")]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["data"] == {"name": "mnist", "sizes": [24, 6, 10]}

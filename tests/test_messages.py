@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 
 import pytest
@@ -19,18 +22,40 @@ from tasks.running import console, runs
 from tests.small import options
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.usefixtures("undrawn")
 resource = pytest.importorskip("resource", reason="limits are POSIX's")
 
 
-def run(*arguments: str, limit: int | None = None, **how) -> subprocess.CompletedProcess:
-    """The command in a process of its own; files may have `limit` bytes."""
-
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
+def run(*arguments: str, **how) -> subprocess.CompletedProcess:
+    """The command in a process of its own."""
     defaults = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT, "timeout": 120}
-    more = {} if limit is None else {"preexec_fn": limited}
-    return subprocess.run([sys.executable, "-m", "tasks", *arguments], check=False, **(defaults | more | how))
+    return subprocess.run([sys.executable, "-m", "tasks", *arguments], check=False, **(defaults | how))
+
+
+@contextmanager
+def small_disk(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def closed_pipe() -> int:
+    """The end for writing of a pipe whose other end is closed."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+@contextmanager
+def ascii_output() -> Iterator[io.BytesIO]:
+    """Give standard output an encoding that has ASCII alone, and yield what is written to it."""
+    written = io.BytesIO()
+    with redirect_stdout(io.TextIOWrapper(written, encoding="ascii")):
+        yield written
 
 
 def assert_one_sentence(text: str) -> None:
@@ -49,28 +74,31 @@ def test_every_exit_code_is_explained():
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize(("limit", "kept"), [(100, "no folder was made"), (3000, "holds no checkpoint yet")])
-def test_a_full_disk_is_named_with_its_file(task, limit, kept, tmp_path):
-    """For settings.json, and for the first picture or checkpoint."""
-    done = run(*options(task, tmp_path), "--out", str(tmp_path / "run"), limit=limit)
-    assert done.returncode == 4, done.stderr
-    assert_one_sentence(done.stderr)
-    assert "File too large" in done.stderr
-    assert str(tmp_path / "run") in done.stderr
-    assert kept in done.stderr
-    assert "make room, then" in done.stderr
+def test_a_full_disk_is_named_with_its_file(task, limit, kept, tmp_path, capsys):
+    """For settings.json, and for the first checkpoint."""
+    words = [*options(task, tmp_path), "--out", str(tmp_path / "run")]
+    with small_disk(limit):
+        assert main(words) == 4
+    said = capsys.readouterr().err
+    assert_one_sentence(said)
+    assert "File too large" in said
+    assert str(tmp_path / "run") in said
+    assert kept in said
+    assert "make room, then" in said
     assert (tmp_path / "run").exists() == (limit > 100)
     if limit > 100:
         assert not [file for file in (tmp_path / "run").iterdir() if files.UNFINISHED in file.name]
         assert main([task, "--resume", str(tmp_path / "run")]) == 0
 
 
-def test_a_disk_that_fills_up_during_the_run_keeps_the_last_checkpoint(tmp_path):
+def test_a_disk_that_fills_up_during_the_run_keeps_the_last_checkpoint(tmp_path, capsys):
     """The metrics grow beyond what is left of the disk; the checkpoint of the same epoch is whole."""
     words = ["--hidden-size", "2", "--batch-size", "8", "--training-size", "8", "--epochs", "1000", "--out"]
-    done = run("retrieval", *words, str(tmp_path / "run"), limit=150_000)
-    assert done.returncode == 4, done.stderr
-    assert_one_sentence(done.stderr)
-    assert f"the last checkpoint in {tmp_path / 'run'} is kept" in done.stderr
+    with small_disk(150_000):
+        assert main(["retrieval", *words, str(tmp_path / "run")]) == 4
+    said = capsys.readouterr().err
+    assert_one_sentence(said)
+    assert f"the last checkpoint in {tmp_path / 'run'} is kept" in said
     _, info = checkpoint.load(tmp_path / "run" / "checkpoint.npz")
     assert 0 < info["update"] < 1000
 
@@ -151,18 +179,34 @@ def test_a_size_that_does_not_fit_into_memory_is_named(task, option, size, tmp_p
 # -------------------------------------------------------------------------------------------------------------- console
 
 
-@pytest.mark.parametrize("task", [*TASKS, None])
+def assert_spelled(help_text: str) -> None:
+    assert help_text.isascii()
+    assert "?" not in help_text.replace("c9k8j3f1??c", "")
+    assert "lambda, the decay rate of the fast weights" in help_text
+    assert "eta, the learning rate of the fast weights" in help_text
+
+
 @pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
-def test_help_needs_no_greek_letters(task, environment, tmp_path):
-    words = [task, "--help"] if task else ["--help"]
-    done = run(*words, env=os.environ | environment | {"PYTHONCOERCECLOCALE": "0", "COLUMNS": "200"})
+def test_help_needs_no_greek_letters_in_any_environment(environment):
+    more = environment | {"PYTHONCOERCECLOCALE": "0", "COLUMNS": "200"}
+    done = run("retrieval", "--help", env=os.environ | more)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert done.stdout.isascii()
-    assert "?" not in done.stdout.replace("c9k8j3f1??c", "")
-    if task:
-        assert "lambda, the decay rate of the fast weights" in done.stdout
-        assert "eta, the learning rate of the fast weights" in done.stdout
+    assert_spelled(done.stdout)
+
+
+@pytest.mark.parametrize("task", [*TASKS, None])
+def test_help_needs_no_greek_letters(task, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    with ascii_output() as written:
+        if task is None:
+            assert main(["--help"]) == 0
+            assert written.getvalue()
+        else:
+            with pytest.raises(SystemExit, match=r"^0$"):
+                main([task, "--help"])
+            assert_spelled(written.getvalue().decode())
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("task", ["retrieval", "catch"])
@@ -172,11 +216,9 @@ def test_a_run_needs_no_greek_letters(task, tmp_path):
         os.mkdir(folder)
     except OSError:  # no such names on this disk
         folder = tmp_path / "läuft λ"
-    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}
-    done = run(*options(task, tmp_path), "--out", str(folder), env=environment)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.isascii()
-    assert "lambda" in done.stdout
+    with ascii_output() as written:
+        assert main([*options(task, tmp_path), "--out", str(folder)]) == 0
+        assert "lambda" in written.getvalue().decode()
 
 
 def test_an_error_needs_no_greek_letters(tmp_path):
@@ -200,13 +242,12 @@ def test_characters_are_spelled(text, ascii_text):
     assert console.spelled(text, "ascii") == ascii_text
 
 
-@pytest.mark.parametrize(("task", "both"), [*((task, False) for task in TASKS), ("retrieval", True), ("catch", True)])
-def test_a_closed_pipe_ends_quietly_and_the_result_is_kept(task, both, tmp_path):
-    """As by | head -0, and by 2>&1 | head -0."""
-    reading, writing = os.pipe()
-    os.close(reading)
+@pytest.mark.parametrize("both", [False, True])
+def test_a_closed_pipe_ends_quietly_and_the_result_is_kept(both, tmp_path):
+    """As by | head -0, and by 2>&1 | head -0. In a process, which also writes when it ends."""
+    writing = closed_pipe()
     how = {"stdout": writing} | ({"stderr": writing} if both else {})
-    done = run(*options(task, tmp_path), "--out", str(tmp_path / "run"), **how)
+    done = run(*options("retrieval", tmp_path), "--out", str(tmp_path / "run"), **how)
     os.close(writing)
     assert done.returncode == 141
     assert both or done.stderr == ""
@@ -214,9 +255,20 @@ def test_a_closed_pipe_ends_quietly_and_the_result_is_kept(task, both, tmp_path)
     assert (tmp_path / "run" / "learning_curve.png").exists()
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_a_closed_pipe_stops_no_task(task, tmp_path, monkeypatch, capsys):
+    pipe = open(closed_pipe(), "w")  # noqa: SIM115
+    monkeypatch.setattr(sys, "stdout", pipe)
+    assert main([*options(task, tmp_path), "--out", str(tmp_path / "run")]) == 141
+    with suppress(BrokenPipeError):
+        pipe.close()
+    assert capsys.readouterr().err == ""
+    assert (tmp_path / "run" / "result.json").exists()
+    assert (tmp_path / "run" / "learning_curve.png").exists()
+
+
 def test_help_for_a_closed_pipe_is_quiet():
-    reading, writing = os.pipe()
-    os.close(reading)
+    writing = closed_pipe()
     assert run("retrieval", "--help", stdout=writing).stderr == ""
     os.close(writing)
 
@@ -248,7 +300,7 @@ def test_without_a_terminal_agents_report_their_progress(tmp_path, capsys):
 # --------------------------------------------------------------------------------------------------------------- Ctrl-C
 
 
-@pytest.mark.parametrize("module", ["numpy", "threadpoolctl", "tyro", "tqdm", "matplotlib"])
+@pytest.mark.parametrize("module", ["numpy", "threadpoolctl", "tyro", "tqdm"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_during_imports_leaves_no_traceback(module, number, tmp_path):
     """Also if what is imported takes the exception for a failure of its own."""

@@ -22,7 +22,7 @@ RETRIEVAL = retrieval.Settings(hidden_size=20, seed=3)
 
 
 @pytest.fixture
-def drawn(tmp_path, monkeypatch):
+def drawn(tmp_path, monkeypatch, pictures):
     """The figures that were saved, in order, without rendering them; the output folder is temporary."""
     found: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: found.append(figure))
@@ -131,7 +131,7 @@ def test_attention_has_the_whole_string_and_hatches_the_query(drawn, tmp_path):
     assert not any("λ" in text for text in texts(drawn[0]))
 
 
-def test_cells_of_attention_to_places_match_their_colour_bar_and_strong_is_bright(tmp_path):
+def test_cells_of_attention_to_places_match_their_colour_bar_and_strong_is_bright(tmp_path, pictures):
     strengths = [numpy.array([[2.0]]), numpy.array([[1.0, 4.0]])]
     places = [(0, 0, 4), (0, 4, 4), (4, 0, 4), (4, 4, 4)]
     path = tmp_path / "x.png"

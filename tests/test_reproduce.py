@@ -81,7 +81,7 @@ def test_every_row_of_table_1_has_a_search_with_the_same_number_of_trials_that_t
 
 
 @pytest.fixture
-def tiny(tmp_path, monkeypatch):
+def tiny(tmp_path, monkeypatch, undrawn):
     """A store and a folder of its own, and a plan of two runs that take a second each."""
     monkeypatch.setattr(store, "STORE", tmp_path / "results")
     monkeypatch.setattr(store, "SCRATCH", tmp_path / "scratch")

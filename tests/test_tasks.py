@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -127,6 +128,21 @@ def test_a_run_leaves_its_folder(tmp_path):
         assert result[source]
 
 
+def test_matplotlib_is_imported_by_the_first_picture_alone():
+    """Help, refusals, actors and trials do not wait for it."""
+    tasks = ", ".join(f"tasks.{name}" for name in [*TASKS, "asking", "searching.search"])
+    program = f"import sys, tasks.__main__, {tasks}; assert 'matplotlib' not in sys.modules; import tasks.figures"
+    subprocess.run([sys.executable, "-c", f"{program}; assert 'matplotlib' in sys.modules"], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("words", [["retrieval", *SMALL, "--epochs", "1"], ["search", "retrieval"]])
+def test_a_missing_matplotlib_is_named_before_a_run(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main([*words, "--out", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == 'tasks: matplotlib is not installed; pip install -e ".[tasks]"\n'
+    assert not (tmp_path / "run").exists()
+
+
 def test_it_learns(tmp_path):
     """One pair: the digit that stands there is the answer. Two hundred updates are enough for a small network."""
     settings = retrieval.Settings(
@@ -203,10 +219,24 @@ def wait_for(folder: Path, lines: int) -> None:
     raise AssertionError("the run wrote no metrics")
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The folder of a run of these options that is not stopped, made once for each."""
+
+    @functools.cache
+    def made(*options):
+        folder = tmp_path_factory.mktemp("straight") / "run"
+        assert main(["retrieval", *options, "--out", str(folder)]) == 0
+        return folder
+
+    return made
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_stopped_and_resumed_ends_in_the_same_bits(how, tmp_path):
+def test_stopped_and_resumed_ends_in_the_same_bits(how, straight, tmp_path):
+    """Also: the same seed twice."""
     options = [*SMALL, "--training-size", "6400", "--epochs", "6"]
-    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    stopped = tmp_path / "stopped"
     command = [sys.executable, "-m", "tasks", "retrieval", *options, "--out", str(stopped)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_for(stopped, lines=2)
@@ -219,10 +249,9 @@ def test_stopped_and_resumed_ends_in_the_same_bits(how, tmp_path):
         assert f"resume with: python -m tasks retrieval --resume {stopped}" in complaint
     assert 0 < stored(stopped)["update"] < 600
     assert not (stopped / "result.json").exists()
-    assert run("retrieval", "--resume", str(stopped)).returncode == 0
-    assert run("retrieval", *options, "--out", str(straight)).returncode == 0  # also: the same seed twice
-    assert_same_bits(straight, stopped)
-    metrics = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (straight, stopped)]
+    assert main(["retrieval", "--resume", str(stopped)]) == 0
+    assert_same_bits(straight(*options), stopped)
+    metrics = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (straight(*options), stopped)]
     assert len(metrics[0]) == len(metrics[1]) == 6
 
 
@@ -322,18 +351,17 @@ def test_resume_and_out_do_not_go_together(tmp_path, capsys):
     assert "out: expected none with --resume" in capsys.readouterr().err
 
 
-def test_few_test_sequences_and_many_pairs_are_enough(tmp_path):
+def test_few_test_sequences_and_many_pairs_are_enough(tmp_path, pictures):
     options = ["--pairs", "11", "--test-size", "3", "--epochs", "1"]
     assert main(["retrieval", *SMALL, *options, "--out", str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "attention.png").exists()
 
 
 @pytest.mark.parametrize("stop_at", [1, 10, 13, 30])
-def test_wherever_it_is_stopped_the_run_is_the_same(stop_at, tmp_path, monkeypatch):
+def test_wherever_it_is_stopped_the_run_is_the_same(stop_at, straight, tmp_path, monkeypatch):
     """Ten updates an epoch, three epochs; also on the last update of an epoch, and of the run."""
-    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    options = [*SMALL, "--epochs", "3", "--out"]
-    assert main(["retrieval", *options, str(straight)]) == 0
+    stopped, options = tmp_path / "stopped", [*SMALL, "--epochs", "3"]
+    whole = straight(*options)
     count, loss_and_gradients = 0, Network.loss_and_gradients
 
     def counting(*arguments):
@@ -344,11 +372,11 @@ def test_wherever_it_is_stopped_the_run_is_the_same(stop_at, tmp_path, monkeypat
         return loss_and_gradients(*arguments)
 
     monkeypatch.setattr(Network, "loss_and_gradients", counting)
-    assert main(["retrieval", *options, str(stopped)]) == 130
+    assert main(["retrieval", *options, "--out", str(stopped)]) == 130
     assert stored(stopped)["update"] == stop_at
     assert main(["retrieval", "--resume", str(stopped)]) == 0
-    assert_same_bits(straight, stopped)
-    curves = [json.loads((folder / "result.json").read_text())["curve"] for folder in (straight, stopped)]
+    assert_same_bits(whole, stopped)
+    curves = [json.loads((folder / "result.json").read_text())["curve"] for folder in (whole, stopped)]
     for one, two in zip(*curves, strict=True):
         assert one | {"seconds": 0} == two | {"seconds": 0}
 

@@ -169,8 +169,8 @@ FULL = (
     Case("lstm", seed=54, steps=9, batch_size=3, input_size=1, init={"forget_bias": -1.0}),
     Case("associative_lstm", seed=55, hidden_size=4),
     Case("associative_lstm", seed=56, steps=1, batch_size=1, hidden_size=2, initial=False, init={"heads": 1}),
-    Case("associative_lstm", seed=57, steps=7, hidden_size=6, init={"heads": 1}, options={"copies": 1}),
-    Case("associative_lstm", seed=58, hidden_size=6, init={"heads": 2}, options={"copies": 3}),
-    Case("associative_lstm", seed=66, hidden_size=6, init={"layer_norm": True}),
+    Case("associative_lstm", seed=57, steps=4, hidden_size=6, init={"heads": 1}, options={"copies": 1}),
+    Case("associative_lstm", seed=58, steps=3, hidden_size=6, init={"heads": 2}, options={"copies": 3}),
+    Case("associative_lstm", seed=66, steps=3, hidden_size=6, init={"layer_norm": True}),
     Case("associative_lstm", seed=65, steps=1, batch_size=1, hidden_size=2, initial=False, init={"layer_norm": True}),
 )  # fmt: skip

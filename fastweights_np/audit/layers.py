@@ -15,6 +15,9 @@ from .cases import ENDS, Case
 from .documents import DOCUMENTS, compare_documents
 from .links import ALONE, STEPPER, Arrays, Link, Move
 
+# gradients by autograd through the plain files, by case and arrays; mutants of other files use them again
+REFERENCES: dict[tuple[Any, ...], Arrays] = {}
+
 
 def layer_links(cases: list[Case], quick: bool, move: Move, only: Collection[str] = ()) -> list[Link]:
     """Return the links of one layer; `only` these titles, if there are any. The gradient checks are always run."""
@@ -101,7 +104,11 @@ def _autograd_gradients(case: Case, params: Arrays, given: Arrays, dh: numpy.nda
         h, *_ = case.plain(*_divided(everything, params), np=autograd.numpy)
         return autograd.numpy.sum(h * dh)
 
-    return autograd.grad(loss)({**params, **given, **case.scalars()})
+    everything = {**params, **given, **case.scalars()}
+    key = (repr(case), *(numpy.asarray(value).tobytes() for value in (*everything.values(), dh)))
+    if key not in REFERENCES:
+        REFERENCES[key] = autograd.grad(loss)(everything)
+    return REFERENCES[key]
 
 
 def _difference_gradients(case: Case, params: Arrays, given: Arrays, dh: numpy.ndarray) -> Arrays:

@@ -7,13 +7,17 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.machinery import FileFinder, SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Any, NamedTuple
 
 import numpy
 
 from ..network import LAYERS
 from .documents import DOCUMENTS
+from .layers import REFERENCES
 from .links import Link
 
 PACKAGE = Path(__file__).parents[1]
@@ -186,6 +190,19 @@ _MUTANTS: dict[str, tuple[str, str, str, str]] = {
 MUTANTS = {name: Mutant(*mutant) for name, mutant in _MUTANTS.items()}
 
 
+@cache
+def _compiled(name: str, source: bytes) -> CodeType:
+    return compile(source, name, "exec", dont_inherit=True)
+
+
+class _SharedCode(SourceFileLoader):
+    """Compiles a file once for all copies in which it has the same content. A mutant changes one of 50 files."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Return the code of a module."""
+        return _compiled(Path(self.path).name, self.get_data(self.path))
+
+
 @contextmanager
 def mutated(mutant: Mutant, folder: Path) -> Iterator[Any]:
     """Yield the audit of a copy of the package in this folder, under another name, with one line changed.
@@ -200,12 +217,20 @@ def mutated(mutant: Mutant, folder: Path) -> Iterator[Any]:
             found = source.count(mutant.line)
             raise ValueError(f"mutant: expected {mutant.line!r} once in {mutant.file}, got it {found} times")
         (copy / mutant.file).write_text(source.replace(mutant.line, mutant.mutation))
+    packages = [str(path) for path in (copy, *copy.iterdir()) if path.is_dir()]
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
+    for package in packages:
+        sys.path_importer_cache[package] = FileFinder(package, (_SharedCode, [".py"]))
     try:
-        yield importlib.import_module(f"{copy.name}.audit")
+        audit = importlib.import_module(f"{copy.name}.audit")
+        if not mutant.file.startswith("plain/"):
+            sys.modules[f"{audit.__name__}.layers"].REFERENCES = REFERENCES  # type: ignore[attr-defined]
+        yield audit
     finally:
         sys.path.remove(str(folder))
+        for package in packages:
+            del sys.path_importer_cache[package]
         for name in [name for name in sys.modules if name.partition(".")[0] == copy.name]:
             del sys.modules[name]
 

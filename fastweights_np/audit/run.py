@@ -31,17 +31,21 @@ def run(
     links = [
         link for layer in layers for link in layer_links([c for c in cases if c.layer == layer], quick, move, only)
     ]
-    if not others:
-        return sorted(links, key=lambda link: link.number)
-    links += [
+    if others:
+        links += other_links(layers, quick, move)
+        if device != "cpu":
+            links.append(device_link(cases, move))
+        elif not quick:
+            links.append(parallel_link(layers))
+    return sorted(links, key=lambda link: link.number)
+
+
+def other_links(layers: Sequence[str], quick: bool, move: Move) -> list[Link]:
+    """Return the links of what is no layer, and of networks and agents of these layers."""
+    return [
         *convnet_links(quick, move),
         *operation_links(move),
         optimizer_link(move),
         network_link(layers, move),
         *actor_critic_links(layers, quick, move),
     ]
-    if device != "cpu":
-        links.append(device_link(cases, move))
-    elif not quick:
-        links.append(parallel_link(layers))
-    return sorted(links, key=lambda link: link.number)

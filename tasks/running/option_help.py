@@ -8,6 +8,7 @@ import inspect
 import shutil
 import textwrap
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType
@@ -73,14 +74,19 @@ def text(settings: RunSettings, program: str) -> str:
 
 def documented(kind: type[RunSettings]) -> dict[str, str]:
     """Return the docstring below each field of a settings class and its bases."""
-    found: dict[str, str] = {}
-    for each in reversed(kind.__mro__[:-1]):
-        (definition,) = ast.parse(inspect.getsource(each)).body
-        assert isinstance(definition, ast.ClassDef)
-        for field, doc in pairwise(definition.body):
-            if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
-                found[ast.unparse(field.target)] = ast.literal_eval(doc.value)
-    return found
+    return {name: doc for each in reversed(kind.__mro__[:-1]) for name, doc in _docstrings(each).items()}
+
+
+@cache
+def _docstrings(kind: type) -> dict[str, str]:
+    """Return the docstring below each field of one class, read from its source."""
+    (definition,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        ast.unparse(field.target): ast.literal_eval(doc.value)
+        for field, doc in pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr)
+    }
 
 
 def add_help_option(add: Callable[..., Any]) -> None:

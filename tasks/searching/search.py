@@ -29,7 +29,6 @@ from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
-from .. import figures
 from ..running import option_help
 from ..running.command_line import settings_asked_for
 from ..running.failures import DISK_FULL, FOLDER_LOST, NO_ROOM, REFUSED
@@ -224,6 +223,9 @@ def _report(study: Study) -> None:
     if not best:
         return
     objective = search.base.objective
+
+    from .. import figures  # imports Matplotlib, which takes as long as all the rest
+
     figures.search(search.folder / "search.png", search.base, study.rows(), search.space)
     print(f"\nthe best of {len(best)} trials: {best[0].params}, {objective.title} {best[0].value:.5f}")
     for what, mean in _mean_of_the_best(best).items():

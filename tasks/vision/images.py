@@ -16,7 +16,6 @@ from fastweights_np.backend import Array
 from fastweights_np.convnet import Convolution
 from fastweights_np.network import Classifier, ConvolutionalNetwork, Model, Network, PatchEncoder
 
-from .. import figures
 from ..running import runs, training
 from ..running.layers import LayerSettings
 from ..running.training import TrainingSettings
@@ -215,6 +214,9 @@ def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
     print(f"\ntest error {error:.2%}, accuracy {1 - error:.2%}, negative log likelihood {nll:.4f} nats ({chosen})")
     print("recall by class: " + ", ".join(f"{name} {_percent(value)}" for name, value in recall.items()))
     print(f"{outcome.updates} updates in {outcome.seconds:.0f} s")
+
+    from .. import figures  # imports Matplotlib, which takes as long as all the rest
+
     figures.learning_curve(folder / "learning_curve.png", settings, outcome.curve)
     if settings.layer != "convnet":
         heading = f"{figures.title(settings)}: the glimpses of the first test image"
@@ -253,6 +255,8 @@ def _draw_attention(
     count: int = 6,
 ) -> None:  # fmt: skip
     """Draw how the steps that read attend to the coarse glimpses stored before, for the first image of each class."""
+    from .. import figures
+
     of_classes = to_host(split.labels)
     first = [numpy.flatnonzero(of_classes == each)[:1] for each in range(len(classes))]
     chosen = to_device(numpy.concatenate(first)[:count], split.device)
