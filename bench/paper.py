@@ -89,6 +89,7 @@ def for_pages() -> dict[str, str]:
     made |= {f"{task}-trials": searches.trials(load("search"), task) for task in ("retrieval", "mnist", "faces")}
     made |= {
         "claims": claims.table(),
+        "claims-tally": claims.tally(),
         "retrieval-pairs": tables.in_pairs(retrieval),
         "retrieval-controls": controls.of_the_lstm(retrieval),
         "retrieval-preliminary": controls.of_the_preliminary_state(retrieval),
