@@ -46,7 +46,7 @@ def floating(**arrays: Array) -> None:
         if first and array.dtype != first_dtype:
             raise TypeError(
                 f"{name}: expected {first_dtype}, the dtype of {first}, got {array.dtype}; "
-                "an op never changes the dtype, so convert one of them with .astype"
+                "no operation converts dtypes; convert one of the two with .astype"
             )
         first, first_dtype = first or name, array.dtype
 
