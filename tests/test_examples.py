@@ -59,6 +59,14 @@ def test_a_trained_network_answers(tmp_path):
         assert "Traceback" not in done.stderr
 
 
+def test_the_example_that_is_run_as_a_file_says_how_to_run_it(tmp_path):
+    command = [sys.executable, str(EXAMPLES / "ask_a_trained_network.py")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert "run python -m examples.ask_a_trained_network from the root of the clone" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_command_line_answers_or_refuses(tmp_path, capsys):
     run = tmp_path / "run"
     assert main([*options("retrieval", tmp_path), "--out", str(run)]) == 0
