@@ -6,7 +6,12 @@ python -m examples.ask_a_trained_network RUN q8c9m8o2??m
 import sys
 from pathlib import Path
 
-from tasks.asking import probabilities
+try:
+    from tasks.asking import probabilities
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f'{error}: install ".[tasks]", and run python -m examples.ask_a_trained_network from the root of the clone'
+    ) from None
 
 if len(sys.argv) != 3:
     raise SystemExit("usage: python -m examples.ask_a_trained_network RUN_FOLDER q8c9m8o2??m")

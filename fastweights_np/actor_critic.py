@@ -17,7 +17,7 @@ import numpy
 
 from . import checks, ops
 from .backend import Array, array_module
-from .network import LAYERS
+from .network import LAYERS, check_options
 from .parts import PatchEncoder, Tree
 from .recurrent import check_init, uniform
 from .workspace import Workspace
@@ -88,7 +88,7 @@ class ActorCritic:
         x(t) = relu(E seen(t) + e),   h(t+1) = layer(h(t), x(t)),   logits(t) = P h(t+1) + p,   v(t) = w h(t+1) + u
 
     `layer` is one of CLOSED_LOOP_LAYERS; `init_options` and `options` are passed to its init and forward. Raises
-    ValueError for another layer.
+    ValueError for another layer or option.
     """
 
     inputs: int
@@ -103,6 +103,7 @@ class ActorCritic:
         checks.choice("layer", self.layer, CLOSED_LOOP_LAYERS)
         for name in ("inputs", "actions", "hidden_size", "encoded_size"):
             checks.count(name, getattr(self, name), least=1)
+        check_options(self.layer, self.init_options, self.options)
 
     @property
     def _encoder(self) -> PatchEncoder:

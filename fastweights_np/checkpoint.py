@@ -27,6 +27,7 @@ __all__ = ["CheckpointError", "load", "save"]
 
 OLDEST, VERSION = 2, 3  # the versions that can be loaded; the one that is written
 DIGEST_SIZE = 64  # hexadecimal digits of a SHA-256
+START, END = b"PK\3\4", b"PK\5\6"  # of a zip archive: the first bytes of all, and of the record at the end
 LONGEST = 10_000  # most bytes of a name in the file
 _HEADER, _INFO, _ARRAYS = "info", "info", "arrays"
 _READ_HEADER = {
@@ -85,6 +86,11 @@ def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
     if not path.is_file():  # reading a pipe would wait forever
         raise CheckpointError(f"checkpoint {path}: expected a regular file, got a folder or a device; name another one")
     content = path.read_bytes()
+    if not START.startswith(content[:4]) and END not in content[-DIGEST_SIZE - 22 :]:
+        raise CheckpointError(
+            f"checkpoint {path}: expected a file that save() wrote, got one that is not a checkpoint (no .npz file); "
+            "name another one, such as checkpoint.npz in the output folder of a run"
+        )
     if content[-DIGEST_SIZE:] != _digest(memoryview(content)[:-DIGEST_SIZE]):
         raise CheckpointError(
             f"checkpoint {path}: expected a file that save() wrote, got one that is damaged, truncated, "

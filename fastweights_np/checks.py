@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from difflib import get_close_matches
+from inspect import signature
 from typing import Any
 
 import numpy
@@ -44,7 +46,7 @@ def floating(**arrays: Array) -> None:
         if first and array.dtype != first_dtype:
             raise TypeError(
                 f"{name}: expected {first_dtype}, the dtype of {first}, got {array.dtype}; "
-                "an op never changes the dtype, so convert one of them with .astype"
+                "no operation converts dtypes; convert one of the two with .astype"
             )
         first, first_dtype = first or name, array.dtype
 
@@ -154,3 +156,16 @@ def keys(
     if missing or unknown:
         parts = [f"missing {', '.join(missing)}"] * bool(missing) + [f"unknown {', '.join(unknown)}"] * bool(unknown)
         raise ValueError(f"{name}: expected {', '.join(required)}; {'; '.join(parts)}; {remedy}")
+
+
+def options(name: str, given: Mapping[str, object], function: Callable[..., object], passed: Collection[str]) -> None:
+    """Raise ValueError unless the names in `given` are arguments of the function, other than the ones in `passed`.
+
+    Raises TypeError for an object that is not a dict.
+    """
+    instance(name, given, dict, "pass the options by their names")
+    known = [each for each in signature(function).parameters if each not in passed]
+    for key in given:
+        if key not in known:
+            nearest = "".join(f"; did you mean {each!r}?" for each in get_close_matches(str(key), known, 1))
+            raise ValueError(f"{name}: expected names among {', '.join(known)}; got {key!r}{nearest}")

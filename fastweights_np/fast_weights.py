@@ -142,8 +142,9 @@ def forward(
 ) -> tuple[Array, Any]:  # fmt: skip
     """Return h (T, B, H) for whole sequences x (T, B, I), and the cache that `backward` needs.
 
-    The first axis is time, the second the batch. x may also be ops.embedding(table, tokens), with a table (V, I) and
-    tokens (T, B); dx is then the table's gradient. For agents, x may be an ops.ClosedLoop.
+    The first axis is time, the second the batch (PyTorch: batch_first=False). x may also be
+    ops.embedding(table, tokens), with a table (V, I) and tokens (T, B); dx is then the table's gradient. For agents, x
+    may be an ops.ClosedLoop.
 
     h0 (B, H)           the state before the first step; zero if None. It acts through W alone: it is not written to A
     A0 (B, H, H)        the fast weights that the first step reads; zero if None

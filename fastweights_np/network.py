@@ -121,6 +121,7 @@ class Network(Model):
             checks.count(name, getattr(self, name), least=1)
         checks.choice("at", self.at, ("end", "each"))
         checks.boolean("bidirectional", self.bidirectional)
+        check_options(self.layer, self.init_options, self.options)
         learned.check(self.learn, self.layer, self.options)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -235,6 +236,13 @@ class Network(Model):
             doutputs = xp.zeros_like(outputs)
             loss, doutputs[counted] = self.readout.loss(outputs[counted], targets[counted])
         return loss, self.backward(doutputs, cache)
+
+
+def check_options(layer: str, init_options: dict[str, Any], options: dict[str, Any]) -> None:
+    """Raise ValueError or TypeError unless the layer has these options of init and of forward."""
+    module = LAYERS[layer]
+    checks.options("init_options", init_options, module.init, ("rng", "input_size", "hidden_size", "dtype"))
+    checks.options("options", options, module.forward, ("params", "x", "lengths", "workspace"))
 
 
 def _backwards(name: str) -> bool:

@@ -36,6 +36,7 @@ exit codes
     4  the disk is full
     5  the output folder was deleted, or can no longer be written
     6  out of memory
+    7  a search: its storage can no longer be used; finished trials are kept
   130  interrupted by Ctrl-C or SIGTERM
   141  done, but the reader of standard output closed it early
 After 1, 3, 4, 5, 6 and 130 the output folder keeps its last checkpoint.

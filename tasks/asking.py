@@ -37,7 +37,10 @@ def main(arguments: list[str], program: str) -> int:
 
 
 def probabilities(run: Path, text: str) -> numpy.ndarray:
-    """Return the probability of each digit (10,). Raise OSError or ValueError for a bad run or string."""
+    """Return the probability of each digit (10,). Raise OSError or ValueError for a bad run or string.
+
+    A note on standard error says that a run is not finished.
+    """
     tokens = tokens_of(text)
     path = run / checkpoints.NAME if run.is_dir() else run
     arrays, info = checkpoint.load(path)
@@ -51,6 +54,9 @@ def probabilities(run: Path, text: str) -> numpy.ndarray:
     net, params = retrieval.network(settings), arrays["best_params"]
     expected = net.init(numpy.random.default_rng(0), settings.dtype)
     checkpoints.check_arrays(path, params, expected, "name another run by --from")
+    if (done := len(info.get("curve", ()))) < settings.epochs:
+        note = f"the run is not finished (epoch {done} of {settings.epochs}); its best parameters so far answer"
+        print(f"tasks: {path}: {note}", file=sys.stderr)
     logits, _ = net.forward(params, tokens)
     _, found = ops.softmax_cross_entropy(logits, numpy.zeros(1, int))
     return found[0]

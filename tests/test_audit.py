@@ -60,7 +60,9 @@ def test_every_mutant_of_a_backward_pass_is_caught(name, tmp_path):
 
 def test_every_number_is_listed_and_some_are_explained(capsys):
     assert audit.main(["--list"]) == 0
-    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "equation-1  A(t) = λ A(t-1) + η h(t) h(t)ᵀ (1)"
+    listed = [line.split()[0] for line in lines]
     assert listed[:5] == [f"equation-{n}" for n in range(1, 6)]
     assert {"L1", "F6", "V3", "N2", "I1", "M4", "A5"} <= set(listed)
     assert audit.main(["i2"]) == 0
@@ -70,7 +72,11 @@ def test_every_number_is_listed_and_some_are_explained(capsys):
     assert "\nirnn.py:" in printed
     assert "xp.matmul(dz, W, out=dh_next)" in printed
     assert re.search(r"4 backward = finite differences +irnn", printed)
-    assert "irnn: W not transposed: caught by backward = autograd, irnn" in printed
+    irnn = (
+        r"irnn: W not transposed: caught by backward = autograd, irnn: error .*\n"
+        r"    irnn\.py:\d+: xp\.matmul\(dz, W, out=dh_next\)  ->  xp\.matmul\(dz, W\.T, out=dh_next\)\n"
+    )
+    assert re.search(irnn, printed)
     assert "3 backward = autograd, irnn, worst by array: W " in printed
     assert printed.endswith("I2: every row holds, every mutant is caught\n")
 
@@ -79,7 +85,15 @@ def test_a_line_that_a_user_breaks_is_seen_and_no_mutant_counts_as_caught_by_it(
     broken = mutants.MUTANTS["plain irnn: recurrence dropped"]
     with mutants.mutated(broken, tmp_path) as edited:
         assert edited.main(["I2"]) == 1
-    assert capsys.readouterr().out.splitlines()[-1].startswith("I2: 1 rows FAIL; the mutants are left out")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("I2: 1 row FAILS; the mutants are left out, because")
+
+
+def test_every_mutant_is_shown_with_its_place():
+    for mutant in mutants.MUTANTS.values():
+        file, number, shown = re.fullmatch(r"(\S+):(\d+): (.*\S)  ->  .*\S", str(mutant)).groups()
+        line = (mutants.PACKAGE / file).read_text().splitlines()[int(number) - 1]
+        assert mutant.line.splitlines()[0].strip() in line
+        assert shown == " ".join(mutant.line.split())
 
 
 def test_every_mutant_has_its_numbers_and_every_number_a_mutant():
@@ -94,7 +108,7 @@ def test_every_mutant_has_its_numbers_and_every_number_a_mutant():
 )
 def test_every_number_has_its_paragraph_and_its_lines_in_plain_and_fast_files(number):
     key = number.removeprefix("equation-")
-    paragraph = explain._equation(key) if number != key else explain._paragraph(number)
+    paragraph = "\n".join(explain._equation(key)) if number != key else explain._paragraph(number)
     assert f"({key}" in paragraph
     plain = list((mutants.PACKAGE / "plain").glob("*.py"))
     for paths in (list(mutants.PACKAGE.glob("*.py")), plain):

@@ -287,6 +287,13 @@ def test_what_another_release_wrote_is_refused_and_nothing_else_is_called(header
         checkpoint.load(tmp_path / "c.npz")
 
 
+def test_another_kind_of_file_is_named_so_whatever_its_length(tmp_path):
+    for content in (b"{}", b"# A readme\n" * 99, b"PK, but no archive"):
+        (tmp_path / "c.npz").write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"not a checkpoint \(no \.npz file\); .* the output folder of a run"):
+            checkpoint.load(tmp_path / "c.npz")
+
+
 def test_no_file_and_an_old_one_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected a file that save"):
         checkpoint.load(tmp_path / "none.npz")

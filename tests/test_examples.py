@@ -59,6 +59,12 @@ def test_a_trained_network_answers(tmp_path):
         assert "Traceback" not in done.stderr
 
 
+def test_the_example_without_the_tasks_says_how_to_run_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tasks.asking", None)  # as if it were run as a file: python examples/NAME.py
+    with pytest.raises(SystemExit, match=r"run python -m .* from the root of the clone"):
+        runpy.run_path(str(EXAMPLES / "ask_a_trained_network.py"), run_name="__main__")
+
+
 def test_the_command_line_answers_or_refuses(tmp_path, capsys):
     run = tmp_path / "run"
     assert main([*options("retrieval", tmp_path), "--out", str(run)]) == 0
@@ -73,6 +79,24 @@ def test_the_command_line_answers_or_refuses(tmp_path, capsys):
     ):  # fmt: skip
         assert main(["retrieval", f"--ask={text}", "--from", str(run)]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_an_unfinished_run_answers_with_a_note(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main([*options("retrieval", tmp_path), "--out", str(run)]) == 0
+    ask = ["retrieval", "--ask", "q8c9m8o2??m", "--from", str(run)]
+    arrays, info = checkpoint.load(run / "checkpoint.npz")
+    for curve, note in (
+        (info["curve"], ""),
+        (info["curve"][:1], f"tasks: {run / 'checkpoint.npz'}: the run is not finished (epoch 1 of 2); "),
+    ):
+        checkpoint.save(run / "checkpoint.npz", arrays, info | {"curve": curve})
+        capsys.readouterr()
+        assert main(ask) == 0
+        printed = capsys.readouterr()
+        assert printed.out.startswith("q8c9m8o2??m -> ")
+        assert printed.err.startswith(note)
+        assert printed.err.count("\n") == bool(note)
 
 
 def test_a_file_that_is_no_checkpoint_of_a_run_is_refused(tmp_path, capsys):

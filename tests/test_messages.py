@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,8 @@ from fastweights_np import checkpoint, files
 from fastweights_np.network import Network
 from tasks.__main__ import TASKS, USAGE, main
 from tasks.games import agents
-from tasks.running import console, runs
+from tasks.running import console, failures, runs
+from tasks.searching import search
 from tests.small import options
 
 ROOT = Path(__file__).parent.parent
@@ -64,9 +66,14 @@ def assert_one_sentence(text: str) -> None:
     assert lines[0].startswith("tasks: ")
 
 
-def test_every_exit_code_is_explained():
-    for code in (0, 1, 2, 3, 4, 5, 6, 130, 141):
-        assert f"\n{code:5}  " in USAGE
+def test_every_exit_code_is_explained_and_the_page_on_tasks_agrees():
+    listed = re.findall(r"^ {2,4}(\d+)  (\w.*)$", USAGE, re.MULTILINE)
+    codes = [0, runs.FAILED, failures.REFUSED, runs.DIVERGED, failures.DISK_FULL, failures.FOLDER_LOST]
+    assert [int(code) for code, _ in listed] == [*codes, failures.NO_MEMORY, search.STORAGE_LOST, runs.INTERRUPTED, 141]
+    page = (ROOT / "docs" / "tasks.md").read_text()
+    assert re.findall(r"^\| (\d+) \| (.*) \|$", page, re.MULTILINE) == listed
+    of_a_search = dict(re.findall(r"(\d+) ([^;.]*)[;.]", search.EPILOG.partition("exit codes:")[2]))
+    assert {str(search.STORAGE_LOST), "0"} <= of_a_search.keys() <= dict(listed).keys()
 
 
 # ------------------------------------------------------------------------------------------------------ disk and folder

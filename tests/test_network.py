@@ -10,6 +10,7 @@ import pytest
 import fastweights_np as fw
 from bench import strict_cupy
 from fastweights_np import network, optim
+from fastweights_np.actor_critic import CLOSED_LOOP_LAYERS, ActorCritic
 from fastweights_np.multilevel import Controls
 from fastweights_np.network import (
     Classifier,
@@ -174,6 +175,7 @@ def test_wrong_arguments_are_refused():
             r"options\['decay'\]: .* between 0 and 1, .*1.0",
         ),
         ({"learn": ("rate",), "options": {"rate": 0}}, ValueError, r"options\['rate'\]: .* between 0 and inf, .* 0"),
+        ({"options": ["decay"]}, TypeError, "options: expected a dict, got list"),
     ):
         with pytest.raises(error, match=words):
             Network(encoder, readout, 4, **options)
@@ -200,6 +202,26 @@ def test_wrong_arguments_are_refused():
         net.forward(params, x[:, 0, 0], lengths=LENGTHS)
     with pytest.raises(ValueError, match=r"inputs: expected shape \(T, B, 3\) .* got \(5, 3, 2\)"):
         KINDS["one layer"].forward(problem("one layer")[1], x[..., :2])
+
+
+@pytest.mark.parametrize("name", network.LAYERS)
+@pytest.mark.parametrize("where", ["options", "init_options"])
+def test_a_misspelled_option_is_refused_with_the_known_ones_and_the_nearest(name, where):
+    right = "gradients" if where == "options" else "layer_norm"
+    words = rf"^{where}: expected names among .*\b{right}\b.*; got '{right[1:]}'; did you mean '{right}'\?$"
+    for more in ({}, {"layers": 2, "bidirectional": True}):
+        with pytest.raises(ValueError, match=words):
+            Network(IdentityEncoder(3), LinearReadout(2), 4, name, **{where: {right[1:]: False}}, **more)
+        Network(IdentityEncoder(3), LinearReadout(2), 4, name, **{where: {right: False}}, **more)
+    if name in CLOSED_LOOP_LAYERS:
+        with pytest.raises(ValueError, match=words):
+            ActorCritic(3, 2, 4, name, **{where: {right[1:]: False}})
+
+
+def test_an_argument_that_the_network_passes_is_no_option():
+    for where, name in (("options", "lengths"), ("options", "workspace"), ("init_options", "dtype")):
+        with pytest.raises(ValueError, match=f"^{where}: expected names among .*; got '{name}'$"):
+            Network(IdentityEncoder(3), LinearReadout(2), 4, **{where: {name: None}})
 
 
 def test_files_of_the_former_class_names_are_loaded(tmp_path, monkeypatch):

@@ -80,7 +80,7 @@ def test_what_cannot_be_saved_is_refused(tmp_path):
         (Network, params, TypeError, "net: expected a network of this package, .*, got type"),
         (Convolution(2, 3), params, TypeError, "net: expected a network of this package, .*, got Convolution"),
         (replace(net, encoder=Elsewhere(5, 6, 4)), params, TypeError, "arrays/net/encoder: expected .*Elsewhere"),
-        (replace(net, options={"chunk": object()}), params, TypeError, "arrays/net/options/chunk: expected an array"),
+        (replace(net, options={"resets": object()}), params, TypeError, "arrays/net/options/resets: expected an array"),
         (
             net,
             smaller,

@@ -189,7 +189,7 @@ def test_equal_losses_are_no_trouble_and_settings_of_a_file_count(tmp_path, pict
 def test_what_cannot_be_run_is_found_before_anything_is(tmp_path, capsys):
     grid = ["layer=irnn,associative_lstm", "recurrent_scale=0.5,0.9"]
     assert main(["search", "retrieval", "--grid", *grid, *SMALL, "--out", str(tmp_path / "s")]) == 2
-    assert "recurrent_scale: expected None, for the layer associative_lstm" in capsys.readouterr().err
+    assert "recurrent_scale: the layer associative_lstm" in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
 
 
@@ -363,7 +363,7 @@ def test_options_reach_the_layer_that_has_them():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layer": "lstm", "recurrent_scale": 0.5}, "recurrent_scale: expected None, for the layer lstm"),
+        ({"layer": "lstm", "recurrent_scale": 0.5}, "recurrent_scale: the layer lstm"),
         ({"layer": "associative_lstm", "hidden_size": 21}, "hidden_size: expected an even number"),
         ({"layer": "associative_lstm", "hidden_size": 20, "copies": 0}, "copies: expected at least 1"),
     ],

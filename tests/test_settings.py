@@ -90,24 +90,27 @@ def test_a_bad_settings_file_is_named(option, content, message, tmp_path, capsys
 @pytest.mark.parametrize(
     ("task", "options", "message"),
     [
-        ("retrieval", "--layer lstm --decay 0.5", "decay: expected 0.9, for the layer lstm does not use it, got 0.5"),
-        ("retrieval", "--layer irnn --copies 7", "copies: expected 4, for the layer irnn does not use it, got 7"),
-        ("retrieval", "--forget-bias 2", "forget_bias: expected 1.0, for the layer fast_weights does not use it"),
-        ("mnist", "--layer convnet --layer-norm True", "layer_norm: expected None"),
+        (
+            "retrieval", "--layer lstm --decay 0.5",
+            "decay: the layer lstm does not use it; leave --decay at its default, 0.9, instead of 0.5",
+        ),
+        ("retrieval", "--layer irnn --copies 7", "copies: the layer irnn does not use it"),
+        ("retrieval", "--forget-bias 2", "forget_bias: the layer fast_weights does not use it"),
+        ("mnist", "--layer convnet --layer-norm True", "layer_norm: the layer convnet does not use it"),
         ("retrieval", "--layer-norm False --normalize-preliminary", "a layer without layer norm does not use it"),
-        ("retrieval", "--schedule constant --hold 0.2", "hold: expected 0.5, for the constant schedule"),
-        ("mnist", "--layer convnet --inner-steps 2", "inner_steps: expected 1, for the layer convnet"),
-        ("faces", "--layer lstm --rate 0.1", "rate: expected 0.04, for the layer lstm"),
-        ("catch", "--layer irnn --rate 0.1", "rate: expected 0.02, for the layer irnn"),
-        ("catch", "--threads 4", "threads: expected 1, for the method a3c does not use it"),
-        ("retrieval", "--rate 0 --decay 0.5", "decay: expected 0.9, for a layer with rate 0 does not use it"),
-        ("retrieval", "--inner-steps 0 --decay 0.5", "decay: expected 0.9, for a layer without inner steps"),
-        ("mnist", "--inner-steps 0 --rate 0.2", "rate: expected 0.16, for a layer without inner steps"),
-        ("retrieval", "--initial a --recurrent-scale 0.5", "recurrent_scale: expected None, for a run that"),
-        ("faces", "--layer lstm --initial a --forget-bias 2", "forget_bias: expected 1.0, for a run that starts from"),
+        ("retrieval", "--schedule constant --hold 0.2", "hold: the constant schedule"),
+        ("mnist", "--layer convnet --inner-steps 2", "inner_steps: the layer convnet"),
+        ("faces", "--layer lstm --rate 0.1", "rate: the layer lstm"),
+        ("catch", "--layer irnn --rate 0.1", "rate: the layer irnn"),
+        ("catch", "--threads 4", "threads: the method a3c does not use it"),
+        ("retrieval", "--rate 0 --decay 0.5", "decay: a layer with rate 0 does not use it"),
+        ("retrieval", "--inner-steps 0 --decay 0.5", "decay: a layer without inner steps"),
+        ("mnist", "--inner-steps 0 --rate 0.2", "rate: a layer without inner steps"),
+        ("retrieval", "--initial a --recurrent-scale 0.5", "recurrent_scale: a run that"),
+        ("faces", "--layer lstm --initial a --forget-bias 2", "forget_bias: a run that starts from"),
         ("catch", "--steps 99", "steps: expected at most the 15 decisions of an episode, got 99"),
     ],
-)
+)  # fmt: skip
 def test_an_option_without_effect_is_refused(task, options, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([task, *options.split()])
@@ -140,7 +143,7 @@ def test_every_option_of_a_layer_is_refused_for_the_layers_without_it():
         for layer in get_args(get_type_hints(kind)["layer"]):
             for name, value in other.items():
                 if name in kind.unused({field.name: field.default for field in fields(kind)} | {"layer": layer}):
-                    with pytest.raises(ValueError, match=f"{name}: expected .* for the layer {layer} does not use it"):
+                    with pytest.raises(ValueError, match=f"{name}: the layer {layer} does not use it"):
                         kind(layer=layer, **{name: value})
                 else:
                     kind(layer=layer, **{name: value})

@@ -63,7 +63,7 @@ def _check(device: str, quick: bool) -> int:
     links = run(device, quick)
     print(f"{_about()}\n\n{table(links)}\n")
     failed = sum(not link.passed for link in links)
-    verdict = "every link holds" if not failed else f"{failed} of {len(links)} rows FAIL"
+    verdict = "every link holds" if not failed else f"{failed} of {len(links)} rows FAIL" + "S" * (failed == 1)
     print(LEGEND + ("" if device == "cuda" else "Not run: link 6, GPU = host. It needs --device cuda.\n"))
     print(f"{verdict} ({device}, float64 and, in link 7, float32; {time.perf_counter() - started:.1f} s)")
     return 1 if failed else 0

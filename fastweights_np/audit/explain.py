@@ -10,7 +10,7 @@ from textwrap import shorten
 from typing import NamedTuple
 
 from ..network import LAYERS
-from .links import table
+from .links import counted, table
 from .mutants import MUTANTS, PACKAGE, caught_by
 from .run import run
 
@@ -40,7 +40,7 @@ class Citation(NamedTuple):
 
 def numbers() -> str:
     """Return all numbers, a line each: the number, and the beginning of its paragraph."""
-    starts = {f"equation-{n}": " ".join(_equation(str(n)).split()) for n in EQUATIONS}
+    starts = {f"equation-{n}": " ".join(_equation(str(n))[0].split()) for n in EQUATIONS}
     starts |= {number: re.sub(r"[*`]", "", _paragraph(number)).split(")", 1)[1] for number in _derived()}
     return "\n".join(f"{number:12}{shorten(text, 100, placeholder=' ...')}" for number, text in starts.items())
 
@@ -52,7 +52,7 @@ def explain(number: str, device: str, quick: bool = False, lines_only: bool = Fa
     """
     key = number.strip("()").removeprefix("equation-").upper()
     if number == f"equation-{key}" and key in map(str, EQUATIONS):
-        paragraph = _equation(key)
+        paragraph = "\n".join(_equation(key))
     elif key in _derived():
         paragraph = _paragraph(key)
     else:
@@ -82,15 +82,14 @@ def explain(number: str, device: str, quick: bool = False, lines_only: bool = Fa
     for link in (link for link in links if link.number in (3, 4)):
         errors = ", ".join(f"{name} {error:.0e}" for name, error in link.by_array.items())
         print(f"\n{link.number} {link.title}, {link.subject}, worst by array: {errors}")
-    failing = sum(not link.passed for link in links) or not links
-    if failing:
-        print(
-            f"\n{key}: {failing} rows FAIL; the mutants are left out, because a check that fails anyway catches nothing"
-        )
+    if failing := sum(not link.passed for link in links) or int(not links):
+        fails = counted(failing, "row", "FAIL")
+        print(f"\n{key}: {fails}; the mutants are left out, because the unchanged code fails")
         return 1
     print("\n--- mutants: these lines broken on purpose, which a gradient check must notice\n", flush=True)
     escaped = _print_mutants([key] if key in related else related)
-    print(f"\n{key}: every row holds, " + (f"{escaped} mutants ESCAPE" if escaped else "every mutant is caught"))
+    verdict = counted(escaped, "mutant", "ESCAPE") if escaped else "every mutant is caught"
+    print(f"\n{key}: every row holds, {verdict}")
     return 1 if escaped else 0
 
 
@@ -99,7 +98,7 @@ def _layers(subjects: set[str]) -> tuple[str, ...]:
 
 
 def _print_mutants(numbers: list[str]) -> int:
-    """Print each mutant of these numbers with the row that catches it; return how many escape."""
+    """Print each mutant of these numbers: the row that catches it, and its line. Return how many escape."""
     escaped = 0
     for name, mutant in MUTANTS.items():
         if not set(numbers) & set(mutant.numbers.split()):
@@ -114,7 +113,7 @@ def _print_mutants(numbers: list[str]) -> int:
         if caught:
             link = caught[0]
             how = f"caught by {link.title}, {link.subject}: error {link.worst:.1e} > {link.tolerance:.0e}"
-        print(f"{name}: {how}", flush=True)
+        print(f"{name}: {how}\n    {mutant}", flush=True)
     return escaped
 
 
@@ -138,12 +137,12 @@ def _paragraph(number: str) -> str:
     return "\n".join(text).strip()
 
 
-def _equation(number: str) -> str:
-    """Return the lines of the plain layer's and the memory's docstrings that end in this equation's number."""
-    sources = [(PACKAGE / "plain" / "fast_weights.py").read_text(), (PACKAGE / "memory.py").read_text()]
+def _equation(number: str) -> list[str]:
+    """Return the lines that end in this equation's number, of the plain layer's docstring and of the memory's."""
     ends = re.compile(rf"\s{{3,}}(\(\d\w?\), )*(equation )?\({number}[ab]?\)(, \(\d\w?\))*$")
-    lines = [line for source in sources for line in source.split('"""')[1].splitlines() if ends.search(line)]
-    return "\n".join(lines)
+    docs = [(PACKAGE / name).read_text().split('"""')[1] for name in ("plain/fast_weights.py", "memory.py")]
+    texts = ["\n".join(line for line in doc.splitlines() if ends.search(line)) for doc in docs]
+    return [text for text in texts if text]
 
 
 def _citations(key: str, paths: list[Path]) -> Iterator[Citation]:

@@ -45,6 +45,11 @@ class Link:
                 self.worst, self.where = error, f"{name}{list(index)} [{case}]"
 
 
+def counted(count: int, noun: str, verb: str) -> str:
+    """Return a count with its noun and verb: 1 row FAILS, 2 rows FAIL."""
+    return f"{count} {noun} {verb}S" if count == 1 else f"{count} {noun}s {verb}"
+
+
 def relative_error(got: numpy.ndarray, expected: numpy.ndarray) -> tuple[float, tuple[int, ...]]:
     """Return max |got - expected| / the largest magnitude in both arrays (at least SMALL), and the maximum's index."""
     if got.shape != expected.shape:

@@ -32,6 +32,13 @@ class Mutant(NamedTuple):
     mutation: str
     numbers: str = ""  # such as "F3 F5"
 
+    def __str__(self) -> str:
+        """Return the place in the file, the line and its mutation, as one line."""
+        before, found, _ = (PACKAGE / self.file).read_text().partition(self.line)
+        number = before.count("\n") + 1 if found else "?"
+        line, mutation = (" ".join(text.split()) for text in (self.line, self.mutation))
+        return f"{self.file}:{number}: {line}  ->  {mutation or '(nothing)'}"
+
 
 _MUTANTS: dict[str, tuple[str, str, str, str]] = {
     "linear: weight transposed": ("ops.py", "dy_rows.swapaxes(-2, -1) @ x_rows", "(x_rows.T @ dy_rows).reshape(weight.shape)", "L1"),

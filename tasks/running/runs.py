@@ -103,8 +103,8 @@ class RunSettings:
             object.__setattr__(self, name, value)
         for name, (default, user) in self.ignored(vars(self)).items():
             raise ValueError(
-                f"{name}: expected {default!r}, for {user} does not use it, got {getattr(self, name)!r}; "
-                f"leave --{name.replace('_', '-')} at its default"
+                f"{name}: {user} does not use it; leave --{name.replace('_', '-')} at its default, {default!r}, "
+                f"instead of {getattr(self, name)!r}"
             )
         checks.count("seed", self.seed, least=0)
         checks.count("threads", self.threads, least=1)
