@@ -28,25 +28,25 @@ def errors() -> Errors:
 
 
 def make(missing: list[str]) -> None:
-    """Draw sensitivity.png: the median test error by λ and η, one heat map for each S."""
+    """Draw sensitivity.png if every cell has runs: the median test error by λ and η, one heat map for each S."""
     found = errors()
-    missing += [
+    without = [
         f"sensitivity, λ = {decay}, η = {rate}, S = {S}"
         for decay in DECAYS for rate in RATES for S in INNER_STEPS if (decay, rate, S) not in found
     ]  # fmt: skip
-    if not found:
+    if without:
+        missing += without
         return
     figure, panels = plt.subplots(1, len(INNER_STEPS), figsize=(9, 3.8), layout="constrained", sharey=True)
     for axes, S in zip(panels, INNER_STEPS, strict=True):
         cells = numpy.array(
-            [[median(found.get((decay, rate, S), [numpy.nan])) for rate in RATES] for decay in DECAYS]
+            [[median(found[decay, rate, S]) for rate in RATES] for decay in DECAYS]
         )  # fmt: skip
         image = axes.imshow(cells, cmap="cividis_r", norm=SymLogNorm(0.01, vmin=0, vmax=100))
         for row, column in numpy.ndindex(cells.shape):
             value = cells[row, column]
-            text = "not run" if numpy.isnan(value) else f"{value:.2f} %"
-            colour = "black" if numpy.isnan(value) or value < 1 else "white"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+            colour = "black" if value < 1 else "white"
+            axes.text(column, row, f"{value:.2f} %", ha="center", va="center", color=colour, fontsize=9)
         axes.set_xticks(range(len(RATES)), [f"{rate:g}" for rate in RATES])
         axes.set_yticks(range(len(DECAYS)), [f"{decay:g}" for decay in DECAYS])
         axes.set(xlabel="η", title=f"S = {S}")
@@ -57,11 +57,11 @@ def make(missing: list[str]) -> None:
 
 
 def table() -> str:
-    """Return the test error of every seed by λ and S, and η; empty if there are no runs."""
+    """Return the test error of every seed by η, for each λ and S that has runs; empty if there are none."""
     found = errors()
     rows = [
         [S, decay, *(", ".join(f"{e:.3f} %" for e in found.get((decay, rate, S), ())) or "not run" for rate in RATES)]
-        for S in INNER_STEPS for decay in DECAYS
+        for S in INNER_STEPS for decay in DECAYS if any((decay, rate, S) in found for rate in RATES)
     ]  # fmt: skip
     header = ["S", "λ", *(f"η = {rate:g}" for rate in RATES)]
     return markdown(header, rows) if found else ""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy
 import pytest
 
 from bench import capacity, factorial, report, sensitivity
+from bench.plans.retrieval import DECAYS, INNER_STEPS, RATES, sensitivity_group
 
 
 def run(error, layer="fast_weights", size=50, pairs=4):
@@ -53,6 +56,10 @@ def test_sensitivity_has_every_seed_and_says_what_is_missing(stored, tmp_path):
     sensitivity.make(missing)
     assert "sensitivity, λ = 0.9, η = 0.1, S = 1" in missing
     assert "sensitivity, λ = 0.9, η = 0.1, S = 2" not in missing
+    assert not (tmp_path / "sensitivity.png").exists(), "a heat map of holes"
+    for decay, rate, S in product(DECAYS, RATES, INNER_STEPS):
+        stored[sensitivity_group(decay, rate, S)] = [run(decay * rate / S)]
+    sensitivity.make([])
     assert (tmp_path / "sensitivity.png").exists()
 
 
