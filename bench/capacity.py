@@ -21,11 +21,10 @@ from tasks.figures import style
 from tasks.retrieval import key_blind_floor
 
 from . import report
+from .cells import of
 from .plans.retrieval import CAPACITY_EPOCHS, CAPACITY_PAIRS, PAIRS, TABLE_1_LAYERS
 from .report import markdown, of_seeds
-from .store import load
-
-Run = dict[str, Any]
+from .store import Run, load
 
 GROUP = "retrieval-capacity"
 NO_DECAY = "retrieval-capacity-no-decay"  # the group of fast weights with λ = 1
@@ -114,7 +113,7 @@ def _sizes() -> dict[int, dict[int, list[float]]]:
 
 def _errors(runs: list[Run], layer: str, size: int, counts: tuple[int, ...]) -> dict[int, list[float]]:
     """Return the test errors in % of this layer and R, by the number of pairs."""
-    of_layer = [run for run in runs if (run["settings"]["layer"], run["settings"]["hidden_size"]) == (layer, size)]
+    of_layer = of(runs, layer, size)
     errors = {
         pairs: [100 * run["test_error"] for run in of_layer if run["settings"]["pairs"] == pairs] for pairs in counts
     }

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from tasks.figures.style import NAMES
 
+from .cells import of
 from .plans.images import FACTORS, GLIMPSE_TYPE_LAYERS, KEPT, SIZES_OF_TABLE_2, factorial_group
 from .report import markdown
-from .store import load
+from .store import Run, load
 
-Run = dict[str, Any]
 GLIMPSE_TYPE = "mnist-glimpse-type"
 
 
 def table() -> str:
     """Return the test error of every seed with and without memory, wipe and V; empty if there are no runs."""
-    rows = []
-    for kept in KEPT:
-        runs = load(factorial_group(kept))
+    rows, stored = [], {kept: load(factorial_group(kept)) for kept in KEPT}
+    for kept, runs in stored.items():
         factors = ["yes" if name in kept else "no" for name in FACTORS]
         rows.append([*factors, *(_errors(runs, "multilevel", size) or "not run" for size in SIZES_OF_TABLE_2)])
     header = [*FACTORS, *(f"R = {size}" for size in SIZES_OF_TABLE_2)]
-    return markdown(header, rows) if any(load(factorial_group(kept)) for kept in KEPT) else ""
+    return markdown(header, rows) if any(stored.values()) else ""
 
 
-def table_of_glimpse_types(digits: Sequence[Run], irnn_with_layer_norm: Sequence[Run]) -> str:
+def table_of_glimpse_types(digits: list[Run], irnn_with_layer_norm: list[Run]) -> str:
     """Return the test error of every seed with and without the type of each glimpse; empty if there are no runs."""
     with_type = load(GLIMPSE_TYPE)
     rows = []
@@ -39,6 +35,5 @@ def table_of_glimpse_types(digits: Sequence[Run], irnn_with_layer_norm: Sequence
     return markdown(header, rows) if with_type else ""
 
 
-def _errors(runs: Sequence[Run], layer: str, size: int) -> str:
-    chosen = [run for run in runs if (run["settings"]["layer"], run["settings"]["hidden_size"]) == (layer, size)]
-    return ", ".join(f"{100 * run['test_error']:.2f} %" for run in chosen)
+def _errors(runs: list[Run], layer: str, size: int) -> str:
+    return ", ".join(f"{100 * run['test_error']:.2f} %" for run in of(runs, layer, size))
