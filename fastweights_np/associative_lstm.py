@@ -363,7 +363,7 @@ def forward(
     for t, at in enumerate(buffers.steps):
         xp.matmul(W_all, spans.begin(t, buffers.h[t].T).T, out=z_now)
         buffers.z_now += buffers.z[:, :, t]
-        buffers.cell.forward(buffers.z_now, at, buffers.h[t + 1], spans.restarted(t), spans.ended(t))
+        buffers.cell.forward(buffers.z_now, at, buffers.h[t + 1], spans.restarted.get(t), spans.ended.get(t))
     again = partial(forward, params, x, h0, c0=c0, copies=copies, lengths=lengths, resets=resets)
     return buffers.h[1:].swapaxes(1, 2).copy(), Cache(params, x, spans, workspace, ticket, again, buffers)
 

@@ -39,6 +39,11 @@ def array_module(**arrays: Array) -> ModuleType:
 
     Raises TypeError for a value that is not a plain array, and for arrays that live in different places.
     """
+    for value in arrays.values():  # takes half the time of the loop below, in every call of every layer
+        if type(value) is not numpy.ndarray:
+            break
+    else:
+        return numpy
     first, first_place = "", ""
     for name, value in arrays.items():
         if isinstance(value, numpy.ndarray):

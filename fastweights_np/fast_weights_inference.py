@@ -66,14 +66,13 @@ class Part:
             self.A.fold()
         done = 0
         for r, calls in enumerate(self._steps(len(h))):
-            anew, ended = spans.restarted(start + r), spans.ended(start + r)
-            if anew is not None:
+            if (anew := spans.restarted.get(start + r)) is not None:
                 h[done:r], done = self.states[done:r], r  # the reset makes them zero here
                 self._before[anew] = 0
                 self.A.reset(anew, None)
             for call in calls:
                 call()  # h(t+1), (2) and (5), which is then a recent state
-            if ended is not None:
+            if (ended := spans.ended.get(start + r)) is not None:
                 self.states[r][ended] = 0
         h[done:] = self.states[done : len(h)]
         self.A.recent = len(h)

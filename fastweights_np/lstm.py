@@ -223,9 +223,9 @@ def forward(
         z, (i, f, g, o) = at.z, at.gates
         z += xp.matmul(h, W_transposed, out=from_state)
         buffers.gates.forward(z, at.saved)
-        if (rows := spans.restarted(t)) is not None:
+        if (rows := spans.restarted.get(t)) is not None:
             f[rows] = 0  # c(t) is not used
-        if (rows := spans.ended(t)) is not None:
+        if (rows := spans.ended.get(t)) is not None:
             i[rows], f[rows], o[rows] = 0, 1, 0  # c(t+1) = c(t), h(t+1) = 0
         c = xp.multiply(f, at.c_before, out=at.c)
         c += xp.multiply(i, g, out=written)

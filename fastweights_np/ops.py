@@ -296,9 +296,7 @@ def layer_norm(z: Array, gain: Array, bias: Array) -> Array:
     column = _column(units, z.dtype) if xp is numpy else xp.full((units, 1), 1 / units, z.dtype)
     # n = (z - mean(z)) / sqrt(var(z) + ε), y = gain ⊙ n + bias
     y = z - z.dot(column)
-    variance = (y * y).dot(column)
-    variance += LAYER_NORM_EPSILON
-    y /= xp.sqrt(variance)
+    y /= xp.sqrt((y * y).dot(column) + LAYER_NORM_EPSILON)
     y *= gain if gain.ndim == 1 else gain[:, None]
     y += bias if bias.ndim == 1 else bias[:, None]
     return y

@@ -23,21 +23,24 @@ from .memory import Ages
 class Spans:
     """Which steps of T belong to the B sequences, and where these start anew. By default all, and nowhere.
 
+    ended and restarted hold the rows of the sequences that end, or start anew, before step t, by t: `get(t)` returns
+    None where there are none.
+
     Raises ValueError or TypeError for lengths or resets that do not fit x (T, B, I).
     """
 
     def __init__(self, x: ops.Input, lengths: Array | None = None, resets: Array | None = None) -> None:
         self._shape = steps, batch_size = x.shape[0], x.shape[1]
         self._lengths, self._resets = lengths, resets
-        self._ended: dict[int, Array] = {}  # step -> rows
-        self._restarted: dict[int, Array] = {}
+        self.ended: dict[int, Array] = {}  # t -> rows
+        self.restarted: dict[int, Array] = {}
         if lengths is not None:
             _check_lengths(lengths, steps, batch_size)
             ops.refuse_closed_loop(x, "a batch with lengths; leave them out, or pass an array")
-            self._ended = _rows(x, ~self.active())
+            self.ended = _rows(x, ~self.active())
         if resets is not None:
             _check_resets(resets, steps, batch_size)
-            self._restarted = _rows(x, self._starts())
+            self.restarted = _rows(x, self._starts())
 
     def lasts(self) -> numpy.ndarray:
         """Return the last step of each sequence, (B,), on the host."""
@@ -53,17 +56,9 @@ class Spans:
         active = self.active()
         return numpy.zeros_like(active) if self._resets is None else self._resets & active
 
-    def ended(self, t: int) -> Array | None:
-        """Return the rows of the sequences that end before step t; None if there are none."""
-        return self._ended.get(t)
-
-    def restarted(self, t: int) -> Array | None:
-        """Return the rows of the sequences that start anew before step t; None if there are none."""
-        return self._restarted.get(t)
-
     def clear(self, x: ops.Input) -> Any:
         """Return x with zero, or the first token, for padding."""
-        if not self._ended:
+        if not self.ended:
             return x
         if isinstance(x, ops.Embedded):
             return ops.Embedded(x.table, self._masked(x.tokens))
@@ -81,7 +76,7 @@ class Spans:
 
     def begin(self, t: int, h: Array) -> Array:
         """Return the state h (B, H) that step t starts from: zero, in a copy, where a sequence starts anew."""
-        rows = self._restarted.get(t)
+        rows = self.restarted.get(t)
         if rows is None:
             return h
         h = h.copy()
@@ -90,20 +85,20 @@ class Spans:
 
     def begin_all(self, h: Array) -> Array:
         """Return the states (T, B, H) that all steps start from, as `begin` does for one."""
-        if not self._restarted:
+        if not self.restarted:
             return h
         return h * array_module(h=h).asarray(~self._starts()[:, :, None], h.dtype)
 
     def begin_backward(self, t: int, dh: Array) -> None:
         """Stop the gradient dh (B, H) of h(t), in place, where a sequence starts anew before step t."""
-        rows = self._restarted.get(t)
+        rows = self.restarted.get(t)
         if rows is not None:
             # h(t) is replaced by 0                                                                               (S1)
             dh[rows] = 0
 
     def end(self, t: int, h: Array) -> None:
         """Make the state after step t, h (B, H), zero in place where a sequence has ended."""
-        rows = self._ended.get(t)
+        rows = self.ended.get(t)
         if rows is not None:
             h[rows] = 0
 
