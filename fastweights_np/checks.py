@@ -168,4 +168,5 @@ def options(name: str, given: Mapping[str, object], function: Callable[..., obje
     for key in given:
         if key not in known:
             nearest = "".join(f"; did you mean {each!r}?" for each in get_close_matches(str(key), known, 1))
-            raise ValueError(f"{name}: expected names among {', '.join(known)}; got {key!r}{nearest}")
+            wanted = f"names among {', '.join(known)};" if known else "none,"
+            raise ValueError(f"{name}: expected {wanted} got {key!r}{nearest}")

@@ -55,10 +55,11 @@ def split(learn: tuple[str, ...], where: str, params: dict[str, Array]) -> tuple
     return rest, numbers
 
 
-def backward(grads: dict[str, Array], numbers: dict[str, float]) -> None:
-    """Turn dλ and dη among the gradients into dp, in place."""
-    for name, value in numbers.items():
+def backward(learn: tuple[str, ...], grads: dict[str, Array], options: dict[str, Any]) -> None:
+    """Turn dλ and dη among the gradients into dp, in place; the options have the λ and η of the forward pass."""
+    for name in learn:
         # λ = sigmoid(p): dp = λ (1 - λ) dλ.   η = exp(p): dp = η dη
+        value = options[name]
         slope = value * (1 - value) if name == "decay" else value
         grads[name] = array_module(C=grads["C"]).asarray(grads[name] * slope, grads["C"].dtype)
 

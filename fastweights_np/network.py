@@ -44,6 +44,9 @@ LAYERS = {
     "associative_lstm": associative_lstm,
 }  # fmt: skip
 
+# arguments of a layer's forward that belong to its data or to one call
+NOT_OPTIONS = ("params", "x", "h0", "A0", "c0", "lengths", "resets", "gradients", "workspace")
+
 Layer = Literal["fast_weights", "multilevel", "irnn", "lstm", "associative_lstm"]  # the names in LAYERS
 
 
@@ -82,7 +85,7 @@ class Cache(NamedTuple):
 
     spans: Spans
     encoder: Any
-    layers: dict[str, Any]  # each layer's own cache, by its name in the parameters
+    layers: dict[str, tuple[Any, dict[str, Any]]]  # a layer's own cache and options, by its name in the parameters
     readout: Any
 
 
@@ -93,7 +96,8 @@ class Network(Model):
     layer           a name in LAYERS; `init_options` and `options` are passed to its init and forward
     processes       with several, a layer is a parallel.Layer, whose helpers start at the first forward; `close` ends
                     them
-    at              "end": the readout reads the last state of each sequence. "each": the state of every step
+    at              "end": the readout reads the last state of each sequence; if bidirectional, the state after the last
+                    step and the backward state after the first one. "each": the state of every step
     layers          how many layers stand on top of one another; their parameters are "layer", "layer2", ...
     bidirectional   whether each layer also has a second one, "backward", "backward2", ..., that reads from the end to
                     the start. Both states go on, one after the other
@@ -161,31 +165,50 @@ class Network(Model):
         before = {"encoder": encoder} if encoder else {}
         return before | params | {"readout": self.readout.init(rng, size, dtype)}
 
+    def layer_arguments(self, params: Tree, name: str = "layer") -> tuple[Tree, dict[str, Any]]:
+        """Return the parameters of the layer of this name, and its options, among them λ and η if they are learned.
+
+        The functions of the layer's module take both: fast_weights.Stepper(own, batch_size, **options).
+        """
+        own, numbers = learned.split(self.learn, f"params[{name!r}]", params[name])
+        return own, self.options | numbers
+
     def forward(
-        self, params: Tree, inputs: Array, workspace: Workspace | None = None, lengths: Array | None = None
-    ) -> tuple[Array, Cache]:
+        self, params: Tree, inputs: Array, workspace: Workspace | None = None, lengths: Array | None = None, *,
+        resets: Array | None = None, gradients: bool = True,
+    ) -> tuple[Array, Cache]:  # fmt: skip
         """Return the outputs for inputs (T, B, ...), and the cache.
 
-        The outputs are (B, outputs) at the end, or (T, B, outputs) at each step. lengths (B,): how many steps each
-        sequence of a padded batch has, as in spans.py. Its end is the last of them.
+        The outputs are (B, outputs) at the end, or (T, B, outputs) at each step. A sequence begins with a zero state.
+
+        lengths    (B,), how many steps each sequence of a padded batch has, as in spans.py. Its end is the last of them
+        resets     (T, B), True at the first step of each further document in a sequence, as in spans.py
+        gradients  False keeps nothing for `backward`, which then cannot be called
         """
+        if workspace is not None:
+            checks.instance("workspace", workspace, Workspace, "pass lengths by their name")
+        if resets is not None and self.bidirectional and self.at == "end":
+            raise ValueError(
+                'resets: expected None in both directions with at="end", whose last states are of different documents, '
+                'got an array; use at="each"'
+            )
         names = [name for level in self._levels for name in level]
         encoded = not isinstance(self.encoder, IdentityEncoder)
         checks.keys("params", params, (*["encoder"] * encoded, *names, "readout"))
         x: Any
         x, encoder_cache = self.encoder.forward(params.get("encoder", {}), _cleared(inputs, lengths))
         checks.shape("x", x, ("T", "B", self.encoder.size), "inputs are (steps, sequences, ...)")
-        spans, caches = Spans(x, lengths), {}
+        spans, caches = Spans(x, lengths, resets), {}
         for level in self._levels:
             of_level = []
             for name in level:
-                own, numbers = learned.split(self.learn, f"params[{name!r}]", params[name])
+                own, options = self.layer_arguments(params, name)
                 states, cache = self._recurrent[name].forward(
                     own, spans.reverse(x) if _backwards(name) else x, lengths=lengths,
-                    workspace=workspace.part(name) if workspace and name != names[0] else workspace,
-                    **self.options | numbers,
+                    resets=spans.reversed_resets() if _backwards(name) else resets, gradients=gradients,
+                    workspace=workspace.part(name) if workspace and name != names[0] else workspace, **options,
                 )  # fmt: skip
-                caches[name] = cache, numbers
+                caches[name] = cache, options
                 of_level.append(states)
             # the input of the next level, (T, B, H), or (T, B, 2 H) in both directions
             x = _joined([spans.reverse(h) if _backwards(name) else h for name, h in zip(level, of_level, strict=True)])
@@ -200,14 +223,14 @@ class Network(Model):
         for level in reversed(self._levels):
             dx: Any = 0
             for n, name in enumerate(level):
-                layer_cache, numbers = cache.layers[name]
+                layer_cache, options = cache.layers[name]
                 dstates = dh
                 if self.bidirectional:
                     dstates = array_module(dh=dh).ascontiguousarray(dh[..., n * H : (n + 1) * H])
                 if _backwards(name) and dh.ndim == 3:  # the last states are not in the order of time
                     dstates = cache.spans.reverse(dstates)
                 grads[name], dx_n, _ = self._recurrent[name].backward(dstates, layer_cache, extra=self.learn)
-                learned.backward(grads[name], numbers)
+                learned.backward(self.learn, grads[name], options)
                 if _backwards(name) and dx_n.ndim == 3:  # nor are the rows of a table
                     dx_n = cache.spans.reverse(dx_n)
                 dx = dx + dx_n if n else dx_n
@@ -219,14 +242,14 @@ class Network(Model):
     @renamed(labels="targets")
     def loss_and_gradients(
         self, params: Tree, inputs: Array, targets: Array, workspace: Workspace | None = None,
-        lengths: Array | None = None,
+        lengths: Array | None = None, *, resets: Array | None = None,
     ) -> tuple[Array, Tree]:  # fmt: skip
         """Return the mean of the readout's loss (0-d, on the arrays' device), and its gradients.
 
         targets belong to the outputs: labels (B,) or vectors (B, outputs) at the end, (T, B) or (T, B, outputs) at each
         step. The mean is over the sequences, or over their steps; padding does not count.
         """
-        outputs, cache = self.forward(params, inputs, workspace, lengths)
+        outputs, cache = self.forward(params, inputs, workspace, lengths, resets=resets)
         if self.at == "end":
             loss, doutputs = self.readout.loss(outputs, targets)
         else:
@@ -242,7 +265,7 @@ def check_options(layer: str, init_options: dict[str, Any], options: dict[str, A
     """Raise ValueError or TypeError unless the layer has these options of init and of forward."""
     module = LAYERS[layer]
     checks.options("init_options", init_options, module.init, ("rng", "input_size", "hidden_size", "dtype"))
-    checks.options("options", options, module.forward, ("params", "x", "lengths", "workspace"))
+    checks.options("options", options, module.forward, NOT_OPTIONS)
 
 
 def _backwards(name: str) -> bool:

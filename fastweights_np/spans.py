@@ -5,8 +5,9 @@ its cells or fast weights no longer change. The padding may hold anything, also 
 `resets` (T, B): True at the first step of each further document. The state, the cells and the fast weights are zero
 before this step.
 
-A batch with lengths and resets has the states and gradients of its documents alone. Both arrays are NumPy's, on the
-host, because they select the rows that are computed.
+A batch with lengths and resets has the states and gradients of its documents alone, if all their numbers are finite.
+A NaN or an overflow in a document reaches the documents after it in its row, because their memory weights it by 0. Both
+arrays are NumPy's, on the host, because they select the rows that are computed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy
 
 from . import checks, ops
-from .backend import Array, array_module
+from .backend import Array, array_module, is_device_array
 from .memory import Ages
 
 
@@ -73,6 +74,15 @@ class Spans:
             return ops.Embedded(x.table, self.reverse(x.tokens))
         xp, t = array_module(x=x), numpy.arange(self._shape[0])[:, None]
         return x[xp.asarray(numpy.where(self.active(), self.lasts() - t, t)), xp.arange(self._shape[1])]
+
+    def reversed_resets(self) -> numpy.ndarray | None:
+        """Return the resets of the sequences that `reverse` returns: a document there starts at its last step."""
+        if self._resets is None:
+            return None
+        starts = self._starts()
+        starts[:-1], starts[-1] = starts[1:], False  # a document ends one step before the next one starts
+        reversed_starts: numpy.ndarray = self.reverse(starts)
+        return reversed_starts
 
     def begin(self, t: int, h: Array) -> Array:
         """Return the state h (B, H) that step t starts from: zero, in a copy, where a sequence starts anew."""
@@ -178,4 +188,5 @@ def _check_resets(resets: Any, steps: int, batch_size: int) -> None:
 
 def _check_host(name: str, array: Any, kind: str) -> None:
     if not isinstance(array, numpy.ndarray):
-        raise TypeError(f"{name}: expected a NumPy array of {kind}, on the host, got {type(array).__name__}")
+        remedy = "move it to the host with to_host" if is_device_array(array) else "convert it with numpy.asarray"
+        raise TypeError(f"{name}: expected a NumPy array of {kind}, got {type(array).__name__}; {remedy}")

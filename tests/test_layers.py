@@ -656,12 +656,20 @@ def test_a_gradient_of_the_last_step_is_the_one_at_each_end(layer):
 def test_wrong_lengths_and_resets_are_refused_by_name(layer, processes):
     forward, good = layer.arguments()["forward"] | {"workspace": None}, numpy.array([5, 2, 3])
     wrong = [
-        ({"lengths": [5, 2, 3]}, TypeError, "lengths: expected a NumPy array of integers, on the host, got list"),
+        (
+            {"lengths": [5, 2, 3]},
+            TypeError,
+            "lengths: expected a NumPy array of integers, got list; convert it with",
+        ),
         ({"lengths": good * 1.0}, TypeError, "lengths: expected integers, got float64"),
         ({"lengths": good[:2]}, ValueError, "lengths: expected"),
         ({"lengths": good - 2}, ValueError, "lengths: expected numbers from 1 to 5, the steps of x, got 0 at index 1"),
         ({"lengths": good + 1}, ValueError, "lengths: expected numbers from 1 to 5, the steps of x, got 6 at index 0"),
-        ({"resets": [[False] * B] * T}, TypeError, "resets: expected a NumPy array of booleans, on the host, got list"),
+        (
+            {"resets": [[False] * B] * T},
+            TypeError,
+            "resets: expected a NumPy array of booleans, got list; convert it with",
+        ),
         ({"resets": numpy.zeros((T, B))}, TypeError, "resets: expected booleans, got float64"),
         ({"resets": numpy.zeros((B, T), bool)}, ValueError, "resets: expected"),
     ]

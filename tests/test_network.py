@@ -108,6 +108,62 @@ def test_a_padded_batch_is_each_sequence_alone(name):
         numpy.testing.assert_allclose(gradient, expected[path], 0, 1e-12, err_msg=path)
 
 
+RESETS = numpy.zeros((T, B), bool)
+RESETS[3, 0] = RESETS[1, 2] = RESETS[4, 2] = True  # the last one is in the padding of LENGTHS
+# sequence, first step and end of each document; the last ones end with their sequences
+DOCUMENTS = [(0, 0, 3), (2, 0, 1), (0, 3, 5), (1, 0, 2), (2, 1, 3)]
+
+
+@pytest.mark.parametrize("name", [name for name, net in KINDS.items() if "controls" not in net.options])
+def test_documents_in_a_sequence_are_each_document_alone(name):
+    net, params, inputs, targets = problem(name)
+    if net.bidirectional and net.at == "end":
+        with pytest.raises(ValueError, match=r'^resets: expected None .* use at="each"$'):
+            net.forward(params, inputs, resets=RESETS)
+        return
+    outputs, _ = net.forward(params, inputs, lengths=LENGTHS, resets=RESETS)
+    loss, grads = net.loss_and_gradients(params, inputs, targets, lengths=LENGTHS, resets=RESETS)
+    each, total, expected = net.at == "each", 0, dict.fromkeys(flatten(params), 0)
+    for n, start, end in DOCUMENTS if each else DOCUMENTS[2:]:
+        one = inputs[start:end, n : n + 1]
+        got, _ = net.forward(params, one)
+        numpy.testing.assert_allclose(
+            outputs[start:end, n] if each else outputs[n], got[:, 0] if each else got[0], 0, 1e-12
+        )
+        weight = (end - start) / LENGTHS.sum() if each else 1 / B
+        wanted = targets[start:end, n : n + 1] if each else targets[n : n + 1]
+        its_loss, its_grads = net.loss_and_gradients(params, one, wanted)
+        total += weight * its_loss
+        expected = {path: expected[path] + weight * gradient for path, gradient in flatten(its_grads).items()}
+    assert loss == pytest.approx(total, abs=1e-12)
+    for path, gradient in flatten(grads).items():
+        numpy.testing.assert_allclose(gradient, expected[path], 0, 1e-12, err_msg=path)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_without_gradients_the_outputs_are_the_same(name):
+    net, params, inputs, _ = problem(name)
+    expected, _ = net.forward(params, inputs, lengths=LENGTHS)
+    outputs, cache = net.forward(params, inputs, lengths=LENGTHS, gradients=False)
+    numpy.testing.assert_allclose(outputs, expected, 0, 1e-12)
+    with pytest.raises(ValueError, match=r"cache: expected .* got one of forward\(..., gradients=False\)"):
+        net.backward(expected, cache)
+
+
+@pytest.mark.parametrize("name", [name for name, net in KINDS.items() if isinstance(net.encoder, TokenEncoder)])
+def test_the_arguments_of_a_trained_networks_layer_fit_its_stepper(name):
+    net, params, tokens, _ = problem(name)
+    x, _ = net.encoder.forward(params["encoder"], tokens)
+    own, options = net.layer_arguments(params)
+    layer = network.LAYERS[net.layer]
+    expected, _ = layer.forward(own, x, **options)
+    if "controls" not in options:
+        stepper = layer.Stepper(own, B, **options)
+        numpy.testing.assert_allclose([stepper(x_t) for x_t in x.table[x.tokens]], expected, 0, 1e-12)
+    for learned in net.learn:
+        assert 0 < options[learned] < 1
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_it_comes_back_from_a_file_and_trains(name, tmp_path):
     net, params, inputs, targets = problem(name)
@@ -204,22 +260,29 @@ def test_wrong_arguments_are_refused():
         KINDS["one layer"].forward(problem("one layer")[1], x[..., :2])
 
 
+OPTIONS = {
+    "fast_weights": ("decay", 0.5), "multilevel": ("decay", 0.5), "irnn": ("activation", "tanh"), "lstm": ("", None),
+    "associative_lstm": ("copies", 2),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", network.LAYERS)
 @pytest.mark.parametrize("where", ["options", "init_options"])
 def test_a_misspelled_option_is_refused_with_the_known_ones_and_the_nearest(name, where):
-    right = "gradients" if where == "options" else "layer_norm"
+    right, value = OPTIONS[name] if where == "options" else ("layer_norm", False)
     words = rf"^{where}: expected names among .*\b{right}\b.*; got '{right[1:]}'; did you mean '{right}'\?$"
     for more in ({}, {"layers": 2, "bidirectional": True}):
-        with pytest.raises(ValueError, match=words):
-            Network(IdentityEncoder(3), LinearReadout(2), 4, name, **{where: {right[1:]: False}}, **more)
-        Network(IdentityEncoder(3), LinearReadout(2), 4, name, **{where: {right: False}}, **more)
-    if name in CLOSED_LOOP_LAYERS:
+        with pytest.raises(ValueError, match=words if right else "^options: expected none, got 'decay'$"):
+            Network(IdentityEncoder(3), LinearReadout(2), 4, name, **{where: {right[1:] or "decay": value}}, **more)
+        Network(IdentityEncoder(3), LinearReadout(2), 4, name, **{where: {right: value} if right else {}}, **more)
+    if name in CLOSED_LOOP_LAYERS and right:
         with pytest.raises(ValueError, match=words):
             ActorCritic(3, 2, 4, name, **{where: {right[1:]: False}})
 
 
 def test_an_argument_that_the_network_passes_is_no_option():
-    for where, name in (("options", "lengths"), ("options", "workspace"), ("init_options", "dtype")):
+    of_one_call = ("lengths", "resets", "h0", "A0", "gradients", "workspace")
+    for where, name in (*(("options", name) for name in of_one_call), ("init_options", "dtype")):
         with pytest.raises(ValueError, match=f"^{where}: expected names among .*; got '{name}'$"):
             Network(IdentityEncoder(3), LinearReadout(2), 4, **{where: {name: None}})
 
