@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from tasks.figures.style import NAMES
 
+from . import mcnemar
 from .cells import of
 from .plans.images import FACTORS, GLIMPSE_TYPE_LAYERS, KEPT, SIZES_OF_TABLE_2, factorial_group
 from .report import markdown
+from .seeds import pairs
 from .store import Run, load
 
 GLIMPSE_TYPE = "mnist-glimpse-type"
+# what a comparison shows, and the factors that its first and its second run keep
+COMPARISONS = {
+    "memory, where there is V": (("memory", "V"), ("V",)),
+    "memory and wipe, where there is V": (("memory", "wipe", "V"), ("V",)),
+    "wipe, where there are memory and V": (("memory", "wipe", "V"), ("memory", "V")),
+    "V, where there are memory and wipe": (("memory", "wipe", "V"), ("memory", "wipe")),
+    "V alone": (("V",), ()),
+    "memory alone": (("memory",), ()),
+}
 
 
 def table() -> str:
@@ -20,6 +31,16 @@ def table() -> str:
         rows.append([*factors, *(_errors(runs, "multilevel", size) or "not run" for size in SIZES_OF_TABLE_2)])
     header = [*FACTORS, *(f"R = {size}" for size in SIZES_OF_TABLE_2)]
     return markdown(header, rows) if any(stored.values()) else ""
+
+
+def table_of_tests() -> str:
+    """Return McNemar's test of each comparison, by size and seed; empty if there are no pairs."""
+    paired = {}
+    for name, kept in COMPARISONS.items():
+        first, second = (load(factorial_group(factors)) for factors in kept)
+        found = [pairs(*(of(runs, "multilevel", size) for runs in (first, second))) for size in SIZES_OF_TABLE_2]
+        paired[name] = [pair for of_size in found for pair in of_size]
+    return mcnemar.table(paired) if any(paired.values()) else ""
 
 
 def table_of_glimpse_types(digits: list[Run], irnn_with_layer_norm: list[Run]) -> str:

@@ -97,6 +97,7 @@ def for_pages() -> dict[str, str]:
         "capacity-by-size": capacity.table_by_size(),
         "sensitivity": sensitivity.table(),
         "factorial": factorial.table(),
+        "factorial-tests": factorial.table_of_tests(),
         "glimpse-type": factorial.table_of_glimpse_types(of_digits, load(LAYER_NORM)),
         "generalization-medians": generalization.medians(),
         "digits-pairs": digits.in_pairs(of_digits),

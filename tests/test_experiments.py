@@ -73,6 +73,21 @@ def test_the_factorial_has_a_row_for_each_combination_of_factors(stored):
     assert "| no | no | no | not run | not run | 9.00 % |" in lines
 
 
+def test_the_factorial_is_tested_in_pairs_of_one_seed_and_size(stored):
+    def answered(name, seed, wrong, size=50):
+        settings = {"layer": "multilevel", "hidden_size": size, "seed": seed}
+        return {"run": name, "settings": settings, "wrong_answers": wrong}
+
+    assert factorial.table_of_tests() == ""
+    stored["mnist-factorial-memory-V"] = [answered("with", 0, [1, 2]), answered("other size", 1, [1], 100)]
+    stored["mnist-factorial-V"] = [answered("without", 0, [1, 3, 4, 5, 6, 7, 8]), answered("other seed", 1, [])]
+    stored["mnist-factorial-memory-wipe-V"] = [answered("all", 0, [9])]
+    lines = factorial.table_of_tests().splitlines()
+    assert "| memory, where there is V | `with` | `without` | 1 | 1 | 6 | 0.12 |" in lines
+    assert "| wipe, where there are memory and V | `all` | `with` | 0 | 1 | 2 | 1 |" in lines
+    assert len(lines) == 2 + 3
+
+
 def test_glimpse_types_are_compared_with_the_same_layer_without_them(stored):
     digits, irnn = [run(0.03, "lstm"), run(0.5, "irnn")], [run(0.015, "irnn")]
     assert factorial.table_of_glimpse_types(digits, irnn) == ""
