@@ -94,7 +94,7 @@ def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
     if content[-DIGEST_SIZE:] != _digest(memoryview(content)[:-DIGEST_SIZE]):
         raise CheckpointError(
             f"checkpoint {path}: expected a file that save() wrote, got one that is damaged, truncated, "
-            f"something else, or older than version {OLDEST} (its SHA-256 does not match); "
+            f"something else, or of a format older than {OLDEST} (its SHA-256 does not match); "
             "use another copy, or start anew without it"
         )
     try:

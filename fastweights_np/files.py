@@ -22,7 +22,11 @@ def whole(path: str | Path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     unfinished = path.with_name(f"{path.name}{UNFINISHED}{os.urandom(4).hex()}")
-    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    except OSError as error:  # the caller does not know the temporary name
+        error.filename = str(path if path.parent.is_dir() else path.parent)
+        raise
     try:
         with open(descriptor, "wb") as file:
             yield file

@@ -298,7 +298,7 @@ def test_no_file_and_an_old_one_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="expected a file that save"):
         checkpoint.load(tmp_path / "none.npz")
     numpy.savez(tmp_path / "old.npz", info=info(1))
-    with pytest.raises(CheckpointError, match="or older than version 2"):
+    with pytest.raises(CheckpointError, match="or of a format older than 2"):
         checkpoint.load(tmp_path / "old.npz")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from fastweights_np import files
 
 
@@ -25,3 +27,12 @@ def test_the_content_is_on_the_disk_before_the_file_takes_its_place(tmp_path, mo
     assert happened == [("fsync", 5, b"old"), ("replace", 5, b"old")]
     assert path.read_bytes() == b"newer"
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_error_names_the_folder_that_is_missing_or_the_file_and_never_the_temporary_file(tmp_path):
+    with pytest.raises(FileNotFoundError) as missing:
+        files.write_text(tmp_path / "none" / "file", "")
+    assert missing.value.filename == str(tmp_path / "none")
+    with pytest.raises(OSError, match="too long") as wrong:
+        files.write_text(tmp_path / ("x" * 250), "")  # the temporary name is too long for the file system
+    assert wrong.value.filename == str(tmp_path / ("x" * 250))
