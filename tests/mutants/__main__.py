@@ -41,8 +41,8 @@ COPIED = ("fastweights_np", "tasks", "tests", "bench", "README.md", "pyproject.t
 # the tests that are about the package, by file
 TESTS = (
     "actor_critic", "arguments", "audit", "baselines", "checkpoint", "checks", "convnet", "defaults", "fast_weights",
-    "files", "layers", "memory", "multilevel", "ops", "optim", "package", "parallel", "parts", "strict_cupy",
-    "workspace",
+    "files", "layers", "memory", "multilevel", "network", "ops", "optim", "package", "parallel", "parts", "saving",
+    "shared_arrays", "stepper", "strict_cupy", "workspace",
 )  # fmt: skip
 # too slow to be run for one mutant; the last expects the source as it is
 NOT_RUN = (
