@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from fastweights_np.network import LAYERS
@@ -16,7 +17,7 @@ def main(arguments: list[str]) -> int:
     """Run a command line and return the exit code: 0 done, 2 invalid arguments or a failure, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="python -m bench")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    cores = machine.cores()
+    cores, sizes = machine.cores(), _sizes("B,T,H")
     measuring = {
         "speed": "time forward + backward of a layer, compared with PyTorch, JAX and autograd",
         "long": "measure time and peak memory of a layer at T = 1000, compared with the peers",
@@ -40,15 +41,15 @@ def main(arguments: list[str]) -> int:
         if command in ("speed", "long"):
             each.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: timed by CUDA events")
             each.add_argument("--base", metavar="REF", help="compare with this repository at a commit, not with peers")
-            each.add_argument("--sizes", type=_size, nargs="+", metavar="B,T,H", help="measure only these sizes")
+            each.add_argument("--sizes", type=sizes, nargs="+", metavar="B,T,H", help="measure only these sizes")
         if command == "profile":
-            each.add_argument("--size", type=_size, metavar="B,T,H", help="size to profile (default: 128,11,20)")
+            each.add_argument("--size", type=sizes, metavar="B,T,H", help="size to profile (default: 128,11,20)")
     inference = commands.add_parser(
         "inference", help="time the forward pass without gradients, compared with the peers"
     )
-    inference.add_argument("--sizes", type=_size, nargs="+", metavar="B,T,H", help="measure only these sizes")
+    inference.add_argument("--sizes", type=sizes, nargs="+", metavar="B,T,H", help="measure only these sizes")
     step = commands.add_parser("step", help="time one step of the fast-weight layer, compared with the peers")
-    step.add_argument("--sizes", type=_step_size, nargs="+", metavar="B,H", help="measure only these sizes")
+    step.add_argument("--sizes", type=_sizes("B,H"), nargs="+", metavar="B,H", help="measure only these sizes")
     step.add_argument(
         "--endure", type=_positive, metavar="STEPS",
         help="instead, measure time, memory and error of the stepper over this many steps",
@@ -103,23 +104,22 @@ def main(arguments: list[str]) -> int:
 
 
 def _positive(text: str) -> int:
-    """Return the text as a whole number of at least 1. Raise ValueError."""
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
+    """Return the text as a whole number of at least 1. Raise ArgumentTypeError."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
-def _size(text: str) -> tuple[int, int, int]:
-    """Return B, T and H of the text B,T,H. Raise ValueError, which argparse reports."""
-    batch_size, steps, hidden_size = (int(number) for number in text.split(","))
-    return batch_size, steps, hidden_size
+def _sizes(names: str) -> Callable[[str], tuple[int, ...]]:
+    """Return the function that reads sizes of these names, such as B,T,H. It raises ArgumentTypeError."""
 
+    def sizes(text: str) -> tuple[int, ...]:
+        words = text.split(",")
+        if len(words) != len(names.split(",")) or not all(word.isdecimal() and int(word) for word in words):
+            raise argparse.ArgumentTypeError(f"expected {names}, whole numbers of at least 1, got {text!r}")
+        return tuple(map(int, words))
 
-def _step_size(text: str) -> tuple[int, int]:
-    """Return B and H of the text B,H. Raise ValueError, which argparse reports."""
-    batch_size, hidden_size = (int(number) for number in text.split(","))
-    return batch_size, hidden_size
+    return sizes
 
 
 def _do(chosen: argparse.Namespace) -> None:

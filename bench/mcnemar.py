@@ -47,7 +47,7 @@ def table(comparisons: dict[str, list[tuple[store.Run, store.Run]]]) -> str:
 
 
 def _run(name: str) -> store.Run:
-    found = next((run for run in store.load(name.partition("/")[0]) if run["run"] == name), None)
+    found = next((run for run in store.load(name.partition("/")[0]) if run.get("run") == name), None)
     if found is None:
         raise ValueError(f"runs: expected the name of a stored run, such as mnist/lstm-R50-seed0, got {name!r}")
     if "wrong_answers" not in found:

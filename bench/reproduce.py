@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from tasks.running import typed
 from tasks.running.command_line import settings_asked_for
 from tasks.searching.trial import end, start
 
@@ -69,8 +70,8 @@ def best_of(search: str) -> list[str]:
         return []
     for found in store.read(store.SEARCHES):
         if found["search"] == f"search/{search}":
-            best = {name.replace("_", "-"): found["best"][name] for name in found["space"]}
-            return [word for name, value in best.items() for word in (f"--{name}", str(value))]
+            kind = importlib.import_module(f"tasks.{found['task']}").Settings
+            return typed.words(kind, {name: found["best"][name] for name in found["space"]})
     raise ValueError(f"reproduce: expected search/{search} in the store, found none; make it first by its plan")
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fastweights_np.files import write_text
+from tasks.__main__ import TASKS
 from tasks.running.runs import read_json
 
 STORE = Path(__file__).parent / "results"
@@ -51,10 +52,14 @@ def add(folder: Path, group: str = "", replace: bool = False) -> str:
         result = read_json(path)
         settings, task, curve = result["settings"], result["task"], _columns(result["curve"])
         name = name_of(f"{task}-{group}" if group else task, settings)
+        _check(RUNS, {"run": name} | result)
+        if task not in TASKS:
+            raise ValueError(f"its task is {task!r}")
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
             f"folders: expected the result of a finished run in {path}: {error!r}; leave it out"
         ) from error
+    read(f"{task}.jsonl")  # raises before a file is changed
     of_seeds = name.removesuffix(str(settings["seed"]))
     for fellow in read(RUNS):
         if fellow["run"].startswith(of_seeds) and fellow["run"] != name:
@@ -93,21 +98,44 @@ def load(group: str) -> list[Run]:
         return [found for found in read(SEARCHES) if found["search"].startswith(f"{group}/")]
     runs = [run for run in read(RUNS) if run["run"].startswith(f"{group}/")]
     long = {run["run"]: run for task in {run["task"] for run in runs} for run in read(f"{task}.jsonl")}
+    for run in runs:
+        if run["run"] not in long:
+            path, name = STORE / f"{run['task']}.jsonl", run["run"]
+            raise ValueError(
+                f"{path}: expected a line of {name}, as in {RUNS}, found none; restore it, or add it with --replace"
+            )
     whole = [run | long[run["run"]] | {"curve": _rows(long[run["run"]]["curve"])} for run in runs]
     return sorted(whole, key=lambda run: run["settings"]["seed"])
 
 
 def read(file: str) -> list[Run]:
-    """Return the lines of one of the store's files; none if there is no file. Raise ValueError for an invalid line."""
-    path, found = STORE / file, []
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else (), 1):
+    """Return the lines of one of the store's files; none if there is no file.
+
+    Raise ValueError for an invalid line, and for a name that is in two lines.
+    """
+    path, found = STORE / file, dict[str, Run]()
+    # lines of bytes: JSON may hold characters at which splitlines of text would split
+    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
         try:
-            found.append(json.loads(line))
-            if missing := [key for key in NEEDED.get(file, ("run", "curve")) if key not in found[-1]]:
-                raise ValueError(f"it lacks {', '.join(missing)}")
-        except (ValueError, TypeError) as error:
+            stored = json.loads(line)
+            _check(file, stored)
+            if _name(stored) in found:
+                raise ValueError(f"{_name(stored)} is in an earlier line, too")
+        except ValueError as error:
             raise ValueError(f"{path}, line {number}: expected what bench add stores: {error}; restore it") from error
-    return found
+        found[_name(stored)] = stored
+    return list(found.values())
+
+
+def _check(file: str, line: Any) -> None:
+    """Raise ValueError unless a line of one of the store's files has a name and all that is needed."""
+    if not isinstance(line, dict):
+        raise ValueError(f"it holds a {type(line).__name__} instead of an object")
+    needed = NEEDED.get(file, ("run", "curve"))
+    if missing := [key for key in needed if key not in line]:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    if not isinstance(line[needed[0]], str):
+        raise ValueError(f"its name is no text: {line[needed[0]]!r}")
 
 
 def write(file: str, lines: Iterable[Run]) -> None:

@@ -161,12 +161,16 @@ def keys(
 def options(name: str, given: Mapping[str, object], function: Callable[..., object], passed: Collection[str]) -> None:
     """Raise ValueError unless the names in `given` are arguments of the function, other than the ones in `passed`.
 
-    Raises TypeError for an object that is not a dict.
+    Arguments without a default must be among them. Raises TypeError for an object that is not a dict.
     """
     instance(name, given, dict, "pass the options by their names")
-    known = [each for each in signature(function).parameters if each not in passed]
+    parameters = {key: each for key, each in signature(function).parameters.items() if key not in passed}
+    known = list(parameters)
     for key in given:
         if key not in known:
             nearest = "".join(f"; did you mean {each!r}?" for each in get_close_matches(str(key), known, 1))
             wanted = f"names among {', '.join(known)};" if known else "none,"
             raise ValueError(f"{name}: expected {wanted} got {key!r}{nearest}")
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in given:
+            raise ValueError(f"{name}: expected {key!r}, which has no default, got none; pass {name}={{{key!r}: ...}}")

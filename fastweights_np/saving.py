@@ -20,7 +20,7 @@ def save(path: str | Path, net: Any, params: dict[str, Any]) -> None:
     Raises OSError if the file cannot be written. Raises TypeError or ValueError for a class from elsewhere, and for
     parameters that do not fit the network.
     """
-    if class_name(type(net)) is None or not hasattr(net, "init"):
+    if not _is_network(net):
         raise TypeError(f"net: expected a network of this package, such as network.Network, got {type(net).__name__}")
     if misfit := _misfit(net, params):
         raise ValueError(f"{misfit}; pass the parameters that net.init made")
@@ -34,7 +34,7 @@ def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
     ValueError, if it is damaged, holds no network, or names a class or a setting that this release does not have.
     """
     found, _ = checkpoint.load(path)
-    if not isinstance(found, dict) or found.keys() != {"net", "params"} or not hasattr(found["net"], "init"):
+    if not isinstance(found, dict) or found.keys() != {"net", "params"} or not _is_network(found["net"]):
         raise checkpoint.CheckpointError(
             f"checkpoint {path}: expected a network that network.save wrote, got another checkpoint; "
             "read it by checkpoint.load"
@@ -43,6 +43,12 @@ def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
     if misfit := _misfit(net, params):
         raise checkpoint.CheckpointError(f"checkpoint {path}: {misfit}; use another copy")
     return net, params
+
+
+def _is_network(net: Any) -> bool:
+    """Return whether this is a network of this package, and not an encoder or a readout alone."""
+    module, _, _ = (class_name(type(net)) or "").partition(".")
+    return module in ("network", "actor_critic") and hasattr(net, "init")
 
 
 def _misfit(net: Any, params: Any) -> str | None:

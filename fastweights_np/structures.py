@@ -45,7 +45,24 @@ def difference(name: str, found: Any, expected: Any) -> str | None:
         one, other = _described(theirs.get(path)), _described(ours.get(path))
         if one != other:
             return f"{path}: expected {other}, got {one}"
-    return None if got == wanted else f"{name}: expected {wanted}, got {got}"
+    return _first_difference(name, got, wanted)
+
+
+def _first_difference(path: str, got: Any, wanted: Any) -> str | None:
+    """Return where two structures differ; None if nowhere. A structure that is absent is ["nothing"]."""
+    if isinstance(got, dict) and isinstance(wanted, dict):
+        for key in wanted | got:
+            below = got.get(key, ["nothing"]), wanted.get(key, ["nothing"])
+            if found := _first_difference(path + SEPARATOR + key, *below):
+                return found
+        return None
+    if got == wanted:
+        return None
+    expected, other = (
+        each[0] if isinstance(each, list) else "a dict" if isinstance(each, dict) else repr(each)
+        for each in (wanted, got)
+    )
+    return f"{path}: expected {expected}, got {other}"
 
 
 def class_name(kind: type) -> str | None:

@@ -12,9 +12,10 @@ import numpy
 from fastweights_np import checkpoint, ops
 
 from . import retrieval
-from .running import checkpoints, runs
+from .running import checkpoints, runs, training, typed
 
 EXAMPLE = "such as q8c9m8o2??m"
+REMEDY = "name another run by --from"
 SHOWN = 3  # most probable answers
 
 
@@ -48,13 +49,15 @@ def probabilities(run: Path, text: str) -> numpy.ndarray:
         raise ValueError(f"from: expected a run of retrieval, got {path}, which has no best_params; name another run")
     try:
         settings, _ = runs.settings_and_notes(info.get("settings"), retrieval.Settings, path)
+        curve = typed.checked(training.Progress, {"curve": info.get("curve")})["curve"]
     except (TypeError, ValueError) as error:
         raise ValueError(f"from: expected a run of retrieval, got {path}: {error}") from error
     assert isinstance(settings, retrieval.Settings)
     net, params = retrieval.network(settings), arrays["best_params"]
     expected = net.init(numpy.random.default_rng(0), settings.dtype)
-    checkpoints.check_arrays(path, params, expected, "name another run by --from")
-    if (done := len(info.get("curve", ()))) < settings.epochs:
+    checkpoints.check_arrays(path, params, expected, REMEDY)
+    checkpoints.check_finite(path, params, REMEDY)
+    if (done := len(curve)) < settings.epochs:
         note = f"the run is not finished (epoch {done} of {settings.epochs}); its best parameters so far answer"
         print(f"tasks: {path}: {note}", file=sys.stderr)
     logits, _ = net.forward(params, tokens)

@@ -504,3 +504,92 @@ def test_figure_5_has_every_seed_and_when_an_agent_passes_0_9(store, tmp_path, c
     assert "| 16, 3 | ReLU RNN, layer norm | 0.500 | - | - | - | 10,000,000 | 50,000 |" in printed
     assert "missing: figure 5, N = 16, ReLU RNN: 2 of 3 seeds" in printed
     assert (store / "figure5.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"[1]", "it holds a list instead of an object"),
+        (b"null", "it holds a NoneType instead of an object"),
+        (b'{"run": "a"', "Expecting"),
+        (b"\xff", "codec can't decode"),
+        (b"<<<<<<< HEAD", "Expecting value"),
+        (b"", "Expecting value"),
+        (b'{"task": "retrieval"}', "it lacks run"),
+        (b'{"run": [1], "task": "retrieval", "settings": {}, "seconds": 1, "curve": {}}', "its name is no text: [1]"),
+        (None, "retrieval/fast_weights-K4-R50-seed0 is in an earlier line, too"),
+    ],
+)
+def test_a_bad_line_of_the_store_is_named_and_nothing_is_added(line, words, store, tmp_path, capsys):
+    """None repeats the first line, as a merge of two branches may."""
+    stored.add(finished_run(tmp_path / "0", 0.1))
+    other = finished_run(tmp_path / "1", 0.1, seed=1)
+    for file in ("runs.jsonl", "retrieval.jsonl"):
+        path = store / file
+        whole = path.read_bytes()
+        path.write_bytes(whole + (whole.rstrip() if line is None else line) + b"\n")
+        before = {each.name: each.read_bytes() for each in store.iterdir()}
+        for command in (["add", str(other)], ["mcnemar", "retrieval/a", "retrieval/b"]):
+            assert main(command) == 2
+            said = capsys.readouterr().err
+            assert said.startswith(f"bench: {path}, line 2: expected what bench add stores: "), said
+            assert words in said
+        assert {each.name: each.read_bytes() for each in store.iterdir()} == before
+        path.write_bytes(whole)
+
+
+def test_a_run_without_a_line_in_the_file_of_its_task_is_named(store, tmp_path, capsys):
+    stored.add(finished_run(tmp_path / "0", 0.1))
+    for text in ("", None):
+        path = store / "retrieval.jsonl"
+        path.write_text(text) if text is not None else path.unlink()
+        assert main(["mcnemar", "retrieval/a", "retrieval/b"]) == 2
+        expected = f"bench: {path}: expected a line of retrieval/fast_weights-K4-R50-seed0, as in runs.jsonl, found"
+        assert capsys.readouterr().err.startswith(expected)
+
+
+def test_what_would_make_the_store_unreadable_is_not_added(store, tmp_path):
+    folder = finished_run(tmp_path / "0", 0.1)
+    result = json.loads((folder / "result.json").read_text())
+    for changed, words in (
+        ({name: value for name, value in result.items() if name != "seconds"}, "it lacks seconds"),
+        (result | {"task": "../retrieval"}, "its task is '../retrieval'"),
+        (result | {"task": 5}, "its task is 5"),
+    ):
+        (folder / "result.json").write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=words):
+            stored.add(folder)
+        assert not store.exists()
+
+
+def test_a_line_with_any_character_is_read_again(store, tmp_path):
+    command = "python -m tasks retrieval --out \u2028\x85ü"
+    folder = finished_run(tmp_path / "0", 0.1)
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(result | {"command": command}))
+    name = stored.add(folder)
+    (run,) = stored.load("retrieval")
+    assert (run["run"], run["command"]) == (name, command)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("reproduce table1 --jobs 0", "--jobs: expected a whole number of at least 1, got '0'"),
+        ("step --threads x", "--threads: expected a whole number of at least 1, got 'x'"),
+        ("step --sizes 1,0", "--sizes: expected B,H, whole numbers of at least 1, got '1,0'"),
+        ("inference --sizes 1,2", "--sizes: expected B,T,H, whole numbers of at least 1, got '1,2'"),
+        ("speed --sizes 1,a,3", "--sizes: expected B,T,H, whole numbers of at least 1, got '1,a,3'"),
+        ("profile --size 0,0,0", "--size: expected B,T,H, whole numbers of at least 1, got '0,0,0'"),
+    ],
+)
+def test_a_wrong_number_on_the_command_line_is_explained(words, message, capsys):
+    with pytest.raises(SystemExit):
+        main(words.split())
+    assert f"error: argument {message}\n" in capsys.readouterr().err
+
+
+def test_a_search_cannot_be_compared_like_a_run(store, tmp_path, capsys):
+    stored.write(stored.SEARCHES, [{"search": "search/a", "task": "retrieval", "trials": []}])
+    assert main(["mcnemar", "search/a", "search/a"]) == 2
+    assert "expected the name of a stored run" in capsys.readouterr().err

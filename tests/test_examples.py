@@ -99,6 +99,31 @@ def test_an_unfinished_run_answers_with_a_note(tmp_path, capsys):
         assert printed.err.count("\n") == bool(note)
 
 
+def test_an_unusable_checkpoint_is_refused(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main([*options("retrieval", tmp_path), "--out", str(run)]) == 0
+    path = run / "checkpoint.npz"
+    arrays, info = checkpoint.load(path)
+    best = arrays["best_params"]
+    infinite = best | {"readout": {name: value + numpy.inf for name, value in best["readout"].items()}}
+    for changed, words in (
+        ((arrays, {}), "settings: expected named values, got None"),
+        ((arrays, info | {"settings": [1]}), "settings: expected named values, got [1]"),
+        ((arrays, info | {"curve": 5}), "curve: expected a list, got 5"),
+        ((arrays, {"settings": info["settings"]}), "curve: expected a list, got None"),
+        ((arrays | {"best_params": None}, info), "got nothing, which does not fit its settings; name another run"),
+        ((arrays | {"best_params": best["layer"]}, info), "got nothing, which does not fit its settings; name another"),
+        ((arrays | {"best_params": infinite}, info), "expected an array of finite numbers, got others; name another"),
+    ):  # fmt: skip
+        checkpoint.save(path, *changed)
+        capsys.readouterr()
+        assert main(["retrieval", "--ask", "a1??a", "--from", str(run)]) == 2, words
+        said = capsys.readouterr().err
+        assert str(path) in said
+        assert words in said
+        assert said.count("\n") == 1
+
+
 def test_a_file_that_is_no_checkpoint_of_a_run_is_refused(tmp_path, capsys):
     path = tmp_path / "network.npz"
     net = network.Network(network.TokenEncoder(10), network.Classifier(10), hidden_size=5)

@@ -260,10 +260,12 @@ def test_all_three_parts_are_checked_before_a_run(images_shape, labels, message,
         images.data("mnist", tuple("0123456789"), parts, settings, standardize=False)
 
 
-def test_images_too_small_for_the_convnet_are_refused_before_a_run():
-    parts = [(numpy.zeros((9, 8, 8), "uint8"), numpy.zeros(9, int))] * 3
-    settings = mnist.Settings(layer="convnet", batch_size=2)
-    with pytest.raises(ValueError, match=r"layers: expected kernels and windows within"):
+@pytest.mark.parametrize(("side", "patch"), [(8, 7), (28, 14)])
+def test_a_patch_too_large_for_the_convnet_is_refused_before_a_run(side, patch):
+    parts = [(numpy.zeros((9, side, side), "uint8"), numpy.zeros(9, int))] * 3
+    settings = mnist.Settings(layer="convnet", batch_size=2, patch=patch)
+    expected = f"^patch: expected one with which the ConvNet's kernels fit the {side} x {side} images, got {patch}; "
+    with pytest.raises(ValueError, match=expected):
         images.data("mnist", tuple("0123456789"), parts, settings, standardize=False)
 
 

@@ -274,10 +274,19 @@ def test_a_misspelled_option_is_refused_with_the_known_ones_and_the_nearest(name
     for more in ({}, {"layers": 2, "bidirectional": True}):
         with pytest.raises(ValueError, match=words if right else "^options: expected none, got 'decay'$"):
             Network(IdentityEncoder(3), LinearReadout(2), 4, name, **{where: {right[1:] or "decay": value}}, **more)
-        Network(IdentityEncoder(3), LinearReadout(2), 4, name, **{where: {right: value} if right else {}}, **more)
+        given = {"options": {"controls": CONTROLS} if name == "multilevel" else {}}
+        given[where] = given.get(where, {}) | ({right: value} if right else {})
+        Network(IdentityEncoder(3), LinearReadout(2), 4, name, **given, **more)
     if name in CLOSED_LOOP_LAYERS and right:
         with pytest.raises(ValueError, match=words):
             ActorCritic(3, 2, 4, name, **{where: {right[1:]: False}})
+
+
+@pytest.mark.parametrize("options", [{}, {"decay": 0.5}])
+def test_a_network_without_the_signals_that_its_layer_needs_is_refused(options):
+    words = r"^options: expected 'controls', which has no default, got none; pass options=\{'controls': \.\.\.\}$"
+    with pytest.raises(ValueError, match=words):
+        Network(IdentityEncoder(3), LinearReadout(2), 4, "multilevel", options=options)
 
 
 def test_an_argument_that_the_network_passes_is_no_option():

@@ -35,6 +35,15 @@ def test_every_stored_run_is_planned_with_the_settings_that_it_has():
     assert not stored, "stored runs that no plan asks for"
 
 
+def test_the_best_settings_of_a_search_are_options_that_the_task_reads(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "STORE", tmp_path)
+    best = {"mirror": True, "wipe": False, "decay": 0.5, "layer_norm": None}
+    line = {"search": "search/a", "task": "mnist", "trials": [], "space": dict.fromkeys(best), "best": best}
+    store.write(store.SEARCHES, [line])
+    found = reproduce._settings("mnist", " ".join(reproduce.best_of("a")))
+    assert {name: found[name] for name in best} == best
+
+
 def test_a_run_that_is_deleted_and_only_it_is_planned(tmp_path, monkeypatch, capsys):
     name = "retrieval/lstm-K4-R50-seed1"
     runs = [run for run in store.read(store.RUNS) if "wrong" not in run]

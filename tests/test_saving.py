@@ -74,13 +74,21 @@ class Elsewhere(TokenEncoder):
 def test_what_cannot_be_saved_is_refused(tmp_path):
     net, _ = NETWORKS["lstm"]
     params = net.init(numpy.random.default_rng(0))
+    rng, learned = numpy.random.default_rng(0), Network(TokenEncoder(5), Classifier(3), 4, learn=("decay",))
+    learned_params = learned.init(rng)
+    scaled = {name: 0.9 * value for name, value in learned_params["layer"].items()}  # a 0-d array becomes a number
     smaller = params | {"layer": net.init(numpy.random.default_rng(0))["layer"] | {"b": numpy.zeros((4, 5), "float32")}}
     for given, with_params, error, words in (
         (params, params, TypeError, "net: expected a network of this package, .*, got dict"),
         (Network, params, TypeError, "net: expected a network of this package, .*, got type"),
         (Convolution(2, 3), params, TypeError, "net: expected a network of this package, .*, got Convolution"),
         (replace(net, encoder=Elsewhere(5, 6, 4)), params, TypeError, "arrays/net/encoder: expected .*Elsewhere"),
-        (replace(net, options={"resets": object()}), params, TypeError, "arrays/net/options/resets: expected an array"),
+        (
+            replace(learned, options={"activation": object()}),
+            learned_params,
+            TypeError,
+            "arrays/net/options/activation: expected an array",
+        ),
         (
             net,
             smaller,
@@ -91,7 +99,11 @@ def test_what_cannot_be_saved_is_refused(tmp_path):
         (net, {}, ValueError, "params/encoder/table: expected float32 of shape .*, got nothing; pass the parameters"),
         (net, None, ValueError, "params/encoder/table: expected float32"),
         (replace(net, layer="irnn"), params, ValueError, "params/layer/W: expected float32 of shape"),
-        (net, params | {"note": "text"}, ValueError, "params: expected {'encoder': .*, got {"),
+        (net, params | {"note": "text"}, ValueError, "^params/note: expected nothing, got 'text'; pass the parameters"),
+        (net, params | {"note": {}}, ValueError, "^params/note: expected nothing, got a dict;"),
+        (learned, learned_params | {"layer": scaled}, ValueError, "^params/layer/decay: expected array, got number;"),
+        (PatchEncoder(3), PatchEncoder(3).init(rng), TypeError, "net: expected a network of this package, .*, got Pat"),
+        (Classifier(3), {}, TypeError, "net: expected a network of this package, .*, got Classifier"),
         (net, params | {"note": object()}, TypeError, "params/note: expected an array"),
     ):
         with pytest.raises(error, match=words):
@@ -108,6 +120,8 @@ def test_what_is_no_saved_network_is_refused(tmp_path):
         {"net": params, "params": params},
         {"net": net},
         {"net": Convolution(2, 3), "params": {}},
+        {"net": Classifier(3), "params": {}},
+        {"net": PatchEncoder(3), "params": PatchEncoder(3).init(numpy.random.default_rng(0))},
     ):
         checkpoint.save(path, arrays)
         with pytest.raises(

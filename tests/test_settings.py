@@ -92,8 +92,16 @@ def test_a_bad_settings_file_is_named(option, content, message, tmp_path, capsys
     [
         (
             "retrieval", "--layer lstm --decay 0.5",
-            "decay: the layer lstm does not use it; leave --decay at its default, 0.9, instead of 0.5",
+            "decay: the layer lstm does not use it; expected its default, 0.9, got 0.5; leave --decay=0.5 out, or pass "
+            "--decay=0.9",
         ),
+        (
+            "mnist", "--layer irnn --no-wipe",
+            "wipe: the layer irnn does not use it; expected its default, True, got False; leave --no-wipe out, or pass "
+            "--wipe",
+        ),
+        ("faces", "--layer convnet --glimpse-type", "leave --glimpse-type out, or pass --no-glimpse-type"),
+        ("mnist", "--inner-steps 0", "inner_steps: expected at least 1 for the layer multilevel, got 0; pass --rate 0"),
         ("retrieval", "--layer irnn --copies 7", "copies: the layer irnn does not use it"),
         ("retrieval", "--forget-bias 2", "forget_bias: the layer fast_weights does not use it"),
         ("mnist", "--layer convnet --layer-norm True", "layer_norm: the layer convnet does not use it"),

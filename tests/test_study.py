@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from tasks import mnist, retrieval
 from tasks.__main__ import main
-from tasks.running import runs
+from tasks.running import runs, typed
 from tasks.running.command_line import settings_asked_for
 from tasks.running.locks import locked
 from tasks.searching import space, study
@@ -137,7 +137,7 @@ def test_settings_that_no_trial_uses_are_found():
 def test_settings_are_written_as_the_task_reads_them():
     base = retrieval.Settings()
     chosen = {"forget_bias": -1e-05, "layer_norm": None, "normalize_preliminary": False, "layer": "lstm"}
-    options = space.words(base, chosen)
+    options = typed.words(type(base), chosen)
     assert options == ["--forget-bias=-1e-05", "--layer-norm=None", "--no-normalize-preliminary", "--layer=lstm"]
     read = settings_asked_for(retrieval.Settings, options, "python -m tasks retrieval")
     assert {name: getattr(read, name) for name in chosen} == chosen

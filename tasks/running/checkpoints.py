@@ -94,6 +94,17 @@ def check_arrays(path: Path, found: dict[str, Any], expected: dict[str, Any], re
         raise unfit(path, f"{misfit}, which does not fit its settings", remedy)
 
 
+def check_finite(path: Path, arrays: Any, remedy: str = "") -> None:
+    """Raise ValueError unless a checkpoint holds nested dicts of arrays of finite numbers."""
+    try:
+        flat = flatten(arrays)
+    except (TypeError, ValueError) as error:
+        raise unfit(path, error, remedy) from error
+    for name, array in flat.items():
+        if not isinstance(array, numpy.ndarray) or array.dtype.kind not in "fiu" or not numpy.isfinite(array).all():
+            raise unfit(path, f"{name}: expected an array of finite numbers, got others", remedy)
+
+
 def unfit(path: Path, why: object, remedy: str = "") -> ValueError:
     """Return the error for a checkpoint that does not fit the run."""
     return ValueError(f"checkpoint {path}: {why}; {remedy or ANEW}")
@@ -101,11 +112,5 @@ def unfit(path: Path, why: object, remedy: str = "") -> ValueError:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     arrays, info = checkpoint.load(path)
-    try:
-        flat = flatten(arrays)
-    except (TypeError, ValueError) as error:
-        raise unfit(path, error) from error
-    for name, array in flat.items():
-        if not isinstance(array, numpy.ndarray) or array.dtype.kind not in "fiu" or not numpy.isfinite(array).all():
-            raise unfit(path, f"{name}: expected an array of finite numbers, got others")
+    check_finite(path, arrays)
     return arrays, info

@@ -62,6 +62,10 @@ class LayerSettings(RunSettings):
         checks.count("copies", self.copies, least=1)
         checks.count("heads", self.heads, least=1)
         fast_weights.Options(self.decay, self.rate, self.inner_steps)  # raises for invalid options
+        if self.layer == "multilevel" and not self.inner_steps:
+            raise ValueError(
+                "inner_steps: expected at least 1 for the layer multilevel, got 0; pass --rate 0 for no memory"
+            )
         if self.layer == "associative_lstm" and self.hidden_size % 2:
             raise ValueError(f"hidden_size: expected an even number, two for a complex one, got {self.hidden_size}")
 

@@ -102,9 +102,11 @@ class RunSettings:
         for name, value in typed.checked(type(self), vars(self)).items():
             object.__setattr__(self, name, value)
         for name, (default, user) in self.ignored(vars(self)).items():
+            value = getattr(self, name)
+            (given,), (remedy,) = typed.words(type(self), {name: value}), typed.words(type(self), {name: default})
             raise ValueError(
-                f"{name}: {user} does not use it; leave --{name.replace('_', '-')} at its default, {default!r}, "
-                f"instead of {getattr(self, name)!r}"
+                f"{name}: {user} does not use it; expected its default, {default!r}, got {value!r}; leave {given} out, "
+                f"or pass {remedy}"
             )
         checks.count("seed", self.seed, least=0)
         checks.count("threads", self.threads, least=1)

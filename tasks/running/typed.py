@@ -1,4 +1,4 @@
-"""Check values against type hints: settings and counters come from files, command lines and scripts."""
+"""Check values against type hints: settings and counters come from files, command lines and scripts. Spell options."""
 
 from __future__ import annotations
 
@@ -48,6 +48,18 @@ def fits(value: Any, hint: Any) -> bool:
     if hint in (int, float) and isinstance(value, int):
         return -(2**63) <= value < 2**63
     return not isinstance(value, float) or isfinite(value)
+
+
+def words(kind: Any, values: Mapping[str, Any]) -> list[str]:
+    """Return the values as options of a command line, such as --no-wipe and --decay=0.9; kind as in `checked`."""
+    found = []
+    for name, value in values.items():
+        option = name.replace("_", "-")
+        if _hints(kind)[name] is bool:
+            found.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            found.append(f"--{option}={value}")
+    return found
 
 
 def _types(hint: Any) -> tuple[type, ...]:

@@ -29,7 +29,7 @@ from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..running import option_help
+from ..running import option_help, typed
 from ..running.command_line import settings_asked_for
 from ..running.failures import DISK_FULL, FOLDER_LOST, NO_ROOM, REFUSED
 from ..running.locks import FolderInUse, locked
@@ -247,4 +247,4 @@ def _own_budget(search: Search) -> str:
         field.name: getattr(search.base, field.name) for field in fields(search.base)
         if field.name in BUDGET and field.name not in search.space and getattr(search.base, field.name) != field.default
     }  # fmt: skip
-    return shlex.join(space.words(search.base, short))
+    return shlex.join(typed.words(type(search.base), short))

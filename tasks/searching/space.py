@@ -119,15 +119,3 @@ def _ends(space: Space) -> Iterator[dict[str, Any]]:
     for name, values in tried.items():
         for value in values:
             yield first | {name: value}
-
-
-def words(base: RunSettings, chosen: dict[str, Any]) -> list[str]:
-    """Return these settings as options of the task's command line."""
-    hints, found = get_type_hints(type(base)), []
-    for name, value in chosen.items():
-        option = name.replace("_", "-")
-        if hints[name] is bool:
-            found.append(f"--{option}" if value else f"--no-{option}")
-        else:
-            found.append(f"--{option}={value}")
-    return found

@@ -14,9 +14,9 @@ from threading import Event, Lock
 
 import optuna
 
+from ..running import typed
 from ..running.locks import FolderInUse, locked
 from ..running.runs import DIVERGED, INTERRUPTED, RunFailed, read_json
-from .space import words
 from .study import Study
 from .trial import end, start
 
@@ -104,7 +104,7 @@ class Workers:
         folder.mkdir(exist_ok=True)
         self._wait_for(folder)
         if not stored.exists():  # new, or killed before anything was computed
-            return [base.task, *self._search.options, *words(base, trial.params), f"--out={folder}"]
+            return [base.task, *self._search.options, *typed.words(type(base), trial.params), f"--out={folder}"]
         with _named(stored):
             made_with = read_json(stored)
         for name, value in replace(base, **trial.params).as_json().items():

@@ -153,7 +153,11 @@ def data(
         checks.shape(f"{part} labels", labels, (len(pixels),))
         checks.indices(f"{part} labels", labels, len(classes))
     if settings.layer == "convnet":
-        convnet.feature_count(settings.layers_of_convnet(), side)  # raises if a kernel does not fit the images
+        try:
+            convnet.feature_count(settings.layers_of_convnet(), side)
+        except ValueError as error:
+            expected = f"one with which the ConvNet's kernels fit the {side} x {side} images, got {settings.patch}"
+            raise ValueError(f"patch: expected {expected}; pass another --patch ({error})") from error
     else:
         glimpses.layout(side, settings.patch)  # raises if patches do not tile the images
     if settings.shift >= side:
