@@ -143,5 +143,9 @@ def figure_of_speed(missing: list[str]) -> None:
     if not path.exists():
         missing.append("the figure of speed: python -m bench speed --store")
         return
-    measured = read_json(path)
-    speed.draw(measured["figures"], measured["layer"], "speed")
+    try:
+        measured = read_json(path)
+        figures, layer = measured["figures"], measured["layer"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path}: expected what bench speed --store writes, got {error!r}; restore it") from error
+    speed.draw(figures, layer, "speed")

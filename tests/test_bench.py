@@ -593,3 +593,13 @@ def test_a_search_cannot_be_compared_like_a_run(store, tmp_path, capsys):
     stored.write(stored.SEARCHES, [{"search": "search/a", "task": "retrieval", "trials": []}])
     assert main(["mcnemar", "search/a", "search/a"]) == 2
     assert "expected the name of a stored run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "words"), [("{", "JSONDecodeError"), ("{}", "KeyError('figures')"), ("[]", "a list")])
+def test_a_damaged_measurement_of_the_store_is_named(text, words, store, capsys):
+    store.mkdir()
+    (store / "speed.json").write_text(text)
+    assert main(["paper"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"bench: {store / 'speed.json'}: expected what bench speed --store writes, got ")
+    assert words in said
