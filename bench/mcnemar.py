@@ -22,6 +22,8 @@ def discordant(first: store.Run, second: store.Run) -> tuple[int, int, int]:
 
 def compare(first: str, second: str) -> str:
     """Return the comparison of two stored runs in one sentence. Raise ValueError unless they can be compared."""
+    if first == second:
+        raise ValueError(f"runs: expected two different runs, got {first} twice")
     runs = [_run(name) for name in (first, second)]
     if runs[0]["data"]["name"] != runs[1]["data"]["name"] or runs[0]["data"]["sizes"][2] != runs[1]["data"]["sizes"][2]:
         raise ValueError(f"runs: expected two of the same test set, got {runs[0]['data']} and {runs[1]['data']}")
@@ -51,5 +53,5 @@ def _run(name: str) -> store.Run:
     if found is None:
         raise ValueError(f"runs: expected the name of a stored run, such as mnist/lstm-R50-seed0, got {name!r}")
     if "wrong_answers" not in found:
-        raise ValueError(f"runs: expected a run that stored its answers, got {name}, which is older; run it again")
+        raise ValueError(f"runs: expected a run of digits or faces with its answers, got {name}, which has none stored")
     return found

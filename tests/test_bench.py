@@ -285,7 +285,11 @@ def test_two_runs_are_compared_by_the_examples_that_one_of_them_gets_wrong(store
     names = [run["run"] for run in stored.read("runs.jsonl")]
     assert main(["mcnemar", *names[:2]]) == 0
     assert "1 are wrong in both runs, 1 in mnist/fast_weights-R50-seed0 alone, 0 in" in capsys.readouterr().out
-    for pair, message in ((names[1:], "which is older; run it again"), (["mnist/x", "y"], "got 'mnist/x'")):
+    for pair, message in (
+        (names[1:], "which has none stored"),
+        (["mnist/x", "y"], "got 'mnist/x'"),
+        ([names[0]] * 2, "two different runs"),
+    ):
         assert main(["mcnemar", *pair]) == 2
         assert message in capsys.readouterr().err
 
@@ -591,7 +595,7 @@ def test_a_wrong_number_on_the_command_line_is_explained(words, message, capsys)
 
 def test_a_search_cannot_be_compared_like_a_run(store, tmp_path, capsys):
     stored.write(stored.SEARCHES, [{"search": "search/a", "task": "retrieval", "trials": []}])
-    assert main(["mcnemar", "search/a", "search/a"]) == 2
+    assert main(["mcnemar", "search/a", "search/b"]) == 2
     assert "expected the name of a stored run" in capsys.readouterr().err
 
 
