@@ -31,7 +31,7 @@ from .fast_weights_inference import forward_only
 from .fast_weights_stepper import MemoryStepper
 from .inference import StatesOnly, without
 from .inner_loop import InnerLoop, Options, checked_options
-from .memory import IN_CACHE, Memory, blocks, read_matrix
+from .memory import Memory, blocks, read_matrix
 from .memory_gradient import MemoryGradient
 from .recurrent import (
     BaseCache,
@@ -51,7 +51,7 @@ from .recurrent import (
     respond,
 )  # fmt: skip
 from .spans import Spans
-from .workspace import Workspace, exclusive
+from .workspace import Workspace, exclusive, keep_freed_memory
 
 __all__ = [
     "Cache",
@@ -65,6 +65,9 @@ __all__ = [
     "initial_state",
     "step",
 ]
+
+
+IN_ONE = 2**20  # bytes of fast weights up to which a step writes them in one piece, by measurement
 
 
 class State(NamedTuple):
@@ -288,6 +291,7 @@ def initial_state(params: Params, batch_size: int, h0: Array | None = None, A0: 
     """Return the state before the first step, zero unless h0 (B, H) and A0 (B, H, H) are given; see `forward`."""
     check_params(params, (), checks.given(h0=h0, A0=A0))
     checks.count("batch_size", batch_size, least=1)
+    keep_freed_memory()  # each step makes a new A
     W, hidden_size = params["W"], len(params["W"])
     h = initial("h0", h0, (batch_size, hidden_size), W)
     A = initial("A0", A0, (batch_size, hidden_size, hidden_size), W)
@@ -337,7 +341,7 @@ def write(A: Array, h: Array, options: Options) -> Array:
     """Return λ A + η h hᵀ (B, H, H), a new array: equation (1)."""
     decay, rate = float(options.decay), float(options.rate)
     column, row = (rate * h)[:, :, None], h[:, None]
-    if A.nbytes <= IN_CACHE:  # calling `blocks` would take longer than the sums
+    if A.nbytes <= IN_ONE:
         written = decay * A
         written += column[0].dot(h) if len(h) == 1 else column * row  # dot takes half the time
         return written
