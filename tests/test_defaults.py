@@ -91,6 +91,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "layers": 1,
         "bidirectional": False,
     },
+    "network.Network.forward": {"gradients": True},
+    "network.Network.layer_arguments": {"name": "layer"},
     "network.ConvolutionalNetwork": {"threads": 1},
     "network.train_step": {"clip_norm": inf, "workspace": None},
     **{f"network.{model}.init": {"dtype": "float32"} for model in ("Model", "Network", "ConvolutionalNetwork")},
