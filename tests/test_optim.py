@@ -7,7 +7,7 @@ import warnings
 import numpy
 import pytest
 
-from fastweights_np import actor_critic, convnet, network, optim, roles
+from fastweights_np import actor_critic, convnet, multilevel, network, optim, roles
 from fastweights_np.trees import flatten, map_leaves
 
 
@@ -49,7 +49,10 @@ def all_parameters() -> dict[str, dict]:
         for layer_norm in (False, True):
             trees[f"{name} {layer_norm}"] = layer.init(rng, 3, 4, layer_norm=layer_norm)
     trees["tokens"] = network.Network(network.TokenEncoder(5), network.Classifier(3), 4, "lstm").init(rng)
-    trees["patches"] = network.Network(network.PatchEncoder(5), network.Classifier(3), 4, "multilevel").init(rng)
+    controls = {"controls": multilevel.Controls(*[[True]] * 4)}
+    trees["patches"] = network.Network(
+        network.PatchEncoder(5), network.Classifier(3), 4, "multilevel", options=controls
+    ).init(rng)
     layers = (convnet.Convolution(2, 3), convnet.Convolution(3, 3))
     trees["convnet"] = network.ConvolutionalNetwork(layers, network.Classifier(3), 8).init(rng)
     trees["agent"] = actor_critic.ActorCritic(5, 3, 4, "lstm").init(rng)
