@@ -103,10 +103,8 @@ def _of_retrieval() -> Iterable[Claim]:
         )  # fmt: skip
     ours, others = cell["fast_weights", 50], [cell[layer, 50] for layer in tables.BASELINES]
     with_layer_norm = _with_layer_norm(runs, 50)
-    soonest = [
-        min(map(_updates, other.runs), default=nan)
-        for other in [*others, *(entry for entry in with_layer_norm if entry.runs)]
-    ]
+    controls_run = [entry for entry in with_layer_norm if entry.runs]
+    soonest = [min(map(_updates, other.runs), default=nan) for other in [*others, *controls_run]]
     holds = all(max(map(_updates, ours.runs), default=nan) < each for each in soonest)
     yield Claim(
         f"Retrieval, R = 50: fast weights need the fewest updates (here: to a loss of {RETRIEVES} nats)", FIGURE_2,

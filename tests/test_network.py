@@ -77,6 +77,30 @@ def test_gradients_are_the_slope_in_a_random_direction(name, lengths):
         assert got == pytest.approx(expected, rel=1e-6, abs=1e-8), layer
 
 
+def check_that_they_are_alone(net, params, inputs, targets, documents, resets=None):
+    """Compare outputs, loss and gradients of a batch with each document alone: (sequence, first step, end)."""
+    outputs, _ = net.forward(params, inputs, lengths=LENGTHS, resets=resets)
+    loss, grads = net.loss_and_gradients(params, inputs, targets, fw.Workspace(), lengths=LENGTHS, resets=resets)
+    each, total, expected = net.at == "each", 0, dict.fromkeys(flatten(params), 0)
+    for n, start, end in documents:
+        options = net.options
+        if "controls" in options:
+            options = options | {"controls": Controls(*(signal[start:end] for signal in vars(CONTROLS).values()))}
+        alone, one = replace(net, options=options), inputs[start:end, n : n + 1]
+        wanted = targets[start:end, n : n + 1] if each else targets[n : n + 1]
+        weight = (end - start) / LENGTHS.sum() if each else 1 / B
+        got, _ = alone.forward(params, one)
+        numpy.testing.assert_allclose(
+            outputs[start:end, n] if each else outputs[n], got[:, 0] if each else got[0], 0, 1e-12
+        )
+        its_loss, its_grads = alone.loss_and_gradients(params, one, wanted)
+        total += weight * its_loss
+        expected = {path: expected[path] + weight * gradient for path, gradient in flatten(its_grads).items()}
+    assert loss == pytest.approx(total, abs=1e-12)
+    for path, gradient in flatten(grads).items():
+        numpy.testing.assert_allclose(gradient, expected[path], 0, 1e-12, err_msg=path)
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_a_padded_batch_is_each_sequence_alone(name):
     """Outputs, loss and gradients; padding of inputs and targets holds what would be an error or NaN."""
@@ -86,26 +110,7 @@ def test_a_padded_batch_is_each_sequence_alone(name):
     inputs[bad] = -1 if inputs.dtype.kind == "i" else numpy.nan
     if each:
         targets[bad] = -1 if targets.dtype.kind == "i" else numpy.nan
-    outputs, _ = net.forward(params, inputs, lengths=LENGTHS)
-    loss, grads = net.loss_and_gradients(params, inputs, targets, fw.Workspace(), lengths=LENGTHS)
-    total, expected = 0, dict.fromkeys(flatten(params), 0)
-    for n, length in enumerate(LENGTHS):
-        options = net.options
-        if "controls" in options:
-            options = options | {"controls": Controls(*(signal[:length] for signal in vars(CONTROLS).values()))}
-        alone, one = replace(net, options=options), inputs[:length, n : n + 1]
-        wanted = targets[:length, n : n + 1] if each else targets[n : n + 1]
-        weight = length / LENGTHS.sum() if each else 1 / B
-        got, _ = alone.forward(params, one)
-        numpy.testing.assert_allclose(
-            outputs[:length, n] if each else outputs[n], got[:, 0] if each else got[0], 0, 1e-12
-        )
-        its_loss, its_grads = alone.loss_and_gradients(params, one, wanted)
-        total += weight * its_loss
-        expected = {path: expected[path] + weight * gradient for path, gradient in flatten(its_grads).items()}
-    assert loss == pytest.approx(total, abs=1e-12)
-    for path, gradient in flatten(grads).items():
-        numpy.testing.assert_allclose(gradient, expected[path], 0, 1e-12, err_msg=path)
+    check_that_they_are_alone(net, params, inputs, targets, [(n, 0, length) for n, length in enumerate(LENGTHS)])
 
 
 RESETS = numpy.zeros((T, B), bool)
@@ -121,23 +126,8 @@ def test_documents_in_a_sequence_are_each_document_alone(name):
         with pytest.raises(ValueError, match=r'^resets: expected None .* use at="each"$'):
             net.forward(params, inputs, resets=RESETS)
         return
-    outputs, _ = net.forward(params, inputs, lengths=LENGTHS, resets=RESETS)
-    loss, grads = net.loss_and_gradients(params, inputs, targets, lengths=LENGTHS, resets=RESETS)
-    each, total, expected = net.at == "each", 0, dict.fromkeys(flatten(params), 0)
-    for n, start, end in DOCUMENTS if each else DOCUMENTS[2:]:
-        one = inputs[start:end, n : n + 1]
-        got, _ = net.forward(params, one)
-        numpy.testing.assert_allclose(
-            outputs[start:end, n] if each else outputs[n], got[:, 0] if each else got[0], 0, 1e-12
-        )
-        weight = (end - start) / LENGTHS.sum() if each else 1 / B
-        wanted = targets[start:end, n : n + 1] if each else targets[n : n + 1]
-        its_loss, its_grads = net.loss_and_gradients(params, one, wanted)
-        total += weight * its_loss
-        expected = {path: expected[path] + weight * gradient for path, gradient in flatten(its_grads).items()}
-    assert loss == pytest.approx(total, abs=1e-12)
-    for path, gradient in flatten(grads).items():
-        numpy.testing.assert_allclose(gradient, expected[path], 0, 1e-12, err_msg=path)
+    documents = DOCUMENTS if net.at == "each" else DOCUMENTS[2:]
+    check_that_they_are_alone(net, params, inputs, targets, documents, resets=RESETS)
 
 
 @pytest.mark.parametrize("name", KINDS)
