@@ -58,6 +58,7 @@ def main(arguments: list[str]) -> int:
         each.add_argument(
             "--threads", type=_positive, nargs="+", default=[1, cores], help="number of cores for each framework"
         )
+    commands.add_parser("ranks", help="measure updates per second of training on one rank and on all: mpiexec -n 2")
     actors = commands.add_parser("actors", help="measure frames per second of catch's training for numbers of actors")
     actors.add_argument("--layer", choices=("fast_weights", "irnn", "lstm"), default="fast_weights")
     actors.add_argument("--actors", type=_positive, nargs="+", default=[1, cores], help="numbers of actors to measure")
@@ -173,6 +174,10 @@ def _do(chosen: argparse.Namespace) -> None:
         from . import loop
 
         loop.run(chosen.layer, sorted(set(chosen.threads)), chosen.task)
+    elif chosen.command == "ranks":
+        from . import ranks
+
+        ranks.run()
     elif chosen.command == "actors":
         from . import actors
 

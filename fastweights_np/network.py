@@ -16,6 +16,7 @@ import numpy
 
 from . import associative_lstm, checks, convnet, fast_weights, irnn, learned, lstm, multilevel
 from .backend import Array, array_module
+from .distributed import Ranks
 from .optim import clip_by_global_norm
 from .parts import (
     Classifier,
@@ -327,16 +328,21 @@ class ConvolutionalNetwork(Model):
 
 def train_step(
     model: Model, params: Tree, optimizer: Any, inputs: Array, targets: Array, learning_rate: float, *,
-    clip_norm: float = inf, workspace: Workspace | None = None,
+    clip_norm: float = inf, workspace: Workspace | None = None, ranks: Ranks | None = None, weight: float = 1.0,
 ) -> Array:  # fmt: skip
     """Update params once, in place, by the optimizer; return the loss before the update (0-d, on the arrays' device).
 
-    Gradients are scaled down to a joint norm of clip_norm if their joint norm is larger.
+    Gradients are scaled down to a joint norm of clip_norm if their joint norm is larger. With ranks (distributed.py),
+    inputs and targets are this rank's share of the batch, and weight is its fraction of the batch. The update and the
+    loss are those of the whole batch, on every rank.
     """
     checks.number("clip_norm", clip_norm)
     if not clip_norm >= 0:
         raise ValueError(f"clip_norm: expected a number of at least 0, or infinity, got {clip_norm}")
     loss, grads = model.loss_and_gradients(params, inputs, targets, workspace)
+    if ranks is not None:
+        loss, grads = ranks.add_up({"loss": loss, "grads": grads}, weight).values()
+        loss = loss.copy()  # a view would keep all gradients in memory
     if clip_norm < inf:
         clip_by_global_norm(grads, clip_norm)
     optimizer.step(params, grads, learning_rate)

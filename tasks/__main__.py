@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import shlex
 import signal
 import sys
+from contextlib import ExitStack, redirect_stdout
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -72,34 +74,40 @@ def _run(arguments: list[str]) -> int:
     try:
         from threadpoolctl import threadpool_limits
 
-        from fastweights_np import to_device
+        from fastweights_np import distributed, to_device
 
-        from .running import command_line, failures, folders, machine, runs
+        from .running import command_line, failing_ranks, folders, machine, provenance, runs
 
         task = _imported(name)
     except ModuleNotFoundError as error:
         print(MISSING.format(error.name), file=sys.stderr)
         return 2
 
-    settings, folder, program = None, None, f"python -m tasks {name}"
+    ranks, settings, folder, program = distributed.Ranks(), None, None, f"python -m tasks {name}"
     if name == "retrieval" and {option.partition("=")[0] for option in options} & {"--ask", "--from"}:
         return importlib.import_module("tasks.asking").main(options, program)
     try:
         _interrupt_by_exception()
-        settings = command_line.settings_asked_for(task.Settings, options, program)
-        machine.check(settings)
-        to_device({}, settings.device)  # raises before the folder is made
-        data = task.load(settings)  # likewise
-        with runs.interrupts_noted(), folders.open_folder(settings) as folder:
+        ranks = distributed.ranks()
+        ranks.check_same({"command": shlex.join(arguments)} | provenance.software())
+        with ExitStack() as stack:
+            if ranks.rank:  # only rank 0 prints, and writes to the folder
+                stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            settings = ranks.first(lambda: command_line.settings_asked_for(task.Settings, options, program))
+            machine.check(settings)
+            settings.check_ranks(ranks.size)
+            to_device({}, settings.device)  # raises before the folder is made
+            data = ranks.first_then_others(lambda: task.load(settings))  # likewise
+            stack.enter_context(runs.interrupts_noted())
+            folder = ranks.first(lambda: stack.enter_context(folders.open_folder(settings)))
             print(f"{name}: writing to {folder}", flush=True)
             with threadpool_limits(settings.blas_threads):
                 task.run(settings, folder, data)
-            files = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
-            print(f"\nfiles: {', '.join(files)} in {folder}")
+            if ranks.rank == 0:
+                files = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
+                print(f"\nfiles: {', '.join(files)} in {folder}")
     except (Exception, KeyboardInterrupt) as error:
-        code, sentence = failures.explained(error, settings, folder, program)
-        print(f"tasks: {sentence}", file=sys.stderr)
-        return code
+        return failing_ranks.ended(ranks, error, settings, folder, program)
     return 0
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 import numpy
 from tqdm import tqdm
 
-from fastweights_np import checks, fast_weights, files, to_device, to_host
+from fastweights_np import checks, distributed, fast_weights, files, to_device, to_host
 from fastweights_np.actor_critic import ActorCritic
 from fastweights_np.backend import array_module
 from fastweights_np.trees import flatten
@@ -39,6 +39,7 @@ class Progress(TypedDict):
 
     settings: dict
     seconds: float
+    ranks: int
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,19 @@ class Settings(LayerSettings, RunSettings):
         if self.method == "a3c" and self.device != "cpu":
             raise ValueError("device: expected cpu for a3c, whose actors are processes; on a GPU take --method a2c")
 
+    def check_ranks(self, ranks: int) -> None:
+        """Raise ValueError unless this number of ranks can share the games."""
+        if ranks > 1 and self.method == "a3c":
+            raise ValueError(
+                f"method: expected a2c for {ranks} ranks, got a3c, whose actors share one machine's memory; pass "
+                "--method a2c, or start it without mpiexec"
+            )
+        if ranks > self.games:
+            raise ValueError(
+                f"games: expected at least one for each of the {ranks} ranks, got {self.games}; raise it, or start "
+                "fewer ranks"
+            )
+
     @property
     def reports(self) -> int:
         """Return the number of lines of metrics that a whole run writes."""
@@ -178,6 +192,8 @@ def run(settings: Settings, folder: Path, data: None) -> dict[str, Any]:
     config = settings.a3c_config()
     training = _Training(settings, config, folder)
     training.run()
+    if distributed.ranks().rank:
+        return {}
     shared, curve = training.shared, training.curve()
     greedy, sampled = (_play(settings, config, shared.params, noise) for noise in (0.0, 1.0))
     result: dict[str, Any] = {
@@ -221,7 +237,8 @@ class _Training:
 
     def __init__(self, settings: Settings, config: A3CConfig, folder: Path) -> None:
         self._settings, self._config, self._folder = settings, config, folder
-        stored = checkpoints.load(folder, settings)
+        self._ranks = distributed.ranks()
+        stored = self._ranks.first(lambda: checkpoints.load(folder, settings))
         actors = settings.actors or (_actors_of(stored[0]) if stored else cores())
         self._make_game = partial(Catch, settings.rules(), settings.games, settings.dtype)
         self._actors = Actors(config, actors, self._make_game) if settings.method == "a3c" else None
@@ -231,12 +248,14 @@ class _Training:
             arrays, info = stored
             self.shared.load(folder / checkpoints.NAME, arrays)
             self.seconds = info["seconds"]
+            checkpoints.note_ranks(info["ranks"])
             self._print_origin()
             return
         weights = config.agent.init(settings.streams(1)[0], config.dtype)
         if settings.initial is not None:
             path, ours = settings.initial / checkpoints.NAME, weights
-            weights, _ = checkpoints.initial_params(settings.initial)
+            initial = settings.initial
+            weights, _ = self._ranks.first(lambda: checkpoints.initial_params(initial))
             checkpoints.check_arrays(path, weights, ours, "name a run of the same network by --initial")
         for name, leaf in flatten(to_device(weights, settings.device)).items():
             flatten(self.shared.params)[name][...] = leaf
@@ -249,7 +268,7 @@ class _Training:
         saved, part = started, 0
         bar = tqdm(total=self._config.budget, disable=None, unit=" frames", unit_scale=True, dynamic_ncols=True)
         with interrupts_noted() as interrupted, bar, self._playing():
-            while self._play_on() and not interrupted:
+            while self._play_on() and not self._ranks.any(bool(interrupted)):
                 now, frames = time.perf_counter(), self.shared.frames()
                 self.seconds = before + now - started
                 bar.n = min(frames, self._config.budget)
@@ -265,6 +284,7 @@ class _Training:
                     self.save()
                     saved = now
         self.seconds = before + time.perf_counter() - started
+        self._ranks.check_equal(self.shared.params)
         self.save()
         if self.shared.frames() < self._config.budget:
             raise Interruption
@@ -274,7 +294,9 @@ class _Training:
     def _playing(self) -> Iterator[None]:
         """Run the actors, if there are any, within the block. If one dies, save a checkpoint and raise ActorError."""
         if self._actors is None:
-            self._learner = Learner(self._config, self.shared, self._make_game(xp=self._module()))
+            share = self._ranks.share(self._config.games)
+            game = self._make_game(xp=self._module(), share=share)
+            self._learner = Learner(self._config, self.shared, game, ranks=self._ranks)
             yield
             return
         try:
@@ -330,13 +352,19 @@ class _Training:
 
     def _write_metrics(self, parts: int) -> None:
         """Write the metrics of the finished parts. A line changes later only for games that began in its part."""
+        if self._ranks.rank:
+            return
         files.write_text(self._folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.curve(parts)))
 
     def save(self) -> None:
         """Write a checkpoint. Raise FloatingPointError if a number is not finite; the previous checkpoint is kept."""
+        if self._ranks.rank:
+            return
         with self._actors.paused() if self._actors else nullcontext():
             arrays = to_host(self.shared.arrays())
-            info: Progress = {"settings": self._settings.as_json(), "seconds": self.seconds}
+            info: Progress = {
+                "settings": self._settings.as_json(), "seconds": self.seconds, "ranks": self._ranks.size,
+            }  # fmt: skip
             checkpoints.save(self._folder, arrays, dict(info), f"frame {self.shared.frames()}")
 
     def _print_origin(self) -> None:

@@ -7,8 +7,7 @@ error near it means that the model does not retrieve.
 
 from __future__ import annotations
 
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import comb, factorial, log
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import numpy
 from numpy.polynomial.polynomial import polypow
 
-from fastweights_np import checks, fast_weights, to_device, to_host
+from fastweights_np import checks, distributed, fast_weights, to_device, to_host
 from fastweights_np.network import Classifier, Network, TokenEncoder
 
 from .running import runs, training
@@ -127,7 +126,6 @@ def network(settings: Settings) -> Network:
     return Network(
         encoder=TokenEncoder(len(TOKENS)),
         readout=Classifier(classes=10),
-        processes=settings.processes,
         **settings.of_layer(),
     )
 
@@ -137,9 +135,8 @@ def run(settings: Settings, folder: Path, data: tuple[Split, Split, Split]) -> d
     splits = to_device(data, settings.device)
     test_set = splits[-1]
     watched = {"test": test_set} if settings.test_curve else {}
-    with closing(network(settings)) as net:
-        outcome = training.train(net, settings, folder, splits, watched)
-    net = replace(net, processes=1)  # the rest is fast, and needs the layer's own cache
+    net = network(settings)
+    outcome = training.train(net, settings, folder, splits, watched)
     nll, error = training.evaluate(net, outcome.params, test_set)
     floor_error, floor_nll = key_blind_floor(settings.pairs)
     result: dict[str, Any] = {
@@ -154,6 +151,8 @@ def run(settings: Settings, folder: Path, data: tuple[Split, Split, Split]) -> d
     }
     if settings.generalize:
         result["generalization"] = generalization(net, outcome.params, settings)
+    if distributed.ranks().rank:
+        return result
     runs.store_result(folder, settings, result)
     chosen = f"epoch {outcome.best['epoch']}, the best on the validation set"
     print(f"\ntest error {error:.3%}, negative log likelihood {nll:.5f} nats ({chosen})")

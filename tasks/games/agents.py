@@ -28,6 +28,7 @@ from threadpoolctl import threadpool_limits
 from fastweights_np import Workspace, actor_critic, optim, shared_arrays, to_device
 from fastweights_np.actor_critic import ActorCritic
 from fastweights_np.backend import Array, array_module
+from fastweights_np.distributed import Ranks
 from fastweights_np.trees import flatten, map_leaves, unflatten
 
 from ..running import checkpoints
@@ -140,9 +141,16 @@ class SharedState:
 
 
 class Learner:
-    """A learner: it plays batches of games and updates the shared state. Several learners may share one state."""
+    """A learner: it plays batches of games and updates the shared state. Several learners may share one state.
 
-    def __init__(self, config: A3CConfig, shared: SharedState, game: Game, actor: int = 0) -> None:
+    Several ranks share the games of one learner, and `game` holds this rank's share.
+    """
+
+    def __init__(
+        self, config: A3CConfig, shared: SharedState, game: Game, actor: int = 0, ranks: Ranks | None = None
+    ) -> None:  # fmt: skip
+        self._ranks = ranks or Ranks()
+        self._mine = self._ranks.share(config.games)
         self._config, self._shared, self._game, self._actor = config, shared, game, actor
         self._optimizer = OPTIMIZERS[config.optimizer](shared.params, moments=shared.moments)
         self._params = map_leaves(lambda leaf: leaf.copy(), shared.params)
@@ -193,8 +201,9 @@ class Learner:
             own[...] = leaf
         agent, params, dtype = config.agent, self._params, config.dtype
         # the argmax of the logits plus Gumbel noise is a sample from the softmax
-        noise = xp.asarray(rng.gumbel(size=(steps, config.games, agent.actions)).astype(dtype))
-        actions, rewards = xp.empty((steps, config.games), "int64"), xp.empty((steps, config.games), dtype)
+        noise = xp.asarray(rng.gumbel(size=(steps, config.games, agent.actions))[:, self._mine].astype(dtype))
+        games = noise.shape[1]
+        actions, rewards = xp.empty((steps, games), "int64"), xp.empty((steps, games), dtype)
 
         def act(t: int, logits: Array) -> None:
             actions[t] = (logits + noise[t]).argmax(axis=1)
@@ -206,10 +215,10 @@ class Learner:
             return game.seen()
 
         workspace = self._workspaces.setdefault(steps, Workspace())
-        logits, values, cache = agent.forward(params, see, steps, config.games, state, workspace)
+        logits, values, cache = agent.forward(params, see, steps, games, state, workspace)
         act(steps - 1, logits[-1])
         if game.over:
-            state, following = None, xp.zeros(config.games, dtype)
+            state, following = None, xp.zeros(games, dtype)
         else:
             state = agent.final_state(cache)
             following = agent.next_values(params, game.seen(), state)
@@ -218,11 +227,17 @@ class Learner:
             logits, values, actions, targets, config.value_weight, config.entropy_weight
         )
         grads = agent.backward(dlogits, dvalues, cache)
+        summed = self._ranks.add_up(
+            {"reward": rewards.sum() / games, "loss": loss._asdict(), "grads": grads}, self._ranks.weight(config.games)
+        )
+        # copies: a view would keep all gradients in memory
+        reward, loss = map_leaves(lambda value: value.copy(), (summed["reward"], type(loss)(**summed["loss"])))
+        grads = summed["grads"]
         optim.clip_by_global_norm(grads, config.clip_norm)
         self._optimizer.updates = int(self._shared.updates.sum())
         self._optimizer.step(self._shared.params, grads, learning_rate)
         self._shared.updates[self._actor] += 1
-        return state, rewards.sum() / config.games, loss
+        return state, reward, loss
 
 
 # ----------------------------------------------------------------------------------------------------- several learners

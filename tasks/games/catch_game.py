@@ -52,23 +52,29 @@ class Rules:
 
 
 class Catch(HoldsModule):
-    """A batch of games that begin and end together, held in arrays of the module `xp`."""
+    """A batch of games that begin and end together, held in arrays of the module `xp`.
 
-    def __init__(self, rules: Rules, games: int, dtype: str = "float32", xp: ModuleType = numpy) -> None:
+    share: the games that are played here; None for all. The others' initial positions are drawn, too.
+    """
+
+    def __init__(
+        self, rules: Rules, games: int, dtype: str = "float32", xp: ModuleType = numpy, share: slice | None = None
+    ) -> None:  # fmt: skip
         checks.count("games", games, least=1)
         self.rules, self._xp, self._dtype = rules, xp, dtype
-        self._everyone = xp.arange(games)
+        self._games, self._share = games, share or slice(games)
+        self._everyone = xp.arange(len(range(games)[self._share]))
         self.frame = 0
-        self.ball = self.paddle = xp.zeros(games, "int64")  # columns: of the ball, of the paddle's left end
+        self.ball = self.paddle = xp.zeros_like(self._everyone)  # columns: of the ball, of the paddle's left end
 
     def reset(self, rng: numpy.random.Generator) -> None:
         """Begin new games. The initial positions of balls and paddles are drawn on the host."""
-        rules, games = self.rules, len(self._everyone)
+        rules, games = self.rules, self._games
         self.frame = 0
-        self.ball = self._xp.asarray(rng.integers(0, rules.size, games))
+        self.ball = self._xp.asarray(rng.integers(0, rules.size, games)[self._share])
         places = rules.size - rules.paddle_width + 1
         start = rng.integers(0, places, games) if rules.paddle_start == "random" else numpy.full(games, places // 2)
-        self.paddle = self._xp.asarray(start)
+        self.paddle = self._xp.asarray(start[self._share])
 
     @property
     def over(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 
-from fastweights_np import checkpoint, checks, to_host
+from fastweights_np import checkpoint, checks, distributed, to_host
 from fastweights_np.structures import difference
 from fastweights_np.trees import flatten
 
@@ -43,6 +43,7 @@ def load(folder: Path, settings: RunSettings) -> tuple[dict[str, Any], dict[str,
     if not path.exists() and not (folder / "metrics.jsonl").exists():
         return None
     arrays, info = _read(path)
+    info = {"ranks": 1} | info  # older checkpoints are of one process
     names = (*groups, *info_types.__annotations__)
     checks.keys("checkpoint", arrays | info, names, remedy=f"{path} is not of this task; {ANEW}")
     try:
@@ -53,6 +54,17 @@ def load(folder: Path, settings: RunSettings) -> tuple[dict[str, Any], dict[str,
         raise unfit(path, f"seconds: expected at least 0, got {info['seconds']}")
     settings.check_resumed(info["settings"], path)
     return arrays, info
+
+
+def note_ranks(before: int) -> None:
+    """Print that a run resumes with another number of ranks, if it does."""
+    now = distributed.ranks().size
+    if now != before:
+        print(
+            f"ranks: {now} resume what {before} began: results equal those of one run up to rounding error, not bit "
+            "for bit",
+            flush=True,
+        )
 
 
 def load_for_longer(settings: RunSettings) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,11 +1,11 @@
-"""Count this machine's cores, and check that threads, processes and actors do not exceed them by far."""
+"""Count this machine's cores, and check that threads and actors do not exceed them by far."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-MOST = 16  # threads, processes or actors for each core; more only wait for one another and use memory
+MOST = 16  # threads or actors for each core; more only wait for one another and use memory
 
 
 def cores() -> int:
@@ -14,9 +14,9 @@ def cores() -> int:
 
 
 def check(settings: Any) -> None:
-    """Raise ValueError for more than MOST threads, processes or actors for each core."""
+    """Raise ValueError for more than MOST threads or actors for each core."""
     most = MOST * cores()
-    for name in ("threads", "processes", "actors"):
+    for name in ("threads", "actors"):
         if (value := getattr(settings, name, None)) is not None and value > most:
             raise ValueError(
                 f"{name}: expected at most {most}, {MOST} for each of the {cores()} cores, got {value}; lower --{name}"

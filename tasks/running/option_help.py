@@ -18,7 +18,7 @@ from .layers import TAKES
 from .runs import RunSettings
 
 GROUPS = {
-    "run": ("settings", "resume", "seed", "device", "dtype", "threads", "processes"),
+    "run": ("settings", "resume", "seed", "device", "dtype", "threads"),
     "data": (
         "data", "data_dir", "pairs", "training_size", "validation_size", "test_size", "keep_duplicates", "patch",
         "shift", "mirror", "glimpse_type", "size", "visible", "paddle_width", "paddle_start",

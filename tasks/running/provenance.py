@@ -28,6 +28,11 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def software() -> dict[str, Any]:
+    """Return the versions that must be the same on all ranks."""
+    return {name: provenance()[name] for name in ("commit", "python", "numpy")}
+
+
 def _commit() -> str:
     def git(*arguments: str) -> str:
         here = Path(__file__).parent

@@ -22,13 +22,13 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy
 import tyro
 
-from fastweights_np import checks, files, optim
+from fastweights_np import checks, distributed, files, optim
 
 from . import typed
 from .provenance import provenance
 
 # settings for folders and devices: they may change when a run is resumed
-PLACES = ("out", "resume", "continues", "settings", "device", "processes", "data_dir")
+PLACES = ("out", "resume", "continues", "settings", "device", "data_dir")
 KEPT = ("data_dir",)  # the places that resuming needs
 ABOUT = ("task", "command", "origin")  # entries of settings.json in addition to the settings
 NOT_FINITE = "lower --learning-rate or --clip-norm, or --rate if the layer is fast_weights"  # remedy in error messages
@@ -113,6 +113,9 @@ class RunSettings:
         checks.not_negative("learning_rate", self.learning_rate)
         checks.not_negative("clip_norm", self.clip_norm)
         checks.fraction("hold", self.hold)
+
+    def check_ranks(self, ranks: int) -> None:
+        """Raise ValueError unless this number of ranks can share the run."""
 
     @property
     def reports(self) -> int:
@@ -301,7 +304,7 @@ def write_json(path: Path, value: Any) -> None:
 def store_result(folder: Path, settings: RunSettings, result: dict[str, Any]) -> None:
     """Write result.json: the settings, the provenance and the result."""
     made_by: dict[str, Any] = {"task": settings.task, "settings": settings.as_json(), "device": settings.device}
-    made_by |= {"processes": getattr(settings, "processes", 1)} | provenance()
+    made_by |= {"ranks": distributed.ranks().size} | provenance()
     started = read_json(folder / "settings.json")
     made_by |= {name: started[name] for name in ("command", "origin") if name in started}  # of the first session
     finished = {"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}

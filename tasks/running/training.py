@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypedDict
 import numpy
 from tqdm import tqdm
 
-from fastweights_np import Workspace, checks, files, ops, optim
+from fastweights_np import Workspace, checks, distributed, files, ops, optim
 from fastweights_np.backend import Array, to_device, to_host
 from fastweights_np.network import Model, train_step
 from fastweights_np.trees import map_leaves
@@ -38,6 +38,7 @@ class Progress(TypedDict):
     best: dict
     curve: list
     seconds: float
+    ranks: int
 
 
 @dataclass(frozen=True)
@@ -59,26 +60,24 @@ class TrainingSettings(RunSettings):
     threads: int = 1
     """BLAS threads. The matrix products are small, so several threads usually slow the run down. The ConvNet splits
     each batch among its threads, which speeds it up."""
-    processes: int = 1
-    """Processes that share each batch in the recurrent layer. Two are faster than one from about 100 units."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.count("epochs", self.epochs, least=1)
         checks.count("batch_size", self.batch_size, least=1)
-        checks.count("processes", self.processes, least=1)
-        if self.processes > 1 and self.device != "cpu":
-            raise ValueError(f"processes: expected 1 on a GPU, got {self.processes}; leave --processes away")
-        if self.processes > self.batch_size:
-            raise ValueError(
-                f"processes: expected at most batch_size, {self.batch_size}, which they share, got {self.processes}; "
-                "lower one or raise the other"
-            )
         checks.not_negative("weight_decay", self.weight_decay)
         if self.weight_decay * self.learning_rate > 1:
             raise ValueError(
                 f"weight_decay: expected at most 1 / learning_rate, {1 / self.learning_rate:g}, got "
                 f"{self.weight_decay}: weights would change their sign; lower one of them"
+            )
+
+    def check_ranks(self, ranks: int) -> None:
+        """Raise ValueError unless this number of ranks can share a batch."""
+        if ranks > self.batch_size:
+            raise ValueError(
+                f"batch_size: expected at least an example for each of the {ranks} ranks, got {self.batch_size}; raise "
+                "it, or start fewer ranks"
             )
 
     @property
@@ -157,19 +156,24 @@ def evaluate(
 ) -> tuple[float, float]:  # fmt: skip
     """Return (mean negative log likelihood in nats, error rate) over a split. Append the answers to `answers`.
 
-    at_once: number of examples that are evaluated at once.
+    at_once: number of examples that are evaluated at once. Several ranks share the split, and all must call this.
     """
+    ranks, own = distributed.ranks(), list[Array]()
     count, nll, wrong = 0, 0.0, 0.0
-    for start in range(0, len(split.labels), at_once):
-        inputs, labels = split.batch(slice(start, start + at_once))
+    mine = ranks.share(len(split.labels))
+    for start in range(mine.start, mine.stop, at_once):
+        inputs, labels = split.batch(slice(start, min(start + at_once, mine.stop)))
         count += len(labels)
         logits, _ = network.forward(params, inputs, workspace)
         nll += ops.softmax_cross_entropy(logits, labels)[0].sum(dtype="float64")
         answered = logits.argmax(axis=1)
         wrong += (answered != labels).sum()
-        if answers is not None:
-            answers.append(answered)
-    return float(nll) / count, float(wrong) / count
+        own.append(answered)
+    if answers is not None:
+        answers += [each for of_rank in ranks.gather(to_host(own)) for each in of_rank]
+    sums = numpy.array([float(nll), float(wrong), count])
+    nll, wrong, count = ranks.add_up({"sums": sums})["sums"].tolist()
+    return nll / count, wrong / count
 
 
 def train(
@@ -185,8 +189,12 @@ def train(
     Evaluate and write a checkpoint after each epoch. Raise Interruption on Ctrl-C, after a
     checkpoint; FloatingPointError, naming the update, if a loss, a gradient or a parameter is not finite; ValueError if
     the checkpoint belongs to other settings.
+
+    Several ranks share each batch. All of them call this function and return the same outcome; rank 0 writes.
     """
-    run = _Run(network, settings, folder, splits[0], fingerprint(*splits))
+    ranks, data = distributed.ranks(), fingerprint(*splits)
+    ranks.check_same({"data": f"SHA-256 {data}"})
+    run = _Run(network, settings, folder, splits[0], data)
     with interrupts_noted() as interrupted:
         run.restore()
         bar = tqdm(total=run.updates, initial=run.update, disable=None, unit=" updates", dynamic_ncols=True)
@@ -197,7 +205,7 @@ def train(
                         loss = run.report()
                         bar.set_postfix({"loss": f"{loss:.4f}", "validation error": run.latest_error()}, refresh=False)
                         bar.update(run.update - bar.n)
-                    if interrupted and run.update % run.batches:
+                    if ranks.any(bool(interrupted)) and run.update % run.batches:
                         run.report()
                         run.save()
                         raise Interruption
@@ -205,7 +213,7 @@ def train(
                 run.finish_epoch(measure or run.evaluation_of(splits[1]), watched)
                 if bar.disable:  # no terminal
                     print(run.epoch_line(), flush=True)
-                if interrupted:
+                if ranks.any(bool(interrupted)):
                     raise Interruption
             bar.update(run.update - bar.n)
     return Outcome(run.best_params, run.best, run.curve, run.update, run.seconds())
@@ -223,6 +231,8 @@ class _Run:
         self.optimizer = optim.Adam(self.params, weight_decay=settings.weight_decay)
         self.batches = len(training.labels) // settings.batch_size
         self.update, self.updates = 0, self.batches * settings.epochs
+        self._ranks = distributed.ranks()
+        self._mine = self._ranks.share(settings.batch_size)
         self.best_params, self.best = self.params, dict[str, float]()
         self.curve: list[dict[str, float]] = []
         self._workspace, self._evaluation = Workspace(), Workspace()
@@ -234,9 +244,9 @@ class _Run:
     def _initial(self, params: dict[str, Any]) -> dict[str, Any]:
         """Return the best parameters of the run that settings.initial names, or `params` if it names none."""
         run = self.settings.initial
-        if run is None or (self.folder / checkpoints.NAME).exists():
+        if run is None or distributed.ranks().first((self.folder / checkpoints.NAME).exists):
             return params
-        best, _ = checkpoints.initial_params(run)
+        best, _ = distributed.ranks().first(lambda: checkpoints.initial_params(run))
         checkpoints.check_arrays(run / checkpoints.NAME, best, params, "name a run of the same network by --initial")
         return best
 
@@ -247,12 +257,12 @@ class _Run:
         training = self.training.augmented(self._order)
         done, size = self.update % self.batches, self.settings.batch_size
         for start in range(done * size, self.batches * size, size):
-            inputs, labels = training.batch(order[start : start + size])
+            inputs, labels = training.batch(order[start : start + size][self._mine])
             try:
                 loss = train_step(
                     self.network, self.params, self.optimizer, inputs, labels,
                     self.settings.rate_at(self.update, self.updates), clip_norm=self.settings.clip_norm,
-                    workspace=self._workspace,
+                    workspace=self._workspace, ranks=self._ranks, weight=self._ranks.weight(size),
                 )  # fmt: skip
             except FloatingPointError as error:
                 raise FloatingPointError(f"{error}; it was update {self.update + 1}; {NOT_FINITE}") from error
@@ -298,10 +308,13 @@ class _Run:
         if not self.best or [line[name] for name in metrics] < [self.best[name] for name in metrics]:
             self.best, self.best_params = line, map_leaves(lambda array: array.copy(), self.params)
         self.curve.append(line)
+        self._ranks.check_equal(self.params)
         self.save()  # before the metrics, which resuming rewrites from the checkpoint
         self._write_metrics()
 
     def _write_metrics(self) -> None:
+        if self._ranks.rank:
+            return
         lines = "".join(json.dumps(line) + "\n" for line in self.curve)
         files.write_text(self.folder / "metrics.jsonl", lines)
 
@@ -330,6 +343,8 @@ class _Run:
 
     def save(self) -> None:
         """Write a checkpoint. Raise FloatingPointError if a number is not finite; the previous checkpoint is kept."""
+        if self._ranks.rank:
+            return
         arrays = {"params": self.params, "best_params": self.best_params, "optimizer": self._moments()}
         info: Progress = {
             "settings": self.settings.as_json(),
@@ -340,12 +355,13 @@ class _Run:
             "best": self.best,
             "curve": self.curve,
             "seconds": self.seconds(),
+            "ranks": self._ranks.size,
         }
         checkpoints.save(self.folder, arrays, dict(info), f"update {self.update}")
 
     def restore(self) -> None:
         """Resume from the folder's checkpoint, if there is one. Raise ValueError if it does not fit the run."""
-        stored = checkpoints.load(self.folder, self.settings)
+        stored = self._ranks.first(lambda: checkpoints.load(self.folder, self.settings))
         if stored is None:
             return  # a new run, or one stopped in the first epoch
         arrays, info = stored
@@ -358,6 +374,7 @@ class _Run:
                 "name their folder by --data-dir, or start anew"
             )
         self._check_progress(path, info)
+        checkpoints.note_ranks(info["ranks"])
         arrays = to_device(arrays, self.settings.device)
         self.params, self.best_params = arrays["params"], arrays["best_params"]
         self.update, self.best, self.curve = info["update"], info["best"], info["curve"]

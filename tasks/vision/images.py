@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy
 
-from fastweights_np import checks, convnet, multilevel, to_device, to_host
+from fastweights_np import checks, convnet, distributed, multilevel, to_device, to_host
 from fastweights_np.backend import Array
 from fastweights_np.convnet import Convolution
 from fastweights_np.network import Classifier, ConvolutionalNetwork, Model, Network, PatchEncoder
@@ -72,8 +71,6 @@ class ImageSettings(LayerSettings, TrainingSettings):
         checks.count("validation_size", self.validation_size, least=1)
         checks.count("patch", self.patch, least=1)
         checks.count("shift", self.shift, least=0)
-        if self.layer == "convnet" and self.processes > 1:
-            raise ValueError(f"processes: expected 1 for the ConvNet, got {self.processes}; --threads 2 speeds it up")
 
 
 class Images:
@@ -182,17 +179,17 @@ def model(settings: ImageSettings, side: int, classes: int) -> Model:
         glimpsed = glimpses.layout(side, settings.patch)
         of_layer["options"] |= {"controls": glimpses.controls(glimpsed, settings.wipe, settings.integrate)}
     inputs = settings.patch**2 + glimpses.TYPES * settings.glimpse_type
-    return Network(PatchEncoder(inputs), readout, processes=settings.processes, **of_layer)
+    return Network(PatchEncoder(inputs), readout, **of_layer)
 
 
 def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
     """Train, test the parameters that were best on the validation set, store the result and draw the pictures."""
     side, classes = data.test.pixels.shape[-1], data.classes
-    with closing(model(settings, side, len(classes))) as net:
-        outcome = training.train(net, settings, folder, (data.training, data.validation, data.test))
-    if isinstance(net, Network):
-        net = replace(net, processes=1)  # the rest is fast, and needs the layer's own cache
+    net = model(settings, side, len(classes))
+    outcome = training.train(net, settings, folder, (data.training, data.validation, data.test))
     nll, error, answers = test(net, outcome.params, data.test)
+    if distributed.ranks().rank:
+        return {}
     labels, confusion = to_host(data.test.labels), numpy.zeros((len(classes), len(classes)), int)
     numpy.add.at(confusion, (labels, answers), 1)
     recall = recall_by_class(confusion, classes)

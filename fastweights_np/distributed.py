@@ -1,0 +1,220 @@
+"""Train one model on several processes, also on several machines, over MPI. Each rank computes a share of each batch.
+
+    ranks = fw.distributed.ranks()                          # one rank, unless mpiexec started several
+    params = ranks.broadcast(params)
+    mine = ranks.share(batch_size)
+    loss, grads = model.loss_and_gradients(params, x[:, mine], targets[mine])
+    grads = ranks.add_up(grads, ranks.weight(batch_size))   # the gradient of the mean over the whole batch
+    optimizer.step(params, grads, learning_rate)            # the same on every rank
+
+    mpiexec -n 2 python script.py
+
+Gradients add up in one Allreduce of one vector. Every rank receives the same bits, so that parameters stay equal.
+Arrays of a GPU are passed to an MPI that reports support for CUDA, and are otherwise copied to the host and back.
+mpi4py is imported only by a process that mpiexec, mpirun or srun started. Give each rank one BLAS thread:
+OPENBLAS_NUM_THREADS=1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import cache
+from math import inf
+from typing import Any, TypeVar
+
+import numpy
+
+from . import checks
+from .backend import Array, array_module, to_host
+from .trees import flatten, unflatten
+
+__all__ = ["Ranks", "ranks", "without_launcher"]
+
+T = TypeVar("T")
+Tree = dict[str, Any]
+
+# how launchers tell a process the number of ranks: MPICH, Intel MPI and srun --mpi=pmi2; Open MPI; srun --mpi=pmix
+SIZES = {"PMI_SIZE": "PMI_RANK", "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK", "SLURM_STEP_NUM_TASKS": "PMIX_RANK"}
+LAUNCHED = ("PMI_", "PMIX_", "OMPI_", "PRTE_", "HYDI_")  # how the names of launchers' variables begin
+INSTALL = 'pip install "fastweights-np[mpi]", or mpi4py for the MPI of your cluster'
+POLL = 1e-3  # seconds between two checks
+
+
+class Ranks:
+    """The processes that train together, and this one's number among them, `rank` from 0 to `size` - 1.
+
+    All ranks must call `add_up`, `broadcast`, `first`, `any`, `gather` and the checks in the same order.
+    """
+
+    def __init__(self, communicator: Any = None) -> None:
+        """Take the ranks of an mpi4py communicator; None is one rank without MPI."""
+        self._mpi = communicator
+        self.rank: int = 0 if communicator is None else communicator.rank
+        self.size: int = 1 if communicator is None else communicator.size
+        if communicator is not None:
+            self._meeting = communicator.Dup()  # its barrier is not mistaken for another operation
+            kinds = communicator.Get_info().Get("mpi_memory_alloc_kinds") or ""
+            self._takes_gpu_arrays = "cuda" in kinds
+
+    def share(self, count: int) -> slice:
+        """Return this rank's share of `count` sequences. Shares are of equal length, or nearly so."""
+        checks.count("count", count, least=0)
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def weight(self, count: int) -> float:
+        """Return the fraction of `count` sequences in this rank's share: the weight of its mean in the whole mean."""
+        mine = self.share(count)
+        return (mine.stop - mine.start) / count
+
+    def add_up(self, tree: Tree, weight: float = 1.0) -> Tree:
+        """Return Σ_ranks weight · tree for a nested dict of arrays of one dtype. All ranks get the same bits.
+
+        Raises TypeError for arrays of several dtypes.
+        """
+        if self.size == 1 and weight == 1:
+            return tree
+        flat = flatten(tree)
+        xp = array_module(**{name: value for name, value in flat.items() if getattr(value, "ndim", 0)})
+        dtypes = {str(value.dtype) for value in flat.values()}
+        if len(dtypes) > 1:
+            raise TypeError(f"tree: expected arrays of one dtype, got {', '.join(sorted(dtypes))}; add them up apart")
+        vector = xp.concatenate([value.reshape(-1) for value in flat.values()])
+        vector *= weight
+        if self.size > 1:
+            self._sum(vector, xp)
+        summed, start = {}, 0
+        for name, value in flat.items():
+            summed[name] = vector[start : start + value.size].reshape(value.shape)
+            start += value.size
+        return unflatten(summed)
+
+    def _sum(self, vector: Array, xp: Any) -> None:
+        """Sum the vectors of all ranks in place."""
+        from mpi4py import MPI
+
+        if xp is numpy:
+            self._mpi.Allreduce(MPI.IN_PLACE, vector)
+        elif self._takes_gpu_arrays:
+            xp.cuda.get_current_stream().synchronize()  # MPI does not wait for CuPy's stream
+            self._mpi.Allreduce(MPI.IN_PLACE, vector)
+        else:
+            on_host = to_host(vector)
+            self._mpi.Allreduce(MPI.IN_PLACE, on_host)
+            vector[...] = xp.asarray(on_host)
+
+    def broadcast(self, value: T) -> T:
+        """Return rank 0's value, which may be any object that can be pickled, such as a dict of NumPy arrays."""
+        return value if self.size == 1 else self._mpi.bcast(value)
+
+    def first(self, function: Callable[[], T]) -> T:
+        """Call the function on rank 0 only, and return its result on every rank. Every rank raises its exception."""
+        if self.size == 1:
+            return function()
+        answer: tuple[Any, BaseException | None] = (None, None)
+        if self.rank == 0:
+            try:
+                answer = function(), None
+            except BaseException as error:  # SystemExit, too: the other ranks would wait for ever
+                answer = None, error
+        value, failure = self._mpi.bcast(answer)
+        if failure is not None:
+            raise failure
+        return value
+
+    def first_then_others(self, function: Callable[[], T]) -> T:
+        """Call the function on rank 0, then on the others, and return each rank's result: a file is fetched once."""
+        results = list[T]()
+        self.first(lambda: results.append(function()))
+        return results[0] if results else function()
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is true on any rank."""
+        if self.size == 1:
+            return flag
+        from mpi4py import MPI
+
+        return bool(self._mpi.allreduce(int(flag), op=MPI.MAX))
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all ranks, in their order."""
+        return [value] if self.size == 1 else self._mpi.allgather(value)
+
+    def check_same(self, facts: Mapping[str, object]) -> None:
+        """Raise RuntimeError, on every rank, if a rank has another value of a named fact than rank 0."""
+        (_, first), *others = self.gather((platform.node(), dict(facts)))
+        for number, (host, theirs) in enumerate(others, 1):
+            for name, value in theirs.items():
+                if value != first[name]:
+                    raise RuntimeError(
+                        f"{name}: expected the same on all ranks, got {first[name]} on rank 0 and {value} on rank "
+                        f"{number} ({host}); start all ranks alike"
+                    )
+
+    def check_equal(self, params: Tree) -> None:
+        """Raise RuntimeError, on every rank, unless the parameters have the same bits on all ranks."""
+        if self.size == 1:
+            return
+        digests = {
+            name: hashlib.sha256(numpy.ascontiguousarray(value).tobytes()).hexdigest()
+            for name, value in flatten(to_host(params)).items()
+        }
+        self.check_same(digests)
+
+    def meet(self, patience: float = inf) -> bool:
+        """Wait for all ranks without using a core. Return whether all call this within `patience` seconds."""
+        if self.size == 1:
+            return True
+        request, limit = self._meeting.Ibarrier(), time.monotonic() + patience
+        while not request.Test():
+            if time.monotonic() > limit:
+                return False
+            time.sleep(POLL)
+        return True
+
+    def abort(self, code: int) -> None:
+        """End all ranks at once."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if self._mpi is None:
+            raise SystemExit(code)
+        self._mpi.Abort(code)
+
+
+@cache
+def ranks() -> Ranks:
+    """Return the ranks that mpiexec, mpirun or srun started, or one rank if this process was started without it.
+
+    Raises RuntimeError if mpi4py is missing, or belongs to another MPI than the launcher.
+    """
+    wanted = _launched()
+    if wanted is None:
+        return Ranks()
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: it finds no library of MPI
+        raise RuntimeError(f"ranks: the launcher started {wanted}, which need mpi4py ({error}); {INSTALL}") from error
+    if MPI.COMM_WORLD.size != wanted:
+        library = MPI.Get_library_version().splitlines()[0]
+        raise RuntimeError(
+            f"ranks: the launcher started {wanted}, but mpi4py sees {MPI.COMM_WORLD.size}: it uses another MPI, "
+            f"{library.strip()}; take the launcher of this MPI"
+        )
+    return Ranks(MPI.COMM_WORLD)
+
+
+def _launched() -> int | None:
+    """Return the number of ranks, 2 or more, that a launcher of MPI started; None without a launcher."""
+    for size, rank in SIZES.items():
+        if size in os.environ and rank in os.environ and (count := int(os.environ[size])) > 1:
+            return count
+    return None
+
+
+def without_launcher() -> dict[str, str]:
+    """Return the environment without the variables of a launcher, for a child process that is not a rank."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHED)}
