@@ -1,7 +1,9 @@
 """Keep the trials of a search in an Optuna study: waiting, running and finished trials, and their objectives.
 
 The folder of a trial is named by its number. A trial that was stopped, or whose run failed or was killed, waits to be
-resumed under the same number. Trials in the state FAIL were never run.
+resumed under the same number. Searches that share a storage send heartbeats. If they stop, for example because the
+machine was switched off, other searches run the same settings anew under another number. Trials in the state FAIL were
+never run, or are those that were replaced in this way.
 """
 
 from __future__ import annotations
@@ -10,8 +12,9 @@ import json
 import platform
 import sqlite3
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -20,8 +23,8 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import RDBStorage
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event
 from sqlalchemy.exc import DatabaseError
@@ -32,6 +35,8 @@ from ..running.runs import RunSettings
 from .space import Range, Space, combinations
 
 DRAWS = 10_000  # after this many samples in a row without new settings, the space counts as exhausted
+HEARTBEAT, GRACE = 30, 120  # seconds between two signs of life of a shared trial, and until it counts as dead
+NO_BEATS: dict[str, Any] = {}  # a search whose storage is its own: the folder's lock says whether it lives
 SQLITE: dict[str, Any] = {"timeout": 60.0, "isolation_level": None}  # seconds; `_storage` begins transactions
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -65,7 +70,10 @@ def _storage(url: str | None, folder: Path) -> RDBStorage:
         options = {"creator": lambda: sqlite3.connect(path, check_same_thread=False, **SQLITE), "poolclass": QueuePool}
         opened = _created("sqlite://", options)
     else:
-        opened = _created(url, {"connect_args": SQLITE} if url.startswith("sqlite") else {})
+        beats = {
+            "heartbeat_interval": HEARTBEAT, "grace_period": GRACE, "heartbeat_stale_trial_callback": _run_anew,
+        }  # fmt: skip
+        opened = _created(url, {"connect_args": SQLITE} if url.startswith("sqlite") else {}, beats)
     if opened.engine.dialect.name == "sqlite":
         # To take a trial, Optuna reads its state (waiting) and writes the new one (running). By default SQLite lets
         # another search write between the two.
@@ -73,13 +81,29 @@ def _storage(url: str | None, folder: Path) -> RDBStorage:
     return opened
 
 
-def _created(url: str, options: dict[str, Any]) -> RDBStorage:
+def _created(url: str, options: dict[str, Any], beats: dict[str, Any] = NO_BEATS) -> RDBStorage:
     """Open the database, and create its tables if it is new. Retry, because two searches may create them at once."""
-    for _ in range(4):
-        with suppress(DatabaseError):
-            return RDBStorage(url, engine_kwargs=options)
-        time.sleep(0.2)
-    return RDBStorage(url, engine_kwargs=options)
+    with _heartbeats_allowed():
+        for _ in range(4):
+            with suppress(DatabaseError):
+                return RDBStorage(url, options, **beats)
+            time.sleep(0.2)
+        return RDBStorage(url, options, **beats)
+
+
+def _run_anew(study: optuna.Study, dead: FrozenTrial) -> None:
+    """Add a waiting trial with the settings of a trial whose machine is dead."""
+    print(f"trial-{dead.number:04}: no sign of life for {GRACE} s; its settings are run anew", flush=True)
+    study.add_trial(create_trial(state=TrialState.WAITING, params=dead.params, distributions=dead.distributions))
+
+
+@contextmanager
+def _heartbeats_allowed() -> Iterator[None]:
+    """Use Optuna's heartbeats without its warnings: they are experimental, and Study.optimize would send them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.filterwarnings("ignore", "Heartbeat of storage is supposed to be used", UserWarning)
+        yield
 
 
 class Study:
@@ -93,7 +117,7 @@ class Study:
         Raise ValueError if the study has another task, space or settings, or another data_dir if the url is None.
         """
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.search, self.exhausted = search, False
+        self.search, self.exhausted, self._shared = search, False, url is not None
         self._sampler = optuna.samplers.RandomSampler()  # no seed: each search draws different settings
         self._distributions = {name: _distribution(values) for name, values in search.space.items()}
         self._owner = [platform.node(), str(search.folder.resolve())]
@@ -106,15 +130,15 @@ class Study:
                 direction="maximize" if search.base.objective.maximize else "minimize",
                 pruner=_patient_pruner(search.base.reports) if search.prune else optuna.pruners.NopPruner(),
             )  # fmt: skip
-            self._check(shared=url is not None)
-            self._let_wait(shared=url is not None)
+            self._check()
+            self._let_wait()
         except BaseException:
             self.close()
             raise
 
-    def _check(self, shared: bool) -> None:
+    def _check(self) -> None:
         name, wanted = self._study.study_name, self.search.description()
-        if not shared:  # other machines may have the same data in other folders
+        if not self._shared:  # other machines may have the same data in other folders
             wanted["settings"] |= self.search.base.kept_places()
         before = self._study.user_attrs.get("search")
         if before is None:
@@ -139,10 +163,10 @@ class Study:
                         f"got {new.get(setting, 'none')}; begin a new one with another --out or --study"
                     )
 
-    def _let_wait(self, shared: bool) -> None:
+    def _let_wait(self) -> None:
         """Set the trials of ended searches to waiting, and add the missing combinations of the grid."""
         for trial in self.trials(TrialState.RUNNING):
-            if not shared or self._is_dead(trial):  # this search holds the folder's lock
+            if not self._shared or self._is_dead(trial):  # this search holds the folder's lock
                 self.wait_again(trial.number)
         if self.search.random is None:
             tried = {_key(trial.params) for trial in self.trials()}
@@ -172,6 +196,9 @@ class Study:
     def next(self) -> optuna.Trial | None:
         """Return the next trial to run: a waiting one, else one with new settings. None if there is none."""
         with self._asking:
+            if self._shared:
+                with _heartbeats_allowed():
+                    fail_stale_trials(self._study)
             while True:
                 trials = self.trials()
                 if not any(trial.state == TrialState.WAITING for trial in trials):
@@ -179,10 +206,12 @@ class Study:
                     if chosen is None:
                         return None
                     self._add(chosen)
-                trial = self._study.ask()
+                with _heartbeats_allowed():
+                    trial = self._study.ask()
                 same = [other.number for other in self.trials() if _key(other.params) == _key(trial.params)]
                 if trial.params and min(same) == trial.number:
                     trial.set_user_attr("owner", self._owner)
+                    self.beat(trial.number)
                     return trial
                 # another search took the waiting trial, or added the same settings at the same time
                 self._study.tell(trial, state=TrialState.FAIL)
@@ -235,13 +264,24 @@ class Study:
         state = TrialState.PRUNED if value is None else TrialState.COMPLETE
         self._study.tell(trial, value, state=state, skip_if_finished=True)
 
+    def beat(self, number: int) -> None:
+        """Send a heartbeat for a trial that this search runs. Call it more often than once in GRACE seconds."""
+        if self._shared:
+            self._storage.record_heartbeat(self._id(number))
+
+    def run_elsewhere(self) -> list[int]:
+        """Return the numbers of the trials that other searches run now."""
+        running = self.trials(TrialState.RUNNING) if self._shared else []
+        return [trial.number for trial in running if trial.user_attrs.get("owner") != self._owner]
+
     def wait_again(self, number: int) -> None:
         """Set a started trial to waiting, so that it is resumed."""
-        study = self._storage.get_study_id_from_name(self._study.study_name)
         with suppress(UpdateFinishedTrialError):  # another search has finished it
-            self._storage.set_trial_state_values(
-                self._storage.get_trial_id_from_study_id_trial_number(study, number), TrialState.WAITING
-            )
+            self._storage.set_trial_state_values(self._id(number), TrialState.WAITING)
+
+    def _id(self, number: int) -> int:
+        study = self._storage.get_study_id_from_name(self._study.study_name)
+        return self._storage.get_trial_id_from_study_id_trial_number(study, number)
 
     def leave(self) -> None:
         """Release the connection of the calling thread. Each thread that used the study has one."""

@@ -14,13 +14,15 @@ import sys
 from pathlib import Path
 from threading import Thread
 
+from fastweights_np.distributed import without_launcher
+
 
 def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
     """Start `python -m tasks ARGUMENTS`, which ends when its standard input is closed. Its output goes to the log."""
     with open(log, "a") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "tasks.searching.trial", *arguments], stdin=subprocess.PIPE, stdout=file,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.STDOUT, env=without_launcher(),
             start_new_session=True,  # Ctrl-C reaches only the search: a run that gets two signals writes no checkpoint
         )  # fmt: skip
 

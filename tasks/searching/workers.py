@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ import optuna
 from ..running import typed
 from ..running.locks import FolderInUse, locked
 from ..running.runs import DIVERGED, INTERRUPTED, RunFailed, read_json
-from .study import Study
+from .study import HEARTBEAT, Study
 from .trial import end, start
 
 POLL = 0.3  # seconds between two reads of a trial's metrics
@@ -34,6 +35,7 @@ class Workers:
         self._study, self._search, self._after_each = study, study.search, after_each
         self._running = set[subprocess.Popen[bytes]]()
         self._stopped, self._finishing = Event(), Lock()
+        self._waited_for = list[int]()
 
     def run(self, jobs: int) -> None:
         """Run all remaining trials, `jobs` in parallel. On any error stop the other trials, each with a checkpoint.
@@ -56,7 +58,11 @@ class Workers:
 
     def _work(self) -> None:
         try:
-            while not self._stopped.is_set() and (trial := self._study.next()) is not None:
+            while not self._stopped.is_set():
+                if (trial := self._study.next()) is None:
+                    if not self._waits_for_others():
+                        break
+                    continue
                 try:
                     value = self._try(trial)
                 except BaseException:
@@ -70,6 +76,17 @@ class Workers:
             raise
         finally:
             self._study.leave()
+
+    def _waits_for_others(self) -> bool:
+        """Wait a while if other searches still run trials, which may have to be run anew. Return whether they do."""
+        numbers = self._study.run_elsewhere()
+        if numbers and numbers != self._waited_for:
+            these = ", ".join(f"trial-{number:04}" for number in numbers)
+            print(f"waiting for other searches to finish {these}; Ctrl-C leaves them alone", flush=True)
+        self._waited_for = numbers
+        if numbers:
+            self._stopped.wait(10 * POLL)
+        return bool(numbers)
 
     def _try(self, trial: optuna.Trial) -> float | None:
         """Return the objective of the trial, from its result if it has one. None if it was pruned."""
@@ -128,13 +145,16 @@ class Workers:
 
     def _run(self, trial: optuna.Trial, arguments: list[str], metrics: Path, log: Path) -> int | None:
         """Report each line of metrics to the study until the process ends. Return its code; None if it was pruned."""
-        seen, name = 0, self._search.base.objective.name
+        seen, name, beaten = 0, self._search.base.objective.name, time.monotonic()
         with start(arguments, log) as process:
             self._running.add(process)
             try:
                 while True:
                     if self._stopped.is_set():
                         end(process)
+                    if time.monotonic() > beaten + HEARTBEAT:
+                        self._study.beat(trial.number)
+                        beaten = time.monotonic()
                     code = process.poll()
                     lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []  # the last may be partial
                     for number, line in enumerate(lines[seen:], seen + 1):
