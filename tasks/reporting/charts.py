@@ -8,22 +8,23 @@ from io import StringIO
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ..figures.style import COLOURS, error_axis, reward_axis
 from .markup import Html, tag
 from .measures import References
 from .reading import Run
 
-WIDTH, HEIGHT, ROW = 440, 250, 54  # of a chart and of a row in pixels; the page scales them
+WIDTH, HEIGHT, ROW = 400, 235, 54  # of a chart and of a row in pixels; the page scales them
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 8, 40  # margins in pixels
+NO_LABEL = 24  # the margin below an axis that has no label
 SOLID: tuple[float, ...] = ()
 DASHES = (SOLID, (5, 1.5), (1.5, 1), (5, 1.5, 1, 1.5), (8, 2, 2, 2), (3, 3))  # in units of the line's width
 LINE = 1.8  # width of a line
 GREY = "#7f7f7f"
 METADATA = ("Date", "Creator", "Format", "Type")  # left out of the SVG
 STYLE: Any = {
-    "svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False, "font.size": 11, "axes.grid": True,
+    "svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False, "font.size": 11.5, "axes.grid": True,
     "grid.color": GREY, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": GREY, "xtick.color": GREY, "ytick.color": GREY, "xtick.labelcolor": "black",
     "ytick.labelcolor": "black",
@@ -95,13 +96,13 @@ def curves(task: str, runs: Sequence[tuple[Look, Run]], floor: tuple[float, floa
             _plot(axes, run.curve, "update", "validation_nll", look.options())
         if floor is not None:
             axes.axhline(floor[1], linestyle=":", color="black")
-        axes.set_xlabel("updates")
+        _updates(axes)
         _logarithmic(axes)
 
     def errors(axes: Any) -> None:
         for look, run in runs:
             _plot(axes, run.curve, "update", "validation_error", look.options(), 100)
-        axes.set_xlabel("updates")
+        _updates(axes)
         if floor is None:
             _logarithmic(axes)
         else:
@@ -166,7 +167,7 @@ def standings(task: str, title: str, rows: Sequence[Standing]) -> Html:
         axes.grid(axis="y", visible=False)
         _scale(axes, [x for line in axes.lines for x in line.get_xdata()])
 
-    return _chart(f"{task}-standings", title, figures, ROW * len(rows) + BOTTOM, RIGHT)
+    return _chart(f"{task}-standings", title, figures, ROW * len(rows) + NO_LABEL, RIGHT, NO_LABEL)
 
 
 def _scale(axes: Any, values: Sequence[float]) -> None:
@@ -187,6 +188,12 @@ def _plot(
     axes.plot([line[x] for line in lines], values, **{"linewidth": LINE, "marker": marker} | options)
 
 
+def _updates(axes: Any) -> None:
+    axes.set_xlabel("updates")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
 def _logarithmic(axes: Any) -> None:
     """Make y logarithmic, with labels between the powers of ten if it spans few of them."""
     axes.set_yscale("log")
@@ -201,11 +208,13 @@ def _plain_numbers(axis: Any) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def _chart(name: str, caption: str, draw: Callable[[Any], None], height: int = HEIGHT, left: int = LEFT) -> Html:
+def _chart(
+    name: str, caption: str, draw: Callable[[Any], None], height: int = HEIGHT, left: int = LEFT, bottom: int = BOTTOM
+) -> Html:  # fmt: skip
     """Return the figure that `draw` draws in the axes it is given."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(WIDTH / 72, height / 72))
-        figure.subplots_adjust(left / WIDTH, BOTTOM / height, 1 - RIGHT / WIDTH, 1 - TOP / height)
+        figure.subplots_adjust(left / WIDTH, bottom / height, 1 - RIGHT / WIDTH, 1 - TOP / height)
         try:
             draw(axes)
             written = StringIO()

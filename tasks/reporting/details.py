@@ -82,11 +82,14 @@ def _of_settings(of_run: RunSettings, seeds: Sequence[int]) -> list[Html]:
         return table(["setting", "value", "default", "meaning"], body, "settings")
 
     first = rows(changed) if changed else tag("p", "None: every setting has its default.")
-    return [_foldable("What differs from the defaults", first, unfolded=True), _foldable("All settings", rows(used))]
+    return [
+        _foldable("What differs from the defaults", first, unfolded=True),
+        _foldable("All settings", rows(used), class_="all"),
+    ]
 
 
-def _foldable(heading: str, content: Html, unfolded: bool = False) -> Html:
-    return tag("details", tag("summary", heading), content, open=unfolded or None)
+def _foldable(heading: str, content: Html, unfolded: bool = False, class_: str | None = None) -> Html:
+    return tag("details", tag("summary", heading), content, open=unfolded or None, class_=class_)
 
 
 def _value(run: Run, name: str) -> str:
