@@ -74,6 +74,7 @@ def test_a_report_has_the_result_the_papers_number_and_what_differs_and_names_no
     assert result["commit"] in text
     assert "http:" not in page
     assert "https:" not in page
+    assert "#000000" not in page, "black text and lines cannot be read on dark"
     assert page.count("data:image/png") == 1, "attention.png, but not learning_curve.png, which the page draws itself"
 
 
@@ -276,7 +277,8 @@ def test_the_page_fits_the_screen_shows_its_curves_and_requests_nothing(
     Image.new("RGB", (1500, 40)).save(copy / "attention.png")
     copy.rename(folder)
     report(tmp_path, folder, *([finished] if width == 390 else []))
-    page, requests, problems = browser.new_page(viewport={"width": width, "height": 844}), [], []
+    page = browser.new_page(viewport={"width": width, "height": 844}, is_mobile=width == 390)
+    requests, problems = [], []
     page.on("request", lambda request: requests.append(request.url))
     page.on("dialog", lambda dialog: (problems.append(dialog.message), dialog.dismiss()))
     page.on("console", lambda message: problems.append(message.text))
