@@ -27,6 +27,8 @@ usage: python -m tasks NAME [options]
 python -m tasks NAME --help    lists the options of a task
 python -m tasks search NAME    searches settings
 python -m tasks search --help  lists the options of a search
+python -m tasks report RUN ...
+                               writes a page about runs and their results
 python -m tasks retrieval --ask c9k8j3f1??c --from RUN
                                answers from a trained run
 
@@ -68,6 +70,8 @@ def _run(arguments: list[str]) -> int:
     name, *options = arguments
     if name == "search":
         return _search(options)
+    if name == "report":
+        return _report(options)
     if name not in TASKS:
         print(f"tasks: unknown task {name!r}; expected one of {', '.join(TASKS)}", file=sys.stderr)
         return 2
@@ -128,6 +132,19 @@ def _search(options: list[str]) -> int:
         return 2
     _interrupt_by_exception()
     return search.main(options, kinds)
+
+
+def _report(options: list[str]) -> int:
+    try:
+        kinds = {name: _imported(name).Settings for name in TASKS}
+        from .reporting import command
+
+        references = importlib.import_module("bench.references")  # the only import of bench: it knows the stored runs
+    except ModuleNotFoundError as error:
+        print(MISSING.format(error.name), file=sys.stderr)
+        return 2
+    _interrupt_by_exception()
+    return command.main(options, kinds, references.of)
 
 
 def _end_at_once(number: int, frame: object) -> None:

@@ -24,7 +24,7 @@ def helped(capsys, *words: str) -> str:
 
 
 @pytest.mark.parametrize("columns", [80, 100])
-@pytest.mark.parametrize("task", [*TASKS, "search"])
+@pytest.mark.parametrize("task", [*TASKS, "search", "report"])
 def test_no_line_is_wider_than_the_terminal_and_no_default_stands_alone(task, columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(columns))
     printed = helped(capsys, task)

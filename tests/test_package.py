@@ -96,6 +96,17 @@ def test_the_library_imports_no_task_and_only_backend_names_cupy():
                 assert path.name == "backend.py" or module.split(".")[0] not in ("cupy", "cupyx")
 
 
+def test_tasks_import_no_bench_except_the_stored_runs_for_a_report():
+    for path in (ROOT / "tasks").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        modules = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        modules |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        named = {each for each in modules | texts if isinstance(each, str) and re.fullmatch(r"bench(\.\w+)*", each)}
+        front_door = path == ROOT / "tasks" / "__main__.py"
+        assert named == ({"bench.references"} if front_door else set()), path
+
+
 def test_import_is_light():
     """Beyond NumPy, importing the package costs next to nothing and loads no library that a call does not need."""
     program = (

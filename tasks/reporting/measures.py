@@ -1,0 +1,84 @@
+"""Define what a report compares of each task's runs, and the references that it compares with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ..running.runs import RunSettings
+
+VARIES = ("seed", "test_curve", "generalize", "threads")  # settings that runs of one cell may differ in
+
+
+def shown(value: object) -> str:
+    """Return a setting's value as text, a whole number with commas."""
+    return f"{value:,}" if type(value) is int else str(value)
+
+
+class Measure(NamedTuple):
+    """The main figure of a task's results."""
+
+    name: str  # of the task
+    title: str
+    of: Callable[[Mapping[str, Any]], float]  # of a result, in the unit
+    decimals: int
+    unit: str
+    needed: tuple[str, ...]  # numbers that a result must have
+    curve: tuple[str, ...]  # numbers that each line of a curve must have
+
+    def text(self, figure: float) -> str:
+        """Return the figure with its unit."""
+        return f"{figure:.{self.decimals}f}{self.unit}"
+
+
+_CURVE = ("update", "epoch", "train_loss", "validation_nll", "validation_error")
+_NEEDED = ("test_error", "test_nll", "updates", "seconds")
+
+
+def _error(result: Mapping[str, Any]) -> float:
+    return 100 * result["test_error"]
+
+
+def _accuracy(result: Mapping[str, Any]) -> float:
+    return 100 - _error(result)
+
+
+MEASURES = {
+    "retrieval": Measure("Associative retrieval", "test error", _error, 3, " %", _NEEDED, _CURVE),
+    "mnist": Measure("Digits", "test error", _error, 2, " %", _NEEDED, _CURVE),
+    "faces": Measure("Facial expressions", "test accuracy", _accuracy, 2, " %", _NEEDED, _CURVE),
+    "catch": Measure(
+        "Catch", "mean reward", lambda result: result["mean_reward"], 3, "",
+        ("mean_reward", "test_reward", "test_reward_greedy", "chance", "updates", "frames", "seconds"),
+        ("frames", "mean_reward"),
+    ),
+}  # fmt: skip
+
+
+class Stored(NamedTuple):
+    """Stored runs that differ in the seed alone."""
+
+    name: str
+    figures: dict[int, float]  # by seed
+    text: str
+    note: str
+
+
+class Published(NamedTuple):
+    """A number of the paper. figure: None if the paper has no number for the measure."""
+
+    name: str
+    figure: float | None
+    text: str
+    note: str
+
+
+class References(NamedTuple):
+    """The references of a run: stored runs with its settings, the stored runs of its table's cell, and the paper."""
+
+    same: Stored | None = None
+    table: Stored | None = None  # None if these have the run's settings
+    paper: Published | None = None
+
+
+FindReferences = Callable[[RunSettings], References]
