@@ -27,6 +27,7 @@ python -m tasks search NAME    searches settings
 python -m tasks search --help  lists the options of a search
 python -m tasks retrieval --ask c9k8j3f1??c --from RUN
                                answers from a trained run
+python -m tasks tutorial       runs the tutorial, and writes it as an HTML page
 
 exit codes
     0  done
@@ -66,6 +67,8 @@ def _run(arguments: list[str]) -> int:
     name, *options = arguments
     if name == "search":
         return _search(options)
+    if name == "tutorial":
+        return _tutorial(options)
     if name not in TASKS:
         print(f"tasks: unknown task {name!r}; expected one of {', '.join(TASKS)}", file=sys.stderr)
         return 2
@@ -120,6 +123,18 @@ def _search(options: list[str]) -> int:
         return 2
     _interrupt_by_exception()
     return search.main(options, kinds)
+
+
+def _tutorial(options: list[str]) -> int:
+    try:
+        for package in ("autograd", "latex2mathml", "markdown_it", "mdit_py_plugins", "pygments"):
+            importlib.import_module(package)
+        from .teaching import command
+    except ModuleNotFoundError as error:
+        print(MISSING.format(error.name).replace("tasks]", "tutorial]"), file=sys.stderr)
+        return 2
+    _interrupt_by_exception()
+    return command.main(options, "python -m tasks tutorial")
 
 
 def _end_at_once(number: int, frame: object) -> None:
