@@ -31,6 +31,7 @@ python -m tasks report RUN ...
                                writes a page about runs and their results
 python -m tasks retrieval --ask c9k8j3f1??c --from RUN
                                answers from a trained run
+python -m tasks tutorial       runs the tutorial, and writes it as an HTML page
 
 exit codes
     0  done
@@ -72,6 +73,8 @@ def _run(arguments: list[str]) -> int:
         return _search(options)
     if name == "report":
         return _report(options)
+    if name == "tutorial":
+        return _tutorial(options)
     if name not in TASKS:
         print(f"tasks: unknown task {name!r}; expected one of {', '.join(TASKS)}", file=sys.stderr)
         return 2
@@ -145,6 +148,18 @@ def _report(options: list[str]) -> int:
         return 2
     _interrupt_by_exception()
     return command.main(options, kinds, references.of)
+
+
+def _tutorial(options: list[str]) -> int:
+    try:
+        for package in ("autograd", "latex2mathml", "markdown_it", "mdit_py_plugins", "pygments"):
+            importlib.import_module(package)
+        from .teaching import command
+    except ModuleNotFoundError as error:
+        print(MISSING.format(error.name).replace("tasks]", "tutorial]"), file=sys.stderr)
+        return 2
+    _interrupt_by_exception()
+    return command.main(options, "python -m tasks tutorial")
 
 
 def _end_at_once(number: int, frame: object) -> None:
