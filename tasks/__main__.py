@@ -27,6 +27,7 @@ python -m tasks search NAME    searches settings
 python -m tasks search --help  lists the options of a search
 python -m tasks retrieval --ask c9k8j3f1??c --from RUN
                                answers from a trained run
+python -m tasks explore RUN    shows a trained run in the browser
 
 exit codes
     0  done
@@ -66,6 +67,8 @@ def _run(arguments: list[str]) -> int:
     name, *options = arguments
     if name == "search":
         return _search(options)
+    if name == "explore":
+        return _explore(options)
     if name not in TASKS:
         print(f"tasks: unknown task {name!r}; expected one of {', '.join(TASKS)}", file=sys.stderr)
         return 2
@@ -120,6 +123,16 @@ def _search(options: list[str]) -> int:
         return 2
     _interrupt_by_exception()
     return search.main(options, kinds)
+
+
+def _explore(options: list[str]) -> int:
+    try:
+        from .exploring import command
+    except ModuleNotFoundError as error:
+        print(MISSING.format(error.name), file=sys.stderr)
+        return 2
+    _interrupt_by_exception()
+    return command.main(options, "python -m tasks explore")
 
 
 def _end_at_once(number: int, frame: object) -> None:
