@@ -27,7 +27,7 @@ python -m tasks search NAME    searches settings
 python -m tasks search --help  lists the options of a search
 python -m tasks retrieval --ask c9k8j3f1??c --from RUN
                                answers from a trained run
-python -m tasks explore RUN    shows a trained run in the browser
+python -m tasks explore [RUN]  shows a trained run in the browser
 
 exit codes
     0  done

@@ -122,7 +122,7 @@ def _(asked, inner, mo, network, networks, time, trained, trial, units, views):
     _image = views.image(network, asked, _t) if isinstance(network, networks.Images) else ""
     mo.Html(
         f'<div class="fw-page">{views.timeline(trial, _t, _s, units)}'
-        f'<div class="fw-side">{_image}{views.answer(network, trial, trained, _t)}'
+        f'<div class="fw-side">{views.answer(network, trial, trained, _t, _image)}'
         f"{views.one_read(trial, _t, _s, units)}</div>{views.matrices(trial, _t, units)}</div>"
     )
     return

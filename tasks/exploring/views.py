@@ -47,8 +47,11 @@ def active(trial: Trial, units: numpy.ndarray) -> numpy.ndarray:
     return found if len(found) else units
 
 
-def answer(network: Network, trial: Trial, trained: Trial, t: int) -> str:
-    """Return the probabilities of the answers. A line marks each probability with λ, η and S as trained."""
+def answer(network: Network, trial: Trial, trained: Trial, t: int, seen: str = "") -> str:
+    """Return the probabilities of the answers. A line marks each probability with λ, η and S as trained.
+
+    seen: a picture of what the answer is about.
+    """
     found, before = trial.probabilities_at(t), trained.probabilities_at(t)
     best = int(found.argmax())
     rows = "".join(
@@ -65,7 +68,7 @@ def answer(network: Network, trial: Trial, trained: Trial, t: int) -> str:
         what, verdict = "Answer", f"Wrong. The right answer is {escape(network.classes[trial.label])}."
     name = escape(network.classes[best])
     kind = "fw-right" if trial.label in (None, best) else "fw-wrong"
-    words = f'<div class="fw-verdict {kind}"><p class="fw-big">{name}</p><p>{verdict}</p></div>'
+    words = f'<div class="fw-verdict {kind}">{seen}<p class="fw-big">{name}</p><p>{verdict}</p></div>'
     caption = "Probabilities. Black lines: with λ, η and S as trained."
     return card(what, words + f'<div class="fw-answers">{rows}</div>', caption)
 
@@ -112,6 +115,10 @@ def timeline(trial: Trial, t: int, s: int, units: numpy.ndarray) -> str:
         f"A column holds the input of a step, and the state that the step wrote. {scale(top)} states, {scale(largest)} "
         "writes. Units are sorted by the step at which they are strongest."
     )
+    if not all(trace.stores):
+        caption += (
+            " Some steps write nothing. A fades only in the steps that write: in (1) and (4), t and τ count writes."
+        )
     return card(f"What step {t} attends to", text + strip, caption)
 
 
@@ -165,7 +172,7 @@ def one_read(trial: Trial, t: int, s: int, units: numpy.ndarray) -> str:
 
 
 def image(network: Images, question: tuple[str, int], t: int) -> str:
-    """Return the whole image, with a frame around the glimpse of step t."""
+    """Return a picture of the whole image, with a frame around the glimpse of step t."""
     whole = network.image(question)
     row_, column, side = (MAGNIFIED * place for place in network.places[t])
     pixels = numpy.repeat((255 * whole)[:, :, None], 3, 2).astype("uint8").repeat(MAGNIFIED, 0).repeat(MAGNIFIED, 1)
@@ -173,5 +180,4 @@ def image(network: Images, question: tuple[str, int], t: int) -> str:
     inside = glimpse[3:-3, 3:-3].copy()
     glimpse[...] = coloured(numpy.array(0.3), 1.0)
     glimpse[3:-3, 3:-3] = inside
-    drawn = picture(pixels, f"the image, and the glimpse of step {t}", "fw-image")
-    return card("The image", drawn, f"The frame is the glimpse of step {t}.")
+    return picture(pixels, f"the image, with a frame around the glimpse of step {t}", "fw-image")
