@@ -100,15 +100,17 @@ def test_the_shipped_run_says_how_it_was_made_and_is_small():
 
 
 def test_a_digit_is_the_one_that_was_asked_for(small):
-    network = small["mnist"]
+    network, seen = small["mnist"], set()
     for name, count in network.counts.items():
         for number in range(1, count + 1):
             trial = network.trial((name, number))
             assert network.classes[trial.label] == name
+            seen.add(network.image((name, number)).tobytes())
         with pytest.raises(
             ValueError, match=f"number: expected 1 to {count}, the test images of {name}, got {count + 1}"
         ):
             network.steps((name, count + 1))
+    assert len(seen) == sum(network.counts.values()) == 10, "each image once"
     assert all(network.steps(network.another(seed)) == 24 for seed in range(5))
     trace = trial.trace
     assert [t for t in range(24) if trace.stores[t]] == [0, 6, 12, 18]
@@ -294,9 +296,11 @@ def test_the_server_answers_this_machine_alone(tmp_path):
 def test_a_user_types_a_string_moves_the_sliders_and_sees_the_answer_change(width, height, tmp_path):
     from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=60_000)  # milliseconds; a busy machine needs seconds
     with explorer(tmp_path) as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(60_000)
         elsewhere, failed, dialogs = [], [], []
         page.on("request", lambda request: elsewhere.append(request.url))
         page.on("websocket", lambda socket: elsewhere.append(socket.url.replace("ws:", "http:")))
