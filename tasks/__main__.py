@@ -31,6 +31,7 @@ python -m tasks report RUN ...
                                writes a page about runs and their results
 python -m tasks retrieval --ask c9k8j3f1??c --from RUN
                                answers from a trained run
+python -m tasks explore [RUN]  shows a trained run in the browser
 python -m tasks tutorial       runs the tutorial, and writes it as an HTML page
 
 exit codes
@@ -75,6 +76,8 @@ def _run(arguments: list[str]) -> int:
         return _report(options)
     if name == "tutorial":
         return _tutorial(options)
+    if name == "explore":
+        return _explore(options)
     if name not in TASKS:
         print(f"tasks: unknown task {name!r}; expected one of {', '.join(TASKS)}", file=sys.stderr)
         return 2
@@ -135,6 +138,16 @@ def _search(options: list[str]) -> int:
         return 2
     _interrupt_by_exception()
     return search.main(options, kinds)
+
+
+def _explore(options: list[str]) -> int:
+    try:
+        from .exploring import command
+    except ModuleNotFoundError as error:
+        print(MISSING.format(error.name), file=sys.stderr)
+        return 2
+    _interrupt_by_exception()
+    return command.main(options, "python -m tasks explore")
 
 
 def _report(options: list[str]) -> int:

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy
 
-from fastweights_np import checkpoint, ops
+from fastweights_np import ops
 
 from . import retrieval
-from .running import checkpoints, runs, training, typed
+from .running import trained
 
 EXAMPLE = "such as q8c9m8o2??m"
-REMEDY = "name another run by --from"
 SHOWN = 3  # most probable answers
 
 
@@ -43,26 +42,17 @@ def probabilities(run: Path, text: str) -> numpy.ndarray:
     A note on standard error says that a run is not finished.
     """
     tokens = tokens_of(text)
-    path = run / checkpoints.NAME if run.is_dir() else run
-    arrays, info = checkpoint.load(path)
-    if not isinstance(arrays, dict) or "best_params" not in arrays:
-        raise ValueError(f"from: expected a run of retrieval, got {path}, which has no best_params; name another run")
-    try:
-        settings, _ = runs.settings_and_notes(info.get("settings"), retrieval.Settings, path)
-        curve = typed.checked(training.Progress, {"curve": info.get("curve")})["curve"]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"from: expected a run of retrieval, got {path}: {error}") from error
-    assert isinstance(settings, retrieval.Settings)
-    net, params = retrieval.network(settings), arrays["best_params"]
-    expected = net.init(numpy.random.default_rng(0), settings.dtype)
-    checkpoints.check_arrays(path, params, expected, REMEDY)
-    checkpoints.check_finite(path, params, REMEDY)
-    if (done := len(curve)) < settings.epochs:
-        note = f"the run is not finished (epoch {done} of {settings.epochs}); its best parameters so far answer"
-        print(f"tasks: {path}: {note}", file=sys.stderr)
-    logits, _ = net.forward(params, tokens)
-    _, found = ops.softmax_cross_entropy(logits, numpy.zeros(1, int))
-    return found[0]
+    found = trained.load(run, "from", retrieval.Settings, retrieval.network)
+    if found.note:
+        print(f"tasks: {found.note}", file=sys.stderr)
+    logits, _ = found.network.forward(found.params, tokens)
+    return softmax(logits)[0]
+
+
+def softmax(logits: numpy.ndarray) -> numpy.ndarray:
+    """Return the probabilities (B, classes) of logits (B, classes)."""
+    _, found = ops.softmax_cross_entropy(logits, numpy.zeros(len(logits), int))
+    return found
 
 
 def tokens_of(text: str) -> numpy.ndarray:

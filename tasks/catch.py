@@ -195,7 +195,7 @@ def run(settings: Settings, folder: Path, data: None) -> dict[str, Any]:
     if distributed.ranks().rank:
         return {}
     shared, curve = training.shared, training.curve()
-    greedy, sampled = (_play(settings, config, shared.params, noise) for noise in (0.0, 1.0))
+    greedy, sampled = (play(settings, config, shared.params, noise) for noise in (0.0, 1.0))
     result: dict[str, Any] = {
         "mean_reward": training.last_reward(),
         "test_reward": float(sampled.rewards.mean()),
@@ -392,20 +392,29 @@ def _actors_of(arrays: dict[str, Any]) -> int:
 class Played:
     """Games of a trained agent: the rewards (games,) of all games, and the frames of the first game.
 
-    screens, seen: (N, N, N), the whole screens and the observations. attention: (frames, frames), how strongly each
-    frame attends to earlier frames; None without fast weights.
+    screens, seen: (N, N, N), the whole screens and the observations. logits: (N - 1, actions) of the policy. attention:
+    (frames, frames), how strongly each frame attends to earlier frames; None without fast weights. cache: of the
+    recurrent layer, for all games.
     """
 
     rewards: numpy.ndarray
     screens: numpy.ndarray
     seen: numpy.ndarray
+    logits: numpy.ndarray
     attention: numpy.ndarray | None
+    cache: Any
 
 
-def _play(settings: Settings, config: A3CConfig, params: Any, noise: float) -> Played:
-    """Play games without learning. Actions are sampled from the policy for noise 1, and greedy for noise 0."""
+def play(
+    settings: Settings, config: A3CConfig, params: Any, noise: float, games: int = SHOWN,
+    rng: numpy.random.Generator | None = None,
+) -> Played:  # fmt: skip
+    """Play games without learning. Actions are sampled from the policy for noise 1, and greedy for noise 0.
+
+    rng draws the games. None: a generator that the seed of the run determines.
+    """
     xp = array_module(**flatten(params))
-    game, rng = Catch(settings.rules(), SHOWN, settings.dtype, xp), settings.streams(3)[2]
+    game, rng = Catch(settings.rules(), games, settings.dtype, xp), rng or settings.streams(3)[2]
     game.reset(rng)
     screens, seen = [], []
 
@@ -423,7 +432,7 @@ def _play(settings: Settings, config: A3CConfig, params: Any, noise: float) -> P
             act(logits)
         return record()
 
-    logits, _, cache = config.agent.forward(params, see, config.decisions, SHOWN)
+    logits, _, cache = config.agent.forward(params, see, config.decisions, games)
     if not bool(xp.isfinite(logits).all()):
         raise FloatingPointError(f"logits: expected finite ones of the trained agent, got others; {NOT_FINITE}")
     rewards = act(logits[-1])
@@ -434,4 +443,7 @@ def _play(settings: Settings, config: A3CConfig, params: Any, noise: float) -> P
         for t in range(1, config.decisions):
             attention[t, :t] = to_host(fast_weights.attention(cache[-1], t)[0])
     shape = (settings.size,) * 3
-    return Played(to_host(rewards), numpy.reshape(screens, shape), numpy.reshape(seen, shape), attention)
+    return Played(
+        to_host(rewards), numpy.reshape(screens, shape), numpy.reshape(seen, shape), to_host(logits[:, 0]), attention,
+        cache[-1],
+    )  # fmt: skip
