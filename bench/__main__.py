@@ -58,7 +58,11 @@ def main(arguments: list[str]) -> int:
         each.add_argument(
             "--threads", type=_positive, nargs="+", default=[1, cores], help="number of cores for each framework"
         )
-    commands.add_parser("ranks", help="measure updates per second of training on one rank and on all: mpiexec -n 2")
+    ranks = commands.add_parser(
+        "ranks",
+        help="measure updates per second of training on one rank and on all: mpiexec -n 2 python -m bench ranks",
+    )
+    ranks.add_argument("--model", action="store_true", help="instead, model many nodes from the stored measurement")
     actors = commands.add_parser("actors", help="measure frames per second of catch's training for numbers of actors")
     actors.add_argument("--layer", choices=("fast_weights", "irnn", "lstm"), default="fast_weights")
     actors.add_argument("--actors", type=_positive, nargs="+", default=[1, cores], help="numbers of actors to measure")
@@ -175,6 +179,11 @@ def _do(chosen: argparse.Namespace) -> None:
 
         loop.run(chosen.layer, sorted(set(chosen.threads)), chosen.task)
     elif chosen.command == "ranks":
+        if chosen.model:
+            from . import ranks_model
+
+            ranks_model.run()
+            return
         from . import ranks
 
         ranks.run()

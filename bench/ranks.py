@@ -98,16 +98,22 @@ def _updates(ranks: Ranks, task: str, size: int) -> dict[str, Any]:
 
 
 def _alone(ranks: Ranks, size: int, share: int) -> dict[str, Any]:
-    """Return the seconds of one rank's update of this many sequences."""
-    ranks.meet()
-    row: dict[str, Any] = {"R": size, "sequences": share}
+    """Return the seconds of an update of this many sequences: of one rank, and of all at once, each by itself."""
+    trainer = _Trainer(Training("fast_weights", size, batch_size=share), Ranks())
+    trainer.update()
+    count = ranks.broadcast(max(2, int(TURN / _seconds(trainer.update, 1))))
+    seconds: dict[str, list[float]] = {"seconds": [], "seconds_of_all_at_once": []}
+    for _ in range(3):
+        ranks.meet()
+        if ranks.rank == 0:
+            seconds["seconds"].append(_seconds(trainer.update, count))
+        ranks.meet()
+        seconds["seconds_of_all_at_once"].append(max(ranks.gather(_seconds(trainer.update, count))))
+    row: dict[str, Any] = {"R": size, "sequences": share, "parameters": trainer.numbers}
+    row |= {name: median(values) for name, values in seconds.items() if values}
     if ranks.rank == 0:
-        trainer = _Trainer(Training("fast_weights", size, batch_size=share), Ranks())
-        trainer.update()
-        count = max(2, int(TURN / _seconds(trainer.update, 1)))
-        row |= {"seconds": median(_seconds(trainer.update, count) for _ in range(3)), "parameters": trainer.numbers}
-        _say(ranks, f"R {size}, {share} sequences: {1e3 * row['seconds']:.2f} ms an update")
-    ranks.meet()
+        times = [1e3 * row[name] for name in seconds]
+        print(f"R {size}, {share} sequences: {times[0]:.2f} ms an update, {times[1]:.2f} on all ranks at once")
     return row
 
 
