@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .peers.problem import Training
-from .peers.runner import ENTRIES, at_work, available, layer_frameworks, take_turns
+from .peers.runner import at_work, available, is_ours, layer_frameworks, take_turns
 from .report import markdown, store
 
 SIZES = {"retrieval": (20, 50, 100), "mnist": (50, 100, 200)}
@@ -17,7 +17,7 @@ def run(layer: str, threads: list[int], task: str) -> None:
     for count in threads:
         for hidden_size in SIZES[task]:
             problem = Training(layer, hidden_size, task)
-            frameworks = [name for name in layer_frameworks(layer, count) if ENTRIES[name].ours or "eager" in name]
+            frameworks = [name for name in layer_frameworks(layer, count) if is_ours(name) or "eager" in name]
             names = available(frameworks)[0]
             with at_work(problem, names, count) as processes:
                 times = take_turns(processes)
@@ -38,7 +38,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
             for name, rate in row["updates_per_second"].items()
         ]
         ours, theirs = (
-            max((each for each in found if ENTRIES[each[1]].ours == which), default=(float("nan"), "-", 0))
+            max((each for each in found if is_ours(each[1]) == which), default=(float("nan"), "-", 0))
             for which in (True, False)
         )
         cells = [f"{rate:.0f} ({name}, {threads} threads)" for rate, name, threads in (ours, theirs)]

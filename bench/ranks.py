@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -49,10 +48,9 @@ def run() -> None:
 class _Trainer:
     """Updates of one network on a fixed batch, shared by some ranks."""
 
-    def __init__(self, problem: Training, ranks: Ranks, processes: int = 1) -> None:
+    def __init__(self, problem: Training, ranks: Ranks) -> None:
         self._ranks, count = ranks, problem.batch_size
-        network, self._params, split, orders = network_and_data(problem)
-        self._network = replace(network, processes=processes)
+        self._network, self._params, split, orders = network_and_data(problem)
         chosen = next(orders)
         self._inputs, self._labels = split.batch(chosen[ranks.share(count)])
         self._optimizer, self._workspace = optim.Adam(self._params), Workspace()
@@ -65,9 +63,6 @@ class _Trainer:
             workspace=self._workspace, ranks=self._ranks, weight=self._weight,
         )  # fmt: skip
 
-    def close(self) -> None:
-        self._network.close()
-
     @property
     def numbers(self) -> int:
         """Return the number of parameters."""
@@ -78,19 +73,15 @@ def _updates(ranks: Ranks, task: str, size: int) -> dict[str, Any]:
     """Return the updates per second of one rank and of all ranks, in turns: medians and all turns."""
     problem = Training("fast_weights" if task == "retrieval" else "multilevel", size, task)
     alone, together = _Trainer(problem, Ranks()), _Trainer(problem, ranks)
-    pool = _Trainer(problem, Ranks(), processes=2)
-    rates: dict[str, list[float]] = {"1 rank": [], f"{ranks.size} ranks": [], "parallel.Layer, 2 processes": []}
+    rates: dict[str, list[float]] = {"1 rank": [], f"{ranks.size} ranks": []}
     together.update()
-    if ranks.rank == 0:
-        pool.update()
     count = ranks.broadcast(max(2, int(TURN / _seconds(alone.update, 2))))
     for _ in range(ROUNDS):
-        for name, trainer in zip(rates, (alone, together, pool), strict=True):
+        for name, trainer in zip(rates, (alone, together), strict=True):
             ranks.meet()
             if trainer is together or ranks.rank == 0:
                 rates[name].append(1 / _seconds(trainer.update, count))
     ranks.meet()
-    pool.close()
     row = {"task": task, "R": size, "parameters": alone.numbers, "turns": rates}
     row["medians"] = {name: round(median(values), 1) for name, values in rates.items() if values}
     _say(ranks, row["task"], size, row["medians"])
@@ -144,9 +135,8 @@ def _say(ranks: Ranks, *words: object) -> None:
 def _table(size: int, updates: list[dict[str, Any]]) -> str:
     rows = []
     for row in updates:
-        one, several, pool = row["medians"].values()
-        rows.append([row["task"], row["R"], f"{row['parameters']:,}", f"{one:.0f}", f"{several:.0f}", f"{pool:.0f}",
-                     f"{several / one:.2f}", f"{several / pool:.2f}"])  # fmt: skip
-    header = ["task", "R", "parameters", "1 rank", f"{size} ranks", "parallel.Layer", f"{size} ranks / 1 rank",
-              f"{size} ranks / parallel.Layer"]  # fmt: skip
+        one, several = row["medians"].values()
+        sizes = [row["task"], row["R"], f"{row['parameters']:,}"]
+        rows.append([*sizes, f"{one:.0f}", f"{several:.0f}", f"{several / one:.2f}"])
+    header = ["task", "R", "parameters", "1 rank", f"{size} ranks", f"{size} ranks / 1 rank"]
     return "Updates a second, whole training, batches of 128:\n\n" + markdown(header, rows)

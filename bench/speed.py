@@ -12,7 +12,7 @@ from tasks.figures import style
 
 from . import report
 from .peers.problem import Layer
-from .peers.runner import ENTRIES, FORMS, at_work, available, layer_frameworks, take_turns
+from .peers.runner import FORMS, at_work, available, is_ours, layer_frameworks, take_turns
 from .report import geometric_mean, markdown, named, sized, store
 
 Size = tuple[int, int, int]  # B, T, H
@@ -23,8 +23,8 @@ GLIMPSES = ((128, 24, 50), (128, 24, 100), (128, 24, 200))  # of the multi-level
 LONG = ((16, 1000, 128),)
 # an unrolled program of a thousand steps takes hours to compile
 LONG_FRAMEWORKS = (
-    "ours", "ours, 2 processes", "JAX scan, attention", "JAX scan, matrix", "PyTorch eager, matrix",
-    "JAX scan, plain", "PyTorch eager, plain", "PyTorch eager, nn",
+    "ours", "JAX scan, attention", "JAX scan, matrix", "PyTorch eager, matrix", "JAX scan, plain",
+    "PyTorch eager, plain", "PyTorch eager, nn",
 )  # fmt: skip
 # torch.compile needs one to two minutes per row, so it runs only where it may be the fastest peer: in its first form,
 # with all threads (with fewer threads it was slower in every row of the last measurement)
@@ -67,7 +67,7 @@ def installed(names: list[str]) -> list[str]:
     names, absent = available(names)
     for each in absent:
         print(f"left out, because it is not installed: {each}", flush=True)
-    if all(ENTRIES[name].ours for name in names):
+    if all(is_ours(name) for name in names):
         raise ValueError('no peer is installed; install them with pip install -e ".[bench]"')
     return names
 
@@ -85,7 +85,7 @@ def measured(problem: Layer, names: list[str], threads: int, memory: bool = Fals
     size = {"B": problem.batch_size, "T": problem.steps, "H": problem.hidden_size, "I": problem.input_size}
     medians = "; ".join(f"{name} {time['median_ms']:.2f}" for name, time in times.items())
     print("B {B}, T {T}, H {H}, threads".format(**size), f"{threads}: {medians} ms", flush=True)
-    if {ENTRIES[name].ours for name in times} != {True, False}:
+    if {is_ours(name) for name in times} != {True, False}:
         print("   left out: this size needs both ours and a peer with right answers", flush=True)
         return []
     return [size | {"threads": threads, "times": times}]
@@ -99,7 +99,7 @@ def check_comparable(rows: list[dict[str, Any]]) -> None:
 
 def best(row: dict[str, Any], ours: bool) -> tuple[str, float]:
     """Return the fastest of ours, or of the peers, and its milliseconds."""
-    medians = {name: time["median_ms"] for name, time in row["times"].items() if ENTRIES[name].ours == ours}
+    medians = {name: time["median_ms"] for name, time in row["times"].items() if is_ours(name) == ours}
     name = min(medians, key=lambda each: medians[each])
     return name, medians[name]
 

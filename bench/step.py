@@ -10,7 +10,7 @@ import numpy
 
 from . import speed
 from .peers.problem import Step
-from .peers.runner import ENTRIES, STEPPING, at_work
+from .peers.runner import STEPPING, at_work, is_ours
 from .report import geometric_mean, markdown, store
 
 SIZES = tuple(product((1, 16, 64), (20, 50, 128, 256)))  # B, H
@@ -46,7 +46,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row["us"]))
     for row in rows:
         us = row["us"]
-        peer = min((name for name in us if not ENTRIES[name].ours), key=lambda name: us[name])
+        peer = min((name for name in us if not is_ours(name)), key=lambda name: us[name])
         to_peer, to_numpy = (
             us.get(ours, float("nan")) / us.get(theirs, float("nan"))
             for ours, theirs in (("Stepper", peer), ("step", "plain NumPy"))

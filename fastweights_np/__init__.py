@@ -9,7 +9,7 @@
     h, cache = fw.fast_weights.forward(params, x, decay=0.95, rate=0.5)
     grads, dx, dh0 = fw.fast_weights.backward(np.ones_like(h), cache)
 
-Start with fast_weights; network has whole networks. parallel and audit are imported at their first use.
+Start with fast_weights; network has whole networks. audit is imported at its first use.
 """
 
 from importlib import import_module
@@ -20,6 +20,7 @@ from . import (
     associative_lstm,
     checkpoint,
     convnet,
+    distributed,
     fast_weights,
     irnn,
     lstm,
@@ -33,12 +34,12 @@ from .workspace import Workspace
 
 __version__ = "0.1.0"
 __all__ = [
-    "Workspace", "actor_critic", "associative_lstm", "audit", "checkpoint", "convnet", "fast_weights", "irnn", "lstm",
-    "multilevel", "network", "ops", "optim", "parallel", "to_device", "to_host",
+    "Workspace", "actor_critic", "associative_lstm", "audit", "checkpoint", "convnet", "distributed", "fast_weights",
+    "irnn", "lstm", "multilevel", "network", "ops", "optim", "to_device", "to_host",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("audit", "parallel"):  # few need them, and importing the package stays quick
+    if name == "audit":  # few need it, and importing the package stays quick
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,8 +7,7 @@ the options of its own `forward`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from functools import cached_property
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal, NamedTuple
 
@@ -68,9 +67,6 @@ class Model:
         """Return the gradients, shaped like the parameters, from the gradient of the outputs."""
         raise NotImplementedError
 
-    def close(self) -> None:
-        """End the helper processes, if there are any."""
-
     @renamed(labels="targets")
     def loss_and_gradients(
         self, params: Tree, inputs: Array, targets: Array, workspace: Workspace | None = None
@@ -95,8 +91,6 @@ class Network(Model):
     """outputs = readout(h) with h = layer(encoder(inputs)), of the last state or of every state.
 
     layer           a name in LAYERS; `init_options` and `options` are passed to its init and forward
-    processes       with several, a layer is a parallel.Layer, whose helpers start at the first forward; `close` ends
-                    them
     at              "end": the readout reads the last state of each sequence; if bidirectional, the state after the last
                     step and the backward state after the first one. "each": the state of every step
     layers          how many layers stand on top of one another; their parameters are "layer", "layer2", ...
@@ -114,7 +108,6 @@ class Network(Model):
     layer: Layer = "fast_weights"
     init_options: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
-    processes: int = 1
     at: Literal["end", "each"] = "end"
     layers: int = 1
     bidirectional: bool = False
@@ -122,36 +115,18 @@ class Network(Model):
 
     def __post_init__(self) -> None:
         checks.choice("layer", self.layer, LAYERS)
-        for name in ("hidden_size", "processes", "layers"):
+        for name in ("hidden_size", "layers"):
             checks.count(name, getattr(self, name), least=1)
         checks.choice("at", self.at, ("end", "each"))
         checks.boolean("bidirectional", self.bidirectional)
         check_options(self.layer, self.init_options, self.options)
         learned.check(self.learn, self.layer, self.options)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {each.name: getattr(self, each.name) for each in fields(self)}  # helper processes are not copied
-
     @property
     def _levels(self) -> list[list[str]]:
         """Return the names of the layers on each level, from the first to the last."""
         numbers = ["", *map(str, range(2, self.layers + 1))]
         return [["layer" + n, "backward" + n] if self.bidirectional else ["layer" + n] for n in numbers]
-
-    @cached_property
-    def _recurrent(self) -> dict[str, Any]:
-        names = [name for level in self._levels for name in level]
-        if self.processes == 1:
-            return dict.fromkeys(names, LAYERS[self.layer])
-        from . import parallel  # few need it, and it would double the import time of the package
-
-        return {name: parallel.Layer(LAYERS[self.layer], self.processes) for name in names}
-
-    def close(self) -> None:
-        """End the helper processes, if there are any."""
-        if self.processes > 1 and "_recurrent" in vars(self):
-            for layer in self._recurrent.values():
-                layer.close()
 
     def init(self, rng: numpy.random.Generator, dtype: str = "float32") -> Tree:
         """Return new parameters, on the host."""
@@ -204,7 +179,7 @@ class Network(Model):
             of_level = []
             for name in level:
                 own, options = self.layer_arguments(params, name)
-                states, cache = self._recurrent[name].forward(
+                states, cache = LAYERS[self.layer].forward(
                     own, spans.reverse(x) if _backwards(name) else x, lengths=lengths,
                     resets=spans.reversed_resets() if _backwards(name) else resets, gradients=gradients,
                     workspace=workspace.part(name) if workspace and name != names[0] else workspace, **options,
@@ -230,7 +205,7 @@ class Network(Model):
                     dstates = array_module(dh=dh).ascontiguousarray(dh[..., n * H : (n + 1) * H])
                 if _backwards(name) and dh.ndim == 3:  # the last states are not in the order of time
                     dstates = cache.spans.reverse(dstates)
-                grads[name], dx_n, _ = self._recurrent[name].backward(dstates, layer_cache, extra=self.learn)
+                grads[name], dx_n, _ = LAYERS[self.layer].backward(dstates, layer_cache, extra=self.learn)
                 learned.backward(self.learn, grads[name], options)
                 if _backwards(name) and dx_n.ndim == 3:  # nor are the rows of a table
                     dx_n = cache.spans.reverse(dx_n)

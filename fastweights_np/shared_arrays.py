@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
-import os
-import tempfile
 from collections.abc import Sequence
 from math import prod
 from typing import Any
@@ -35,32 +32,3 @@ def place(shapes: Shapes, memory: Any) -> dict[str, Array]:
 def _size(shape: tuple[int, ...], dtype: str) -> int:
     """Return the bytes of one array, rounded up to whole cache lines."""
     return -(-prod(shape) * numpy.dtype(dtype).itemsize // ALIGNMENT) * ALIGNMENT
-
-
-def new_file() -> int:
-    """Return the descriptor of a file without a name, in memory where the system can. It is freed when it is closed."""
-    with tempfile.TemporaryFile(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as file:
-        return os.dup(file.fileno())
-
-
-class SharedFile:
-    """Arrays in a file that two processes map into their memory. It grows when it has to.
-
-    file: the descriptor of the same file in each process.
-    """
-
-    def __init__(self, file: int) -> None:
-        self._file = file
-        self._shapes: Shapes = ()
-        self._arrays: dict[str, Array] = {}
-
-    def arrays(self, shapes: Shapes) -> dict[str, Array]:
-        """Return an array for each name. If the shapes differ from the last call's, the last call's arrays are lost."""
-        if shapes != self._shapes:
-            needed = max(size(shapes), ALIGNMENT)
-            if os.fstat(self._file).st_size < needed:
-                # allocated now, with an error if there is no room; after ftruncate alone, writing to it may crash
-                getattr(os, "posix_fallocate", lambda file, _, size: os.ftruncate(file, size))(self._file, 0, needed)
-            self._arrays = place(shapes, mmap.mmap(self._file, needed))
-            self._shapes = shapes
-        return self._arrays

@@ -22,6 +22,7 @@ from .trees import SEPARATOR
 PLAIN = (bool, int, float, str, type(None))
 NUMBERS = "biufc"  # kinds of dtype: boolean, integer, unsigned, floating-point, complex
 DEEPEST = 100  # levels of a tree
+FORMER = {"network.Network": ("processes",)}  # settings that earlier releases stored, and that change no result
 
 
 class OtherRelease(ValueError):
@@ -140,6 +141,7 @@ def _rebuilt(path: str, name: str, values: dict[str, Any]) -> Any:
     kind = getattr(sys.modules.get(f"{__package__}.{module}"), attribute, None)  # imports nothing
     if not isinstance(kind, type) or class_name(kind) is None:
         raise OtherRelease(f"{path}: expected a class of this release, got {name}")
+    values = {key: value for key, value in values.items() if key not in FORMER.get(name, ())}
     if unknown := values.keys() - set(_fields(kind)):
         raise OtherRelease(f"{path}: expected the settings of {name}, got {', '.join(sorted(unknown))}, too")
     return kind(**values)

@@ -6,7 +6,7 @@ import numpy
 import pytest
 
 import fastweights_np as fw
-from fastweights_np import actor_critic, parallel
+from fastweights_np import actor_critic
 from fastweights_np.ops import ClosedLoop
 
 T, B, I, H = 5, 3, 4, 6  # noqa: E741
@@ -76,8 +76,6 @@ def test_a_closed_loop_is_refused_where_it_cannot_be_made_or_used():
     params = fw.associative_lstm.init(numpy.random.default_rng(0), I, H)
     with pytest.raises(TypeError, match="which is not for the associative LSTM"):
         fw.associative_lstm.forward(params, loop)
-    with parallel.Layer(fw.irnn) as layer, pytest.raises(TypeError, match=r"which is not for parallel\.Layer"):
-        layer.forward(layer.init(numpy.random.default_rng(0), I, H), loop)
 
 
 def agent_and_params(layer="fast_weights", **options):

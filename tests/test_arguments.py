@@ -10,7 +10,7 @@ import numpy
 import pytest
 
 import fastweights_np as fw
-from fastweights_np import actor_critic, convnet, ops, optim, parallel
+from fastweights_np import actor_critic, convnet, ops, optim
 from fastweights_np.multilevel import Controls
 from fastweights_np.network import LAYERS, Classifier, Network, PatchEncoder, TokenEncoder
 
@@ -82,12 +82,6 @@ def calls_of_networks() -> Iterator[tuple[str, Call]]:
     yield "bias0", lambda bad: convnet.forward(kernels | {"bias0": bad}, images, layers)
     yield "dfeatures", lambda bad: convnet.backward(bad, conv_cache)
     yield "layers", lambda bad: convnet.forward(kernels, images, bad)
-    shared = parallel.Layer(fw.irnn, processes=1)
-    of_layer, x = fw.irnn.init(rng, 3, 6), numpy.ones((5, 2, 3), "float32")
-    _, shared_cache = shared.forward(of_layer, x)
-    yield "x", lambda bad: shared.forward(of_layer, bad)
-    yield "params", lambda bad: shared.forward(bad, x)
-    yield "dh", lambda bad: shared.backward(bad, shared_cache)
 
 
 def calls_of_functions() -> Iterator[tuple[str, Call]]:

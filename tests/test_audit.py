@@ -10,7 +10,6 @@ import pytest
 
 from fastweights_np import audit
 from fastweights_np.audit import explain, mutants
-from fastweights_np.audit.others import parallel_link
 from fastweights_np.audit.run import other_links
 from fastweights_np.network import LAYERS
 
@@ -19,7 +18,7 @@ from fastweights_np.network import LAYERS
 def test_every_link_holds(what):
     layers = tuple(LAYERS)
     if what == "the others":
-        links = [*other_links(layers, quick=False, move=lambda tree: tree), parallel_link(layers)]
+        links = other_links(layers, quick=False, move=lambda tree: tree)
     else:
         links = audit.run(layers=[what], others=False)
     for link in links:

@@ -300,7 +300,7 @@ SMALL = Layer("fast_weights", batch_size=3, steps=4, hidden_size=5, input_size=2
 
 
 def test_frameworks_in_processes_of_their_own_give_equal_answers_and_take_turns():
-    names = ["ours", "ours, 2 processes", "autograd, attention", "autograd, matrix"]
+    names = ["ours", "autograd, attention", "autograd, matrix"]
     with runner.at_work(SMALL, names, threads=2) as processes:
         assert [process.name for process in processes] == names
         times = runner.take_turns(processes, rounds=2, turn_seconds=0.01)
@@ -389,7 +389,7 @@ def test_absent_packages_are_told_by_the_frameworks_names(monkeypatch):
 
 def test_training_frameworks_start_from_the_same_place():
     problem = Training("fast_weights", hidden_size=5, updates=2)
-    with runner.at_work(problem, ["ours", "ours, 2 processes"], threads=2) as processes:
+    with runner.at_work(problem, ["ours", runner.BASE], threads=2) as processes:
         assert len(processes) == 2
 
 
@@ -397,7 +397,7 @@ def test_training_frameworks_start_from_the_same_place():
 def test_whole_updates_of_mnist_equal_pytorchs(layer):
     pytest.importorskip("torch", reason="torch comes with the bench extra")
     problem = Training(layer, hidden_size=8, task="mnist", updates=2)
-    names = [name for name in runner.layer_frameworks(layer, 2) if runner.ENTRIES[name].ours or "eager" in name]
+    names = [name for name in runner.layer_frameworks(layer, 2) if runner.is_ours(name) or "eager" in name]
     with runner.at_work(problem, names, threads=2) as processes:
         assert [process.name for process in processes] == names
 

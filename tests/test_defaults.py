@@ -11,6 +11,7 @@ from fastweights_np import (
     actor_critic,
     associative_lstm,
     convnet,
+    distributed,
     fast_weights,
     inner_loop,
     irnn,
@@ -19,13 +20,12 @@ from fastweights_np import (
     network,
     ops,
     optim,
-    parallel,
     parts,
 )
 
 MODULES = (
-    actor_critic, associative_lstm, convnet, fast_weights, inner_loop, irnn, lstm, multilevel, network, ops, optim,
-    parallel, parts,
+    actor_critic, associative_lstm, convnet, distributed, fast_weights, inner_loop, irnn, lstm, multilevel, network,
+    ops, optim, parts,
 )  # fmt: skip
 
 H0, A0, C0 = {"h0": None}, {"A0": None}, {"c0": None}
@@ -80,13 +80,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "convnet.init": {"channels": 1, "dtype": "float32"},
     "convnet.forward": {"block": 65536, "threads": 1},
     "convnet.backward": {"input_gradient": True},
+    "distributed.Ranks.add_up": {"weight": 1.0},
+    "distributed.Ranks.meet": {"patience": inf},
     "parts.TokenEncoder": {"embedding_size": 50, "size": 100},
     "parts.LinearEncoder": {"size": 100},
     "parts.PatchEncoder": {"size": 100},
     "parts.Classifier": {"size": 100},
     "network.Network": {
         "layer": "fast_weights",
-        "processes": 1,
         "at": "end",
         "layers": 1,
         "bidirectional": False,
@@ -94,7 +95,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "network.Network.forward": {"gradients": True},
     "network.Network.layer_arguments": {"name": "layer"},
     "network.ConvolutionalNetwork": {"threads": 1},
-    "network.train_step": {"clip_norm": inf, "workspace": None},
+    "network.train_step": {"clip_norm": inf, "workspace": None, "weight": 1.0},
     **{f"network.{model}.init": {"dtype": "float32"} for model in ("Model", "Network", "ConvolutionalNetwork")},
     **{
         f"parts.{part}.init": {"dtype": "float32"}
@@ -108,7 +109,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "optim.constant": {"hold": 1.0},
     "optim.cosine": {"hold": 0.0},
     "optim.linear_decay": {"hold": 0.5},
-    "parallel.Layer": {"processes": 2},
 }
 
 

@@ -309,5 +309,3 @@ def test_bad_settings_are_named_and_leave_no_folder_behind(data_dir, tmp_path, c
         assert main([*options, "--out", str(out)]) == 2
         assert message in capsys.readouterr().err
         assert not out.exists()
-    with pytest.raises(ValueError, match="processes: expected 1 for the ConvNet, got 2; --threads 2 speeds it up"):
-        mnist.Settings(layer="convnet", processes=2)

@@ -1,4 +1,4 @@
-"""The contract of all recurrent layers: who owns an array, stale caches, refused arguments, several processes.
+"""The contract of all recurrent layers: who owns an array, stale caches, refused arguments.
 
 One table describes the layers; every test runs over it. Gradients are compared in the audit, defaults in
 test_defaults.py.
@@ -18,7 +18,7 @@ import numpy
 import pytest
 
 import fastweights_np as fw
-from fastweights_np import associative_lstm, fast_weights, irnn, lstm, multilevel, ops, parallel
+from fastweights_np import associative_lstm, fast_weights, irnn, lstm, multilevel, ops
 from fastweights_np.trees import map_leaves
 from tests.test_defaults import DEFAULTS
 
@@ -372,39 +372,6 @@ def test_a_stale_cache_is_refused_by_every_function(layer, steps):
             getattr(layer.module, function)(**arguments[function])
 
 
-# ---------------------------------------------------------------------------------------------------- several processes
-
-
-@pytest.fixture(scope="module", params=LAYERS, ids=lambda layer: layer.name)
-def shared(request):
-    with parallel.Layer(request.param.module, processes=2) as layer:
-        yield request.param, layer
-
-
-def in_processes(layer: parallel.Layer, arguments: dict[str, dict[str, Any]]) -> dict[str, numpy.ndarray]:
-    h, cache = layer.forward(**arguments["forward"])
-    return arrays(h, "forward") | arrays(layer.backward(**arguments["backward"] | {"cache": cache}), "backward")
-
-
-@pytest.mark.parametrize("batch_size", [1, B])
-@pytest.mark.parametrize("last_only", [False, True])
-def test_several_processes_give_the_same(shared, batch_size, last_only):
-    layer, parallel_layer = shared
-    arguments = layer.arguments(batch_size=batch_size)
-    if last_only:
-        arguments["backward"]["dh"] = arguments["backward"]["dh"][-1]
-    expected = {name: value for name, value in all_results(layer, arguments).items() if name.startswith(("fo", "ba"))}
-    for array in arrays(tuple(arguments.values())).values():
-        array.flags.writeable = False
-    results = in_processes(parallel_layer, arguments)
-    assert results.keys() == expected.keys()
-    for name, value in expected.items():
-        numpy.testing.assert_allclose(results[name], value, rtol=1e-11, atol=1e-11, err_msg=name)
-    kept = {name: value.copy() for name, value in results.items()}
-    assert_same(in_processes(parallel_layer, arguments), kept)
-    assert_same(results, kept)  # they are no views of the memory that the processes share
-
-
 # --------------------------------------------------------------------------------------------------------- wrong input
 
 NUMBERS = (True, None, "1", numpy.ones(1), numpy.array(1.0), 1j)
@@ -652,8 +619,7 @@ def test_a_gradient_of_the_last_step_is_the_one_at_each_end(layer):
 
 
 @each_layer
-@pytest.mark.parametrize("processes", [1, 2])
-def test_wrong_lengths_and_resets_are_refused_by_name(layer, processes):
+def test_wrong_lengths_and_resets_are_refused_by_name(layer):
     forward, good = layer.arguments()["forward"] | {"workspace": None}, numpy.array([5, 2, 3])
     wrong = [
         (
@@ -673,17 +639,6 @@ def test_wrong_lengths_and_resets_are_refused_by_name(layer, processes):
         ({"resets": numpy.zeros((T, B))}, TypeError, "resets: expected booleans, got float64"),
         ({"resets": numpy.zeros((B, T), bool)}, ValueError, "resets: expected"),
     ]
-    if processes > 1:
-        if layer.module is not irnn:
-            pytest.skip("once is enough: it takes a process")
-        with parallel.Layer(layer.module, processes) as both:
-            for given, error, _ in wrong:
-                with pytest.raises(error, match=r"lengths|resets"):
-                    both.forward(**forward | given)
-            h, _ = both.forward(**forward | {"lengths": good, "resets": numpy.eye(T, B, dtype=bool)})
-        expected, _ = layer.module.forward(**forward | {"lengths": good, "resets": numpy.eye(T, B, dtype=bool)})
-        numpy.testing.assert_allclose(h, expected, atol=1e-13)
-        return
     for given, error, message in wrong:
         with pytest.raises(error, match=re.escape(message)):
             layer.module.forward(**forward | given)

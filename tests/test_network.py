@@ -169,18 +169,6 @@ def test_it_comes_back_from_a_file_and_trains(name, tmp_path):
     numpy.testing.assert_array_equal(again.forward(found, inputs)[0], net.forward(params, inputs)[0])
 
 
-@pytest.mark.parametrize("name", ["three levels", "both directions"])
-def test_several_processes_give_the_same(name):
-    net, params, inputs, targets = problem(name)
-    several = replace(net, processes=2)
-    loss, grads = net.loss_and_gradients(params, inputs, targets, lengths=LENGTHS)
-    shared_loss, shared = several.loss_and_gradients(params, inputs, targets, lengths=LENGTHS)
-    several.close()
-    assert shared_loss == pytest.approx(loss, abs=1e-12)
-    for path, gradient in flatten(grads).items():
-        numpy.testing.assert_allclose(flatten(shared)[path], gradient, 0, 1e-12, err_msg=path)
-
-
 @pytest.mark.parametrize("name", ["three levels", "labels at each step"])
 def test_a_device_gives_the_hosts_numbers(name):
     net, params, inputs, targets = problem(name)

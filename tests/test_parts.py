@@ -346,8 +346,6 @@ def test_a_model_refuses_parameters_of_other_parts(name):
 def test_wrong_options_of_models_are_named():
     with pytest.raises(ValueError, match="layer: expected one of"):
         Network(TokenEncoder(3), Classifier(2), 4, layer="gru")
-    with pytest.raises(ValueError, match="processes: expected at least 1, got 0"):
-        Network(TokenEncoder(3), Classifier(2), 4, processes=0)
     for name in ("inputs", "actions", "hidden_size", "encoded_size"):
         with pytest.raises(ValueError, match=f"{name}: expected at least 1, got 0"):
             actor_critic.ActorCritic(**{"inputs": 1, "actions": 1} | {name: 0})
@@ -425,7 +423,7 @@ def test_wrong_arguments_of_actor_critics_are_named():
 
 
 def test_the_smallest_sizes_of_models_work():
-    network.Network(TokenEncoder(1, 1, 1), Classifier(1, 1), 1, processes=1)
+    network.Network(TokenEncoder(1, 1, 1), Classifier(1, 1), 1)
     agent = actor_critic.ActorCritic(1, 1, 1, encoded_size=1)
     params = agent.init(numpy.random.default_rng(0))
     logits, values, _ = agent.forward(params, lambda t, logits: numpy.ones((1, 1), "float32"), 1, 1)

@@ -16,6 +16,7 @@ from fastweights_np.checkpoint import CheckpointError
 from fastweights_np.convnet import Convolution
 from fastweights_np.multilevel import Controls
 from fastweights_np.network import LAYERS, Classifier, ConvolutionalNetwork, Network, PatchEncoder, TokenEncoder
+from fastweights_np.structures import split
 from fastweights_np.trees import flatten
 
 CONTROLS = Controls([True, False], [False, False], [False, True], [False, True])
@@ -30,7 +31,7 @@ NETWORKS = {
     name: (Network(TokenEncoder(5, 6, 4), Classifier(3, 5), 6, name, *OPTIONS.get(name, ({}, {}))), TOKENS)
     for name in LAYERS
 } | {
-    "patches": (Network(PatchEncoder(3), Classifier(numpy.int64(3)), 6, "irnn", processes=2), PATCHES),
+    "patches": (Network(PatchEncoder(3), Classifier(numpy.int64(3)), 6, "irnn"), PATCHES),
     "convnet": (ConvolutionalNetwork((Convolution(2, 3, pool=2), Convolution(3, 2)), Classifier(3), 8), IMAGES),
 }  # fmt: skip
 
@@ -38,7 +39,7 @@ NETWORKS = {
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_comes_back_with_its_settings_and_its_answers(name, dtype, tmp_path):
-    net, inputs = replace(NETWORKS[name][0]), NETWORKS[name][1]  # a copy, because it is closed below
+    net, inputs = NETWORKS[name]
     inputs = inputs if inputs is TOKENS else inputs.astype(dtype)
     params = net.init(numpy.random.default_rng(0), dtype)
     network.train_step(net, params, optim.Adam(params), inputs, numpy.arange(4) % 3, 0.1)
@@ -47,8 +48,27 @@ def test_a_network_comes_back_with_its_settings_and_its_answers(name, dtype, tmp
     assert again == net
     assert flatten(found).keys() == flatten(params).keys()
     numpy.testing.assert_array_equal(again.forward(found, inputs)[0], net.forward(params, inputs)[0])
-    again.close()
-    net.close()
+
+
+@pytest.mark.parametrize(("setting", "loads"), [("processes", True), ("workers", False)])
+def test_a_setting_of_an_earlier_release_that_changed_no_result_is_ignored(setting, loads, tmp_path, monkeypatch):
+    """Network had the setting processes; no release had workers."""
+    net, params = NETWORKS["irnn"][0], NETWORKS["irnn"][0].init(numpy.random.default_rng(0))
+
+    def earlier(name, tree):
+        structure, arrays = split(name, tree)
+        if name == "arrays":
+            structure["net"][1][setting] = 2
+        return structure, arrays
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "split", earlier)
+        network.save(tmp_path / "net.npz", net, params)
+    if loads:
+        assert network.load(tmp_path / "net.npz")[0] == net
+    else:
+        with pytest.raises(CheckpointError, match=r"expected the settings of network\.Network, got workers, too"):
+            network.load(tmp_path / "net.npz")
 
 
 def test_an_agent_comes_back_too(tmp_path):

@@ -10,7 +10,7 @@ import numpy
 import pytest
 
 import fastweights_np as fw
-from fastweights_np import convnet, ops, parallel
+from fastweights_np import convnet, ops
 from fastweights_np.actor_critic import ActorCritic
 from fastweights_np.multilevel import Controls
 from fastweights_np.network import LAYERS, Classifier, ConvolutionalNetwork, Network, PatchEncoder, TokenEncoder
@@ -97,19 +97,6 @@ def test_an_input_made_step_by_step_cannot_use_its_own_layers_workspace():
     layer.forward(params, x, workspace=workspace)  # an error has released it
 
 
-def test_a_parallel_layer_takes_one_call_at_a_time():
-    layer, params, x, dh, _ = problem("irnn")
-    with parallel.Layer(layer, processes=1) as shared:
-        _, cache = shared.forward(params, x)
-        for call in (lambda: shared.forward(params, x), lambda: shared.backward(dh, cache)):
-            with shared._calls, pytest.raises(RuntimeError, match="in the middle of a call"):
-                call()
-        shared.backward(dh, cache)
-        for way, value in [*((way, shared) for way in COPIES), ("deepcopy", cache), ("pickle", cache)]:
-            with pytest.raises(TypeError, match=r"parallel\.Layer: its helper processes cannot be copied, nor can its"):
-                COPIES[way](value)
-
-
 # --------------------------------------------------------------------------------------------------- copies and pickles
 
 
@@ -153,11 +140,11 @@ def network(name: str):
     if name == "patches":
         options, patches = {"controls": CONTROLS}, numpy.ones((6, 4, 5), "float32")
         return Network(PatchEncoder(5), Classifier(3), 6, "multilevel", options=options), patches
-    return Network(TokenEncoder(7), Classifier(3), 6, "irnn", processes=2 if name == "processes" else 1), tokens
+    return Network(TokenEncoder(7), Classifier(3), 6, "irnn"), tokens
 
 
 @pytest.mark.parametrize("way", COPIES)
-@pytest.mark.parametrize("name", ["tokens", "processes", "patches", "convnet"])
+@pytest.mark.parametrize("name", ["tokens", "patches", "convnet"])
 def test_a_network_can_be_copied_after_its_first_forward_and_so_can_its_cache(name, way):
     net, inputs = network(name)
     params = net.init(numpy.random.default_rng(0))
@@ -165,13 +152,10 @@ def test_a_network_can_be_copied_after_its_first_forward_and_so_can_its_cache(na
     twin = COPIES[way](net)
     assert twin == net
     numpy.testing.assert_array_equal(twin.forward(params, inputs)[0], logits)
-    twin.close()
-    if name != "processes":
-        expected = net.backward(logits, cache)
-        got = net.backward(logits, COPIES[way](cache))
-        for key, value in flatten(got).items():
-            numpy.testing.assert_array_equal(value, flatten(expected)[key], err_msg=key)
-    net.close()
+    expected = net.backward(logits, cache)
+    got = net.backward(logits, COPIES[way](cache))
+    for key, value in flatten(got).items():
+        numpy.testing.assert_array_equal(value, flatten(expected)[key], err_msg=key)
 
 
 @pytest.mark.parametrize("way", COPIES)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy
 
-from fastweights_np import Workspace, fast_weights, optim, parallel, to_device, to_host
+from fastweights_np import Workspace, fast_weights, optim, to_device, to_host
 from fastweights_np.network import LAYERS, train_step
 from fastweights_np.trees import flatten
 from tasks import mnist, retrieval
@@ -16,10 +16,9 @@ from tasks.vision import images
 from .problem import Arrays, Forward, Framework, Layer, Step, Training
 
 
-def layer(problem: Layer, processes: int = 1, dtype: str = "float32") -> Framework:
+def layer(problem: Layer, dtype: str = "float32") -> Framework:
     """Return the package's layer with a workspace, as in training."""
-    module, workspace = LAYERS[problem.layer], Workspace()
-    layer: Any = module if processes == 1 else parallel.Layer(module, processes)
+    layer, workspace = LAYERS[problem.layer], Workspace()
     params, x, h0, dh = to_device(problem.arrays(dtype), problem.device)
     options = problem.all_options()
 
@@ -34,10 +33,9 @@ def layer(problem: Layer, processes: int = 1, dtype: str = "float32") -> Framewo
     return Framework(run, answer) if problem.device == "cpu" else Framework(run, answer, seconds_on_a_gpu)
 
 
-def forward(problem: Forward, processes: int = 1, dtype: str = "float32") -> Framework:
+def forward(problem: Forward, dtype: str = "float32") -> Framework:
     """Return the package's layer without gradients, with a workspace."""
-    module, workspace = LAYERS[problem.layer], Workspace()
-    layer: Any = module if processes == 1 else parallel.Layer(module, processes)
+    layer, workspace = LAYERS[problem.layer], Workspace()
     params, x, h0, _ = problem.arrays(dtype)
     options = problem.all_options()
 
@@ -83,11 +81,9 @@ def seconds_on_a_gpu(run: Any) -> float:
     return cupy.cuda.get_elapsed_time(before, after) / 1e3
 
 
-def training(problem: Training, processes: int = 1, threads: int = 1, dtype: str = "float32") -> Framework:
+def training(problem: Training, threads: int = 1, dtype: str = "float32") -> Framework:
     """Return the task's network and the updates of its training loop."""
     network, params, split, orders = network_and_data(problem, dtype)
-    if processes > 1:
-        network = replace(network, processes=processes)
     if threads > 1:
         network = replace(network, threads=threads)
     adam, workspace, update = optim.Adam(params, epsilon=problem.epsilon), Workspace(), iter(orders)

@@ -42,13 +42,8 @@ class Entry(NamedTuple):
 
     @property
     def parts(self) -> int:
-        """Return the number of its own processes or threads that compute."""
-        return self.how.get("processes", 1) * self.how.get("threads", 1)
-
-    @property
-    def ours(self) -> bool:
-        """Return whether it is this package."""
-        return self.module == "in_numpy"
+        """Return the number of its own threads that compute."""
+        return self.how.get("threads", 1)
 
 
 PEERS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -70,7 +65,6 @@ ENTRIES = (
     STEPPING
     | {
         "ours": Entry("in_numpy", "numpy", {}),
-        "ours, 2 processes": Entry("in_numpy", "numpy", {"processes": 2}),  # of a recurrent layer
         "ours, batch halved": Entry("in_numpy", "numpy", {"threads": 2}),  # of the ConvNet
         BASE: Entry("in_numpy", "numpy", {}),
         "PyTorch eager, nn": Entry("in_pytorch", "torch", {"form": "nn"}),
@@ -81,6 +75,11 @@ ENTRIES = (
         for form in ("attention", "matrix", "plain")
     }
 )
+
+
+def is_ours(name: str) -> bool:
+    """Return whether the framework is this package. Older stored results also name "ours, 2 processes"."""
+    return name.startswith("ours") or ENTRIES[name].module == "in_numpy"
 
 
 class WrongAnswer(Exception):
@@ -171,14 +170,14 @@ def available(names: list[str]) -> tuple[list[str], list[str]]:
 def layer_frameworks(layer: str, threads: int, device: str = "cpu") -> list[str]:
     """Return the names of the frameworks that have this layer, or the ConvNet: ours, and all forms of the peers.
 
-    On a GPU leave out those that run only on the host: autograd, and ours with several processes.
+    On a GPU leave out those that run only on the host: autograd, and ours with several threads.
     """
-    forms, other = FORMS.get(layer, ("plain",)), "threads" if layer in FORMS else "processes"
+    forms = FORMS.get(layer, ("plain",))
     return [
         name
         for name, entry in ENTRIES.items()
         if name not in (BASE, *STEPPING) and entry.how.get("form", forms[0]) in forms and entry.parts <= threads
-        and other not in entry.how
+        and not (layer in FORMS and "threads" in entry.how)
         and (device == "cpu" or (entry.module != "in_autograd" and entry.parts == 1))
     ]  # fmt: skip
 

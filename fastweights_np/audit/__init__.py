@@ -4,7 +4,7 @@
     2  fast forward                           =  plain forward, for every option and chunk size; ops = SciPy
     3  plain and fast backward                =  autograd through the plain forward             to 1e-12
     4  hand-derived backward                  =  finite differences (SciPy) of the fast forward to 1e-7
-    5  one step at a time, two parts of a sequence, two processes = whole sequences
+    5  one step at a time, or two parts       =  whole sequences
     6  GPU                                    =  host, where there is a GPU
     7  float32                                =  float64                                        to 1e-4
 

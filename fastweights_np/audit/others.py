@@ -1,15 +1,11 @@
-"""The links of the optimizers and of layers on several processes."""
+"""The link of the optimizers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy
 
-from .. import optim, parallel
+from .. import optim
 from ..plain.optim import adam, rmsprop
-from .cases import QUICK
-from .layers import hand_gradients
 from .links import Link, Move
 
 
@@ -33,21 +29,4 @@ def optimizer_link(move: Move) -> Link:
                     theta, v = rmsprop(theta, v, each[name], 0.01)
             expected[name] = theta
         link.compare(kind.__name__, params, expected)
-    return link
-
-
-def parallel_link(layers: Sequence[str]) -> Link:
-    """Return the link that compares each layer on two processes with the layer itself."""
-    link = Link(5, "two processes = one", "parallel", 1e-12)
-    for case in (case for case in QUICK if case.layer in layers and case.batch_size > 1):
-        params, given, dh = case.arrays()
-        with parallel.Layer(case.module, processes=2) as layer:
-            h, cache = layer.forward(params, **given, **case.options)
-            grads, dx, dh0 = layer.backward(dh, cache, case.extra())
-            state = layer.final_state(cache)
-        expected_h, cache = case.module.forward(params, **given, **case.options)
-        expected = {"h": expected_h, **hand_gradients(case, cache, dh)}
-        expected |= {f"final {name}": value for name, value in case.module.final_state(cache)._asdict().items()}
-        got = {"h": h, "x": dx, "h0": dh0} | grads
-        link.compare(f"{case.layer} {case}", got | {f"final {n}": v for n, v in state._asdict().items()}, expected)
     return link

@@ -11,7 +11,7 @@ from .layers import device_link, layer_links
 from .links import Link, Move
 from .networks import actor_critic_links, network_link
 from .operations import convnet_links, operation_links
-from .others import optimizer_link, parallel_link
+from .others import optimizer_link
 
 
 def run(
@@ -20,8 +20,8 @@ def run(
 ) -> list[Link]:  # fmt: skip
     """Run the chain and return its rows. Raises ImportError if autograd or SciPy is absent.
 
-    quick runs a quarter of the cases. It leaves out links 4 and 7 and the helper processes; the finite differences of
-    link 4 take most of the time.
+    quick runs a quarter of the cases. It leaves out links 4 and 7; the finite differences of link 4 take most of the
+    time.
     only: titles of the layers' links to run; all if empty.
     others: whether to run more than the links of these layers. few: whether to run a quarter of the cases, with all
     links.
@@ -35,8 +35,6 @@ def run(
         links += other_links(layers, quick, move)
         if device != "cpu":
             links.append(device_link(cases, move))
-        elif not quick:
-            links.append(parallel_link(layers))
     return sorted(links, key=lambda link: link.number)
 
 

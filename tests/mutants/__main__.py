@@ -41,8 +41,8 @@ COPIED = ("fastweights_np", "tasks", "tests", "bench", "README.md", "pyproject.t
 # the tests that are about the package, by file
 TESTS = (
     "actor_critic", "arguments", "audit", "baselines", "checkpoint", "checks", "convnet", "defaults", "fast_weights",
-    "files", "layers", "memory", "multilevel", "network", "ops", "optim", "package", "parallel", "parts", "saving",
-    "shared_arrays", "stepper", "strict_cupy", "workspace",
+    "files", "layers", "memory", "multilevel", "network", "ops", "optim", "package", "parts", "saving", "shared_arrays",
+    "stepper", "strict_cupy", "workspace",
 )  # fmt: skip
 # too slow to be run for one mutant; the last expects the source as it is
 NOT_RUN = (
@@ -53,13 +53,8 @@ NOT_RUN = (
     "type_checkers",
     "user_breaks",
 )
-# in addition to the guards that changes.py finds: the failure of a helper, and an LSTM's step that exceeds the cache
-ALWAYS = (
-    "parallel.py _Helper.finish",
-    "parallel.py _serve",
-    "parallel.py _raise_first",
-    "lstm.py Buffers.__init__: self.steps",
-)
+# in addition to the guards that changes.py finds: an LSTM's step that exceeds the cache
+ALWAYS = ("lstm.py Buffers.__init__: self.steps",)
 FORK = multiprocessing.get_context("fork")
 
 
