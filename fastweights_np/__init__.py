@@ -20,8 +20,11 @@ from . import (
     associative_lstm,
     checkpoint,
     convnet,
+    fast_weight_programmer,
     fast_weights,
+    features,
     irnn,
+    key_value_memory,
     lstm,
     multilevel,
     network,
@@ -33,8 +36,9 @@ from .workspace import Workspace
 
 __version__ = "0.1.0"
 __all__ = [
-    "Workspace", "actor_critic", "associative_lstm", "audit", "checkpoint", "convnet", "fast_weights", "irnn", "lstm",
-    "multilevel", "network", "ops", "optim", "parallel", "to_device", "to_host",
+    "Workspace", "actor_critic", "associative_lstm", "audit", "checkpoint", "convnet", "fast_weight_programmer",
+    "fast_weights", "features", "irnn", "key_value_memory", "lstm", "multilevel", "network", "ops", "optim",
+    "parallel", "to_device", "to_host",
 ]  # fmt: skip
 
 

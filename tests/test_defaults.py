@@ -11,9 +11,12 @@ from fastweights_np import (
     actor_critic,
     associative_lstm,
     convnet,
+    fast_weight_programmer,
     fast_weights,
+    features,
     inner_loop,
     irnn,
+    key_value_memory,
     lstm,
     multilevel,
     network,
@@ -24,14 +27,15 @@ from fastweights_np import (
 )
 
 MODULES = (
-    actor_critic, associative_lstm, convnet, fast_weights, inner_loop, irnn, lstm, multilevel, network, ops, optim,
-    parallel, parts,
+    actor_critic, associative_lstm, convnet, fast_weight_programmer, fast_weights, features, inner_loop, irnn,
+    key_value_memory, lstm, multilevel, network, ops, optim, parallel, parts,
 )  # fmt: skip
 
 H0, A0, C0 = {"h0": None}, {"A0": None}, {"c0": None}
 MEMORY = {"decay": 0.95, "rate": 0.5, "inner_steps": 1, "activation": "relu", "normalize_preliminary": False}
 INIT = {"layer_norm": True, "recurrent_scale": 0.05, "dtype": "float32"}
 SPANS = {"lengths": None, "resets": None, "gradients": True}
+PROGRAMMER = {"decay": 1.0, "feature_map": "identity", "attention_normalization": False}
 RUN = SPANS | {"chunk": None, "workspace": None}
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -68,6 +72,17 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "associative_lstm.final_state": {},
     "associative_lstm.initial_state": H0 | C0 | {"copies": 4},
     "associative_lstm.step": {},
+    "fast_weight_programmer.init": {"heads": 1, "rule": "delta", "dtype": "float32"},
+    "fast_weight_programmer.forward": {"state": None, "normalization": None} | PROGRAMMER | SPANS | {"chunk": None},
+    "fast_weight_programmer.backward": {"dstate": None},
+    "fast_weight_programmer.initial_state": {
+        "state": None,
+        "feature_map": "identity",
+        "attention_normalization": False,
+    },
+    "fast_weight_programmer.step": {"normalization": None} | PROGRAMMER,
+    "key_value_memory.forward": {"state": None, "beta": None, "log_decay": 0.0, "delta": False, "chunk": None},
+    "key_value_memory.backward": {"dstate": None},
     "multilevel.Stepper": {"batch_size": 1, "chunk": None} | MEMORY | H0 | A0,
     "irnn.Stepper": {"batch_size": 1, "activation": "relu"} | H0,
     "lstm.Stepper": {"batch_size": 1} | H0 | C0,

@@ -1,0 +1,192 @@
+"""A memory of keys and values, S(t), whose keys, values and queries do not depend on what is read from it.
+
+    e(t) = v(t),  or with the delta rule  e(t) = v(t) - α(t) S(t-1) k(t)                                         (P7)
+    S(t) = α(t) S(t-1) + β(t) e(t) k(t)ᵀ                                                                  (P6), (P8)
+    o(t) = S(t) q(t)                                                                                             (P5)
+
+With α = λ and v = k = q = h it is the memory of Ba et al. 2016, equation (1), except that o(t) also reads what step t
+writes. Because nothing feeds back, all steps of a chunk are matrix products: DERIVATION.md, "A chunk at a time". Time
+and memory grow linearly with T.
+
+k, q (T, B, N, d_k), v, e, o (T, B, N, d_v), α, β (T, B, N), S (B, N, d_v, d_k): T steps, B sequences, N heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy
+
+from .backend import Array, array_module
+from .chunks import Decays, by_chunks, by_steps, inverse
+
+__all__ = ["Cache", "Gradients", "backward", "final_state", "forward"]
+
+CHUNK = 64  # steps in a chunk
+
+
+@dataclass
+class Cache:
+    """All that `backward` depends on. Arrays of steps have the layout of chunks.py."""
+
+    steps: int
+    queries: Array
+    keys: Array
+    values: Array
+    beta: Array | None  # (B, N, C, L, 1); None is 1
+    decays: Decays
+    scores: Array  # (B, N, C, L, L)  D ⊙ Q Kᵀ
+    overlaps: Array | None  # D ⊙ K Kᵀ below the diagonal; None without the delta rule
+    inverted: Array | None  # (I + overlaps diag(β))⁻¹
+    errors: Array  # e
+    writes: Array  # β e
+    states: Array  # (C + 1, B, N, d_v, d_k)  S before each chunk, and after the last one
+    outputs: Array  # o
+    written: Array | None  # (T, B, 1)  the option `writes`, as 0 or 1
+
+
+def forward(
+    queries: Array, keys: Array, values: Array, state: Array | None = None, beta: Array | None = None,
+    log_decay: Array | float = 0.0, *, delta: bool = False, writes: numpy.ndarray | None = None,
+    parts: numpy.ndarray | None = None, chunk: int | None = None,
+) -> tuple[Array, Cache]:  # fmt: skip
+    """Return o (T, B, N, d_v) for all steps, and the cache that `backward` needs.
+
+    queries, keys  (T, B, N, d_k)
+    values         (T, B, N, d_v)
+    state          S(0) (B, N, d_v, d_k); zero if None
+    beta           β (T, B, N); None is 1
+    log_decay      log α <= 0, (T, B, N), (1, 1, N) if it is the same at all steps, or a number
+    delta          whether e(t) is what is missing from the memory, by the delta rule, or v(t) itself
+    writes         (T, B) booleans on the host: False where a step only reads. S does not change there
+    parts          (T, B) integers on the host: the number of the document of a step, from 0. S is zero where one begins
+    chunk          steps in a chunk; None selects it. Results agree up to rounding error for every chunk
+
+    With the delta rule and β |k|² > 2, S itself grows without bound.
+    """
+    xp = array_module(queries=queries, keys=keys, values=values)
+    steps, batch_size, heads, size = keys.shape
+    L = min(chunk or CHUNK, steps)
+    logs = xp.full((1, 1, 1), log_decay) if isinstance(log_decay, float) else log_decay
+    logs, written = logs + xp.zeros((steps, 1, 1), logs.dtype), None
+    if writes is not None:
+        written = xp.asarray(writes[:, :, None], keys.dtype)
+        logs, beta = logs * written, written if beta is None else beta * written
+    D = Decays.of(logs, parts, L, keys.dtype)
+    Q, K, V = (by_chunks(each, L) for each in (queries, keys, values))
+    b = None if beta is None else by_chunks(beta[..., None], L)
+    S = xp.empty((Q.shape[2] + 1, batch_size, heads, values.shape[-1], size), keys.dtype)
+    S[0] = 0 if state is None else state
+    K_to_end, overlaps, inverted = D.to_end * K, None, None
+
+    if delta:
+        overlaps = K @ K.swapaxes(3, 4)
+        overlaps *= D.within
+        _clear_diagonal(overlaps)
+        inverted = inverse(_times(overlaps, None if b is None else b.swapaxes(3, 4)))
+        E, W = inverted @ V, inverted @ (D.from_start * K)
+        U = xp.empty_like(E)
+        for c in range(len(S) - 1):
+            # e = v - α S(t-1) k                                                                                    (P7)
+            E[:, :, c] -= W[:, :, c] @ S[c].swapaxes(2, 3)
+            U[:, :, c] = E[:, :, c] if b is None else E[:, :, c] * b[:, :, c]
+            # S = α S(t-1) + β e kᵀ                                                                           (P6), (P8)
+            xp.matmul(U[:, :, c].swapaxes(2, 3), K_to_end[:, :, c], out=S[c + 1])
+            S[c + 1] += D.whole[:, :, c] * S[c]
+    else:
+        E, U = V, _times(V, b)
+        # S = α S(t-1) + β v kᵀ                                                                               (P6), (P8)
+        xp.matmul(U.swapaxes(3, 4), K_to_end, out=_in_layout(S[1:]))
+        for c in range(len(S) - 1):
+            S[c + 1] += D.whole[:, :, c] * S[c]
+    # o = S q                                                                                                       (P5)
+    scores = Q @ K.swapaxes(3, 4)
+    scores *= D.within
+    outputs = Q @ _in_layout(S[:-1]).swapaxes(3, 4)
+    outputs *= D.from_start
+    outputs += scores @ U
+    cache = Cache(steps, Q, K, V, b, D, scores, overlaps, inverted, E, U, S, outputs, written)
+    return by_steps(outputs, steps), cache
+
+
+class Gradients(NamedTuple):
+    """The gradients of the arguments of `forward`; of beta and log_decay for all steps, (T, B, N)."""
+
+    queries: Array
+    keys: Array
+    values: Array
+    beta: Array
+    log_decay: Array
+    state: Array
+
+
+def backward(do: Array, cache: Cache, dstate: Array | None = None) -> Gradients:
+    """Return the gradients from do (T, B, N, d_v), and dstate of the final S, None for zero."""
+    Q, K, V, b, D, U, E, S = (
+        cache.queries, cache.keys, cache.values, cache.beta, cache.decays, cache.writes, cache.errors, cache.states
+    )  # fmt: skip
+    xp, dO, before = array_module(do=do), by_chunks(do, Q.shape[3]), _in_layout(S[:-1])
+    dS = xp.empty_like(S)
+    dS[-1] = 0 if dstate is None else dstate
+    # o = S q                                                                                                       (P5)
+    dscores = dO @ U.swapaxes(3, 4)
+    dscores *= D.within
+    dU = cache.scores.swapaxes(3, 4) @ dO
+    dO_before = D.from_start * dO
+    dQ = dscores @ K + dO_before @ before
+    xp.matmul(dO_before.swapaxes(3, 4), Q, out=_in_layout(dS[:-1]))
+    # S = α S(t-1) + β e kᵀ,   and with the delta rule e = v - α S(t-1) k                               (P6), (P7), (P8)
+    K_to_end = D.to_end * K
+    if cache.inverted is not None:
+        transposed = cache.inverted.swapaxes(3, 4)
+        dE, W, K_before = transposed @ _times(dU, b), transposed @ _times(K_to_end, b), D.from_start * K
+    for c in reversed(range(len(S) - 1)):
+        if cache.inverted is not None:
+            dE[:, :, c] += W[:, :, c] @ dS[c + 1].swapaxes(2, 3)
+            dS[c] -= dE[:, :, c].swapaxes(2, 3) @ K_before[:, :, c]
+        dS[c] += D.whole[:, :, c] * dS[c + 1]
+    after = _in_layout(dS[1:])
+    dU += K_to_end @ after.swapaxes(3, 4)
+    dK = (D.to_end * U) @ after
+    if cache.inverted is not None:
+        dV = dE
+        doverlaps = dE @ U.swapaxes(3, 4)
+        doverlaps *= D.within
+        _clear_diagonal(doverlaps)
+        dK -= (doverlaps + doverlaps.swapaxes(3, 4)) @ K
+        dK -= (D.from_start * dE) @ before
+        assert cache.overlaps is not None
+        dU -= cache.overlaps.swapaxes(3, 4) @ dE
+    else:
+        dV = _times(dU, b)
+    dK += dscores.swapaxes(3, 4) @ Q
+    dbeta: Any = (dU * E).sum(axis=4, keepdims=True)
+    # the sums of log α that D is made of; the terms of all its uses add up to these products                       (P8)
+    dsums: Any = (dO * cache.outputs).sum(axis=4) - (dV * V).sum(axis=4)
+    dsums[..., -1] += (after * _in_layout(S[1:])).sum(axis=(3, 4))
+    dlog = dsums @ xp.asarray(numpy.tri(dsums.shape[-1]), dsums.dtype)
+    dq, dk, dv, dbeta, dlog = (by_steps(each, cache.steps) for each in (dQ, dK, dV, dbeta, dlog[..., None]))
+    dbeta, dlog = (_times(each[..., 0], cache.written) for each in (dbeta, dlog))
+    return Gradients(dq, dk, dv, dbeta, dlog, dS[0])
+
+
+def final_state(cache: Cache) -> Array:
+    """Return S after the last step (B, N, d_v, d_k), a new array."""
+    return cache.states[-1].copy()
+
+
+def _in_layout(states: Array) -> Array:
+    """Return the states (C, B, N, d_v, d_k) in the layout of chunks.py, a view."""
+    return states.transpose(1, 2, 0, 3, 4)
+
+
+def _times(array: Array, factor: Array | None) -> Array:
+    """Return their product; None is 1."""
+    return array if factor is None else array * factor
+
+
+def _clear_diagonal(squares: Array) -> None:
+    """Make the diagonal of squares (..., L, L) zero, in place."""
+    n = array_module(squares=squares).arange(squares.shape[-1])
+    squares[..., n, n] = 0
