@@ -33,7 +33,6 @@ class Cache:
     steps: int
     queries: Array
     keys: Array
-    values: Array
     beta: Array | None  # (B, N, C, L, 1); None is 1
     decays: Decays
     scores: Array  # (B, N, C, L, L)  D ⊙ Q Kᵀ
@@ -42,8 +41,8 @@ class Cache:
     errors: Array  # e
     writes: Array  # β e
     states: Array  # (C + 1, B, N, d_v, d_k)  S before each chunk, and after the last one
-    outputs: Array  # o
     written: Array | None  # (T, B, 1)  the option `writes`, as 0 or 1
+    learned_decay: bool  # whether log α has a gradient
 
 
 def forward(
@@ -68,7 +67,8 @@ def forward(
     xp = array_module(queries=queries, keys=keys, values=values)
     steps, batch_size, heads, size = keys.shape
     L = min(chunk or CHUNK, steps)
-    logs = xp.full((1, 1, 1), log_decay) if isinstance(log_decay, float) else log_decay
+    learned = not isinstance(log_decay, float)
+    logs: Array = log_decay if learned else xp.full((1, 1, 1), log_decay)  # type: ignore[assignment]
     logs, written = logs + xp.zeros((steps, 1, 1), logs.dtype), None
     if writes is not None:
         written = xp.asarray(writes[:, :, None], keys.dtype)
@@ -106,7 +106,7 @@ def forward(
     outputs = Q @ _in_layout(S[:-1]).swapaxes(3, 4)
     outputs *= D.from_start
     outputs += scores @ U
-    cache = Cache(steps, Q, K, V, b, D, scores, overlaps, inverted, E, U, S, outputs, written)
+    cache = Cache(steps, Q, K, b, D, scores, overlaps, inverted, E, U, S, written, learned)
     return by_steps(outputs, steps), cache
 
 
@@ -117,24 +117,27 @@ class Gradients(NamedTuple):
     keys: Array
     values: Array
     beta: Array
-    log_decay: Array
+    log_decay: Array | None  # None if it was a number
     state: Array
 
 
 def backward(do: Array, cache: Cache, dstate: Array | None = None) -> Gradients:
     """Return the gradients from do (T, B, N, d_v), and dstate of the final S, None for zero."""
-    Q, K, V, b, D, U, E, S = (
-        cache.queries, cache.keys, cache.values, cache.beta, cache.decays, cache.writes, cache.errors, cache.states
+    Q, K, U, E, S, b, D = (
+        cache.queries, cache.keys, cache.writes, cache.errors, cache.states, cache.beta, cache.decays
     )  # fmt: skip
     xp, dO, before = array_module(do=do), by_chunks(do, Q.shape[3]), _in_layout(S[:-1])
     dS = xp.empty_like(S)
     dS[-1] = 0 if dstate is None else dstate
     # o = S q                                                                                                       (P5)
     dscores = dO @ U.swapaxes(3, 4)
+    of_pairs: Any = dscores * cache.scores if cache.learned_decay else None  # of D
     dscores *= D.within
     dU = cache.scores.swapaxes(3, 4) @ dO
     dO_before = D.from_start * dO
-    dQ = dscores @ K + dO_before @ before
+    dQ = dO_before @ before
+    of_start: Any = _dot(dQ, Q) if cache.learned_decay else None  # of d
+    dQ += dscores @ K
     xp.matmul(dO_before.swapaxes(3, 4), Q, out=_in_layout(dS[:-1]))
     # S = α S(t-1) + β e kᵀ,   and with the delta rule e = v - α S(t-1) k                               (P6), (P7), (P8)
     K_to_end = D.to_end * K
@@ -149,26 +152,46 @@ def backward(do: Array, cache: Cache, dstate: Array | None = None) -> Gradients:
     after = _in_layout(dS[1:])
     dU += K_to_end @ after.swapaxes(3, 4)
     dK = (D.to_end * U) @ after
+    of_end: Any = _dot(dK, K) if cache.learned_decay else None  # of r
+    dK += dscores.swapaxes(3, 4) @ Q
     if cache.inverted is not None:
-        dV = dE
+        dV, overlaps = dE, cache.overlaps
+        assert overlaps is not None
         doverlaps = dE @ U.swapaxes(3, 4)
+        dK_before = (D.from_start * dE) @ before
+        if cache.learned_decay:
+            of_pairs -= doverlaps * overlaps
+            of_start -= _dot(dK_before, K)
         doverlaps *= D.within
         _clear_diagonal(doverlaps)
         dK -= (doverlaps + doverlaps.swapaxes(3, 4)) @ K
-        dK -= (D.from_start * dE) @ before
-        assert cache.overlaps is not None
-        dU -= cache.overlaps.swapaxes(3, 4) @ dE
+        dK -= dK_before
+        dU -= overlaps.swapaxes(3, 4) @ dE
     else:
         dV = _times(dU, b)
-    dK += dscores.swapaxes(3, 4) @ Q
-    dbeta: Any = (dU * E).sum(axis=4, keepdims=True)
-    # the sums of log α that D is made of; the terms of all its uses add up to these products                       (P8)
-    dsums: Any = (dO * cache.outputs).sum(axis=4) - (dV * V).sum(axis=4)
-    dsums[..., -1] += (after * _in_layout(S[1:])).sum(axis=(3, 4))
-    dlog = dsums @ xp.asarray(numpy.tri(dsums.shape[-1]), dsums.dtype)
-    dq, dk, dv, dbeta, dlog = (by_steps(each, cache.steps) for each in (dQ, dK, dV, dbeta, dlog[..., None]))
-    dbeta, dlog = (_times(each[..., 0], cache.written) for each in (dbeta, dlog))
+    dq, dk, dv = (by_steps(each, cache.steps) for each in (dQ, dK, dV))
+    dbeta = _times(by_steps(_dot(dU, E), cache.steps)[..., 0], cache.written)
+    dlog = None
+    if cache.learned_decay:
+        # exp of the sum of log α over some steps                                                                   (P8)
+        of_whole = (D.whole * (after * before)).sum(axis=(3, 4))[..., None, None]
+        dlog = by_steps(_span_sums(of_pairs, of_start, of_end) + of_whole, cache.steps)[..., 0]
+        dlog = _times(dlog, cache.written)
     return Gradients(dq, dk, dv, dbeta, dlog, dS[0])
+
+
+def _span_sums(of_pairs: Array, of_start: Array, of_end: Array) -> Array:
+    """Return d log α(i) for each step i (B, N, C, L, 1): the sum over all products of decays that contain α(i).
+
+    of_pairs (B, N, C, L, L)  of D_aj, which contains α(i) for j < i <= a
+    of_start (B, N, C, L, 1)  of d_a, which contains α(i) for i <= a
+    of_end   (B, N, C, L, 1)  of r_j, which contains α(i) for j < i
+    """
+    xp, L = array_module(of_pairs=of_pairs), of_pairs.shape[-1]
+    not_after, before = (xp.asarray(numpy.tri(L, k=k), of_pairs.dtype) for k in (0, -1))  # (a, i) i <= a; (i, j) j < i
+    pairs: Array = of_pairs @ before.T
+    pairs *= not_after
+    return pairs.sum(axis=3)[..., None] + not_after.T @ of_start + before @ of_end
 
 
 def final_state(cache: Cache) -> Array:
@@ -184,6 +207,12 @@ def _in_layout(states: Array) -> Array:
 def _times(array: Array, factor: Array | None) -> Array:
     """Return their product; None is 1."""
     return array if factor is None else array * factor
+
+
+def _dot(left: Array, right: Array) -> Array:
+    """Return the products of the rows of two arrays (.., L, d), as (.., L, 1)."""
+    dots: Array = (left * right).sum(axis=-1, keepdims=True)
+    return dots
 
 
 def _clear_diagonal(squares: Array) -> None:
