@@ -10,8 +10,8 @@ import tracemalloc
 import numpy
 import pytest
 
+from fastweights_np import checkpoint, key_value_memory, ops, optim
 from fastweights_np import fast_weight_programmer as layer
-from fastweights_np import key_value_memory, ops
 from fastweights_np.chunks import inverse
 from fastweights_np.memory import Memory
 
@@ -249,6 +249,20 @@ def test_memory_and_cache_grow_linearly():
         _, cache = layer.forward(params, x)
         sizes[steps] = len(pickle.dumps(cache))
     assert sizes[2048] < 4.2 * sizes[512]
+
+
+def test_an_optimizer_decays_the_maps_alone_and_a_checkpoint_keeps_the_state(tmp_path):
+    params, x, _ = problem("gated_delta")
+    before = {name: value.copy() for name, value in params.items()}
+    optim.Adam(params, weight_decay=0.5).step(params, {name: 0 * value for name, value in params.items()}, 0.1)
+    for name, value in params.items():
+        factor = 1.0 if name.endswith("_bias") else 0.95
+        numpy.testing.assert_allclose(value, factor * before[name], err_msg=name)
+    state = layer.final_state(layer.forward(params, x)[1])
+    checkpoint.save(tmp_path / "state", {"state": state})
+    loaded = checkpoint.load(tmp_path / "state")[0]["state"]
+    assert type(loaded) is layer.State
+    numpy.testing.assert_array_equal(loaded.S, state.S)
 
 
 def test_initial_weights():
