@@ -13,13 +13,17 @@ k, q (T, B, N, d_k), v, e, o (T, B, N, d_v), α, β (T, B, N), S (B, N, d_v, d_k
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy
 
+from . import checks
 from .backend import Array, array_module
 from .chunks import Decays, by_chunks, by_steps, inverse
+from .threads import of_each
 
 __all__ = ["Cache", "Gradients", "backward", "final_state", "forward"]
 
@@ -27,8 +31,8 @@ CHUNK = 64  # steps in a chunk
 
 
 @dataclass
-class Cache:
-    """All that `backward` depends on. Arrays of steps have the layout of chunks.py."""
+class BlockCache:
+    """All that `_backward` depends on, for one block. Arrays of steps have the layout of chunks.py."""
 
     steps: int
     queries: Array
@@ -45,10 +49,18 @@ class Cache:
     learned_decay: bool  # whether log α has a gradient
 
 
+@dataclass
+class Cache:
+    """All that `backward` depends on: blocks of sequences and heads, one for each thread."""
+
+    blocks: list[tuple[slice, slice]]
+    caches: list[BlockCache]
+
+
 def forward(
     queries: Array, keys: Array, values: Array, state: Array | None = None, beta: Array | None = None,
     log_decay: Array | float = 0.0, *, delta: bool = False, writes: numpy.ndarray | None = None,
-    parts: numpy.ndarray | None = None, chunk: int | None = None,
+    parts: numpy.ndarray | None = None, chunk: int | None = None, threads: int = 1,
 ) -> tuple[Array, Cache]:  # fmt: skip
     """Return o (T, B, N, d_v) for all steps, and the cache that `backward` needs.
 
@@ -60,10 +72,63 @@ def forward(
     delta          whether e(t) is what is missing from the memory, by the delta rule, or v(t) itself
     writes         (T, B) booleans on the host: False where a step only reads. S does not change there
     parts          (T, B) integers on the host: the number of the document of a step, from 0. S is zero where one begins
-    chunk          steps in a chunk; None selects it. Results agree up to rounding error for every chunk
+    chunk          steps in a chunk; None selects it
+    threads        how many share the sequences, or their heads, here and in `backward`. Results agree up to rounding
+                   error for every chunk and number of threads
 
-    With the delta rule and β |k|² > 2, S itself grows without bound.
+    With the delta rule and β |k|² > 2, S itself grows without bound. Raises ValueError or TypeError for arrays that do
+    not fit.
     """
+    arrays = {"keys": keys, "queries": queries, "values": values} | checks.given(state=state, beta=beta)
+    array_module(**arrays)
+    checks.floating(**arrays)
+    checks.shape("keys", keys, ("T", "B", "N", "d_k"), "they are (steps, sequences, heads, size)")
+    steps, batch_size, heads, size = keys.shape
+    checks.shape("queries", queries, keys.shape, "they have the shape of keys")
+    checks.shape("values", values, (steps, batch_size, heads, "d_v"), "one for each key")
+    if state is not None:
+        checks.shape("state", state, (batch_size, heads, values.shape[-1], size), "a matrix for each sequence and head")
+    if beta is not None:
+        checks.shape("beta", beta, (steps, batch_size, heads), "one for each key")
+
+    def of_block(block: tuple[slice, slice]) -> tuple[Array, BlockCache]:
+        b, n = block
+        logs = log_decay
+        if not isinstance(logs, float):
+            logs = logs[:, b if logs.shape[1] > 1 else slice(None), n]
+        return _forward(
+            queries[:, b, n], keys[:, b, n], values[:, b, n], None if state is None else state[b, n],
+            None if beta is None else beta[:, b, n], logs, delta, None if writes is None else writes[:, b],
+            None if parts is None else parts[:, b], chunk,
+        )  # fmt: skip
+
+    blocks = _blocks(batch_size, heads, threads)
+    outputs, caches = zip(*of_each(of_block, blocks), strict=True)
+    return _joined(outputs, blocks, 1), Cache(blocks, list(caches))
+
+
+def _blocks(batch_size: int, heads: int, threads: int) -> list[tuple[slice, slice]]:
+    """Return blocks of sequences and heads (B, N), at most one for each thread."""
+    of_sequences = batch_size >= threads
+    size = batch_size if of_sequences else heads
+    ends = [size * n // min(threads, size) for n in range(min(threads, size) + 1)]
+    cuts = [slice(*each) for each in pairwise(ends)]
+    return [(cut, slice(None)) if of_sequences else (slice(None), cut) for cut in cuts]
+
+
+def _joined(pieces: Sequence[Array], blocks: list[tuple[slice, slice]], axis: int) -> Array:
+    """Return one array of the pieces of all blocks, whose axes of sequences and heads are `axis` and the next one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    cut = axis + (blocks[0][0] == slice(None))
+    return array_module(piece=pieces[0]).concatenate(pieces, axis=cut)
+
+
+def _forward(
+    queries: Array, keys: Array, values: Array, state: Array | None, beta: Array | None, log_decay: Array | float,
+    delta: bool, writes: numpy.ndarray | None, parts: numpy.ndarray | None, chunk: int | None,
+) -> tuple[Array, BlockCache]:  # fmt: skip
+    """Return what `forward` does, for one block."""
     xp = array_module(queries=queries, keys=keys, values=values)
     steps, batch_size, heads, size = keys.shape
     L = min(chunk or CHUNK, steps)
@@ -106,7 +171,7 @@ def forward(
     outputs = Q @ _in_layout(S[:-1]).swapaxes(3, 4)
     outputs *= D.from_start
     outputs += scores @ U
-    cache = Cache(steps, Q, K, b, D, scores, overlaps, inverted, E, U, S, written, learned)
+    cache = BlockCache(steps, Q, K, b, D, scores, overlaps, inverted, E, U, S, written, learned)
     return by_steps(outputs, steps), cache
 
 
@@ -123,6 +188,19 @@ class Gradients(NamedTuple):
 
 def backward(do: Array, cache: Cache, dstate: Array | None = None) -> Gradients:
     """Return the gradients from do (T, B, N, d_v), and dstate of the final S, None for zero."""
+
+    def of_block(given: tuple[tuple[slice, slice], BlockCache]) -> Gradients:
+        (b, n), of_cache = given
+        return _backward(do[:, b, n], of_cache, None if dstate is None else dstate[b, n])
+
+    blocks = cache.blocks
+    *of_steps, of_state = zip(*of_each(of_block, list(zip(blocks, cache.caches, strict=True))), strict=True)
+    joined: list[Any] = [None if pieces[0] is None else _joined(pieces, blocks, 1) for pieces in of_steps]
+    return Gradients._make([*joined, _joined(of_state, blocks, 0)])
+
+
+def _backward(do: Array, cache: BlockCache, dstate: Array | None) -> Gradients:
+    """Return what `backward` does, for one block."""
     Q, K, U, E, S, b, D = (
         cache.queries, cache.keys, cache.writes, cache.errors, cache.states, cache.beta, cache.decays
     )  # fmt: skip
@@ -196,7 +274,7 @@ def _span_sums(of_pairs: Array, of_start: Array, of_end: Array) -> Array:
 
 def final_state(cache: Cache) -> Array:
     """Return S after the last step (B, N, d_v, d_k), a new array."""
-    return cache.states[-1].copy()
+    return _joined([each.states[-1] for each in cache.caches], cache.blocks, 0).copy()
 
 
 def _in_layout(states: Array) -> Array:

@@ -100,6 +100,20 @@ def test_the_delta_rule_stores_the_last_value_of_a_key_and_the_sum_all_of_them()
         numpy.testing.assert_array_equal(key_value_memory.final_state(cache)[0, 0, 0], expected)
 
 
+@pytest.mark.parametrize("rule", ["sum", "decay", "gated_delta"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_threads_share_sequences_or_heads(rule, batch_size):
+    params, x, dy = problem(rule)
+    x, dy, writes = x[:, :batch_size], dy[:, :batch_size], WRITES[:, :batch_size]
+    state = layer.State(numpy.random.default_rng(2).standard_normal((batch_size, N, D_V, D_K)))
+    options = {"state": state, "writes": writes, "resets": ~writes, "chunk": 4}
+    expected = results(params, x, dy, **options)
+    for threads in (2, 3, 9):
+        assert_close(results(params, x, dy, **options, threads=threads), expected, 1e-14)
+    y, _ = layer.forward(params, x, **options, threads=2, gradients=False)
+    numpy.testing.assert_allclose(y, expected["y"], atol=1e-14)
+
+
 @pytest.mark.parametrize("rule", layer.RULES)
 def test_a_step_that_only_reads_changes_nothing(rule):
     params, x, _ = problem(rule)
@@ -320,6 +334,7 @@ STATE = layer.State(numpy.zeros((B, N, D_V, D_K)))
         ({"lengths": numpy.zeros(B, int)}, ValueError, "lengths: expected numbers from 1 to 9"),
         ({"gradients": 0}, TypeError, "gradients: expected a bool"),
         ({"chunk": 0}, ValueError, "chunk: expected at least 1, got 0"),
+        ({"threads": 0}, ValueError, "threads: expected at least 1, got 0"),
     ],
 )
 def test_a_wrong_argument_is_refused_by_name(given, error, message):
@@ -329,7 +344,7 @@ def test_a_wrong_argument_is_refused_by_name(given, error, message):
 
 def test_wrong_arguments_of_other_functions_are_refused_by_name():
     _, cache = layer.forward(PARAMS, X)
-    rng = numpy.random.default_rng(0)
+    rng, (q, k, v, _, _) = numpy.random.default_rng(0), random_memory(T)
     for call, error, message in (
         (lambda: layer.init(rng, 2, 2, 2, rule="ba"), ValueError, "rule: expected one of decay, delta, gated"),
         (lambda: layer.init(rng, 2, 0, 2), ValueError, "key_size: expected at least 1, got 0"),
@@ -340,6 +355,12 @@ def test_wrong_arguments_of_other_functions_are_refused_by_name():
         (lambda: layer.step(PARAMS, X, STATE), ValueError, "x: expected shape (B, 5)"),
         (lambda: layer.step(PARAMS, X[0], STATE.S), TypeError, "state: expected a State, got ndarray"),
         (lambda: layer.initial_state(PARAMS, 0), ValueError, "batch_size: expected at least 1, got 0"),
+        (lambda: key_value_memory.forward(q, k[0], v), ValueError, "keys: expected shape (T, B, N, d_k)"),
+        (lambda: key_value_memory.forward(q[:, :, :, 1:], k, v), ValueError, "queries: expected shape (9, 1, 2, 4)"),
+        (lambda: key_value_memory.forward(q, k, v[1:]), ValueError, "values: expected shape (9, 1, 2, d_v)"),
+        (lambda: key_value_memory.forward(q, k, v, v), ValueError, "state: expected shape (1, 2, 4, 4)"),
+        (lambda: key_value_memory.forward(q, k, v, None, v), ValueError, "beta: expected shape (9, 1, 2)"),
+        (lambda: key_value_memory.forward(q, k, v.astype("float32")), TypeError, "values: expected float64"),
     ):
         with pytest.raises(error, match=re.escape(message)):
             call()
