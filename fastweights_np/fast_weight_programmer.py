@@ -107,7 +107,7 @@ class Cache:
     projected: Projected
     memory: key_value_memory.Cache
     o: Array  # (T, B, N, .)  S q, before the attention normalization
-    y: Array  # (T, B, N d_v)  what forward returns
+    y: Array  # (T, B, N d_v)  what forward returns, for its shape
 
 
 def forward(
@@ -152,7 +152,7 @@ def forward(
     if without(gradients):
         return _without_gradients(params, x, S, options, spans, written, parts, how)
     y, cache = _run(params, x, S, options, spans, written, parts, how)
-    return spans.clear(y).copy(), cache
+    return spans.clear(y), cache  # backward needs no more of y than its shape
 
 
 def _run(

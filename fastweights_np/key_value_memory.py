@@ -255,7 +255,7 @@ def _backward(do: Array, cache: BlockCache, dstate: Array | None) -> Gradients:
         of_whole = (D.whole * (after * before)).sum(axis=(3, 4))[..., None, None]
         dlog = by_steps(_span_sums(of_pairs, of_start, of_end) + of_whole, cache.steps)[..., 0]
         dlog = _times(dlog, cache.written)
-    return Gradients(dq, dk, dv, dbeta, dlog, dS[0])
+    return Gradients(dq, dk, dv, dbeta, dlog, dS[0].copy())
 
 
 def _span_sums(of_pairs: Array, of_start: Array, of_end: Array) -> Array:
