@@ -309,8 +309,8 @@ for _name, (_known, _is_kernel) in METHODS.items():
 # ------------------------------------------------------------------------------------------------------------ functions
 
 UFUNCS = (
-    "add", "subtract", "multiply", "divide", "negative", "maximum", "minimum", "exp", "log", "sqrt", "reciprocal",
-    "tanh", "abs", "greater", "greater_equal", "less", "less_equal", "equal", "conjugate", "isfinite",
+    "add", "subtract", "multiply", "divide", "negative", "maximum", "minimum", "exp", "expm1", "log", "log1p", "sqrt",
+    "reciprocal", "tanh", "abs", "greater", "greater_equal", "less", "less_equal", "equal", "conjugate", "isfinite",
 )  # fmt: skip
 # each function with its keywords and number of kernels; those that make arrays take shapes, dtypes and numbers
 FUNCTIONS: dict[str, tuple[tuple[str, ...], int]] = {

@@ -21,9 +21,13 @@ from . import (
     checkpoint,
     convnet,
     distributed,
+    fast_weight_programmer,
     fast_weights,
+    features,
     irnn,
+    key_value_memory,
     lstm,
+    memory,
     multilevel,
     network,
     ops,
@@ -34,8 +38,9 @@ from .workspace import Workspace
 
 __version__ = "0.1.0"
 __all__ = [
-    "Workspace", "actor_critic", "associative_lstm", "audit", "checkpoint", "convnet", "distributed", "fast_weights",
-    "irnn", "lstm", "multilevel", "network", "ops", "optim", "to_device", "to_host",
+    "Workspace", "actor_critic", "associative_lstm", "audit", "checkpoint", "convnet", "distributed",
+    "fast_weight_programmer", "fast_weights", "features", "irnn", "key_value_memory", "lstm", "memory", "multilevel",
+    "network", "ops", "optim", "to_device", "to_host",
 ]  # fmt: skip
 
 

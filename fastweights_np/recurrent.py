@@ -195,13 +195,18 @@ class BaseCache:
 
 def check_cache(cache: BaseCache, kind: type[BaseCache]) -> None:
     """Raise TypeError unless the cache is of this kind, RuntimeError if its workspace has been overwritten."""
+    check_kind(cache, kind)
+    cache.workspace.check(cache.ticket)
+
+
+def check_kind(cache: Any, kind: type) -> None:
+    """Raise TypeError unless the cache is of this kind, ValueError for one of a forward without gradients."""
     if isinstance(cache, StatesOnly):
         raise ValueError(
             "cache: expected one with all that backward needs, got one of forward(..., gradients=False); "
             "call forward without it"
         )
-    checks.instance("cache", cache, kind, "forward returns it: h, cache = forward(...)")
-    cache.workspace.check(cache.ticket)
+    checks.instance("cache", cache, kind, "forward returns it, as its second result")
 
 
 def _run_again(forward: Callable[[], tuple[Array, Any]]) -> Any:

@@ -57,6 +57,10 @@ class Spans:
         active = self.active()
         return numpy.zeros_like(active) if self._resets is None else self._resets & active
 
+    def parts(self) -> numpy.ndarray | None:
+        """Return the number of the document of each step, (T, B), on the host; None if nothing starts anew."""
+        return None if self._resets is None else self._starts().cumsum(axis=0)
+
     def clear(self, x: ops.Input) -> Any:
         """Return x with zero, or the first token, for padding."""
         if not self.ended:
@@ -156,6 +160,19 @@ class Spans:
         active = xp.asarray(self.active()).reshape(*self._shape, *[1] * (array.ndim - 2))
         return xp.where(active, array, xp.zeros((), array.dtype))
 
+    def whole_gradient(self, dy: Array, y: Array) -> Array:
+        """Return the gradient of y (T, B, F), zero for padding, from dy (T, B, F), or of the last steps (B, F)."""
+        xp = array_module(y=y, dy=dy)
+        checks.floating(y=y, dy=dy)
+        last_only = dy.ndim == 2
+        checks.shape("dy", dy, y.shape[1:] if last_only else y.shape, "dy has the shape of y, or of y[-1]")
+        # after its end y is 0, whatever the padding holds                                                        (S2)
+        if not last_only:
+            return dy if self._lengths is None else self._masked(dy)
+        whole = xp.zeros_like(y)
+        whole[self._places(y)] = dy
+        return whole
+
     def _places(self, like: Array) -> tuple[Array, Array]:
         """Return the index of each sequence's last step."""
         xp = array_module(like=like)
@@ -169,7 +186,7 @@ def _rows(x: ops.Input, where: Array) -> dict[int, Array]:
 
 
 def _check_lengths(lengths: Any, steps: int, batch_size: int) -> None:
-    _check_host("lengths", lengths, "integers")
+    check_host("lengths", lengths, "integers")
     if lengths.dtype.kind not in "iu":
         raise TypeError(f"lengths: expected integers, got {lengths.dtype}; convert it with .astype(int)")
     checks.shape("lengths", lengths, (batch_size,), "one for each sequence of x")
@@ -180,13 +197,14 @@ def _check_lengths(lengths: Any, steps: int, batch_size: int) -> None:
 
 
 def _check_resets(resets: Any, steps: int, batch_size: int) -> None:
-    _check_host("resets", resets, "booleans")
+    check_host("resets", resets, "booleans")
     if resets.dtype != bool:
         raise TypeError(f"resets: expected booleans, got {resets.dtype}; convert it with .astype(bool)")
     checks.shape("resets", resets, (steps, batch_size), "one for each step and sequence of x")
 
 
-def _check_host(name: str, array: Any, kind: str) -> None:
+def check_host(name: str, array: Any, kind: str) -> None:
+    """Raise TypeError unless the array is NumPy's, on the host."""
     if not isinstance(array, numpy.ndarray):
         remedy = "move it to the host with to_host" if is_device_array(array) else "convert it with numpy.asarray"
         raise TypeError(f"{name}: expected a NumPy array of {kind}, got {type(array).__name__}; {remedy}")

@@ -22,15 +22,15 @@ ROOT = Path(fw.__file__).parent.parent
 ORDER = [
     {"trees"},
     {"backend"},
-    {"checks", "workspace", "shared_arrays"},
-    {"ops", "memory", "distributed"},
-    {"spans", "memory_gradient", "inference"},
+    {"checks", "workspace", "shared_arrays", "threads"},
+    {"ops", "memory", "features", "chunks", "distributed"},
+    {"spans", "memory_gradient", "inference", "key_value_memory"},
     {"recurrent"},
-    {"inner_loop", "stepper"},
+    {"inner_loop", "stepper", "projections"},
     {"stream"},
     {"fast_weights_stepper"},
     {"fast_weights_inference"},
-    {"fast_weights", "irnn", "lstm", "associative_lstm"},
+    {"fast_weights", "irnn", "lstm", "associative_lstm", "fast_weight_programmer"},
     {"multilevel", "convnet"},
     {"files", "roles"},
     {"structures"},
@@ -64,7 +64,8 @@ def test_imports_run_one_way():
 
 def test_the_plain_files_import_nothing_from_the_rest_of_the_package():
     plain = {path.stem: path for path in (ROOT / "fastweights_np" / "plain").glob("*.py")}
-    assert set(plain) == {"__init__", "ops", "losses", "optim", "convnet", *network.LAYERS}
+    others = {"__init__", "ops", "features", "losses", "optim", "convnet", "fast_weight_programmer"}
+    assert set(plain) == others | set(network.LAYERS)
     for path in plain.values():
         tree = ast.parse(path.read_text())
         assert imported_by(path) <= set(plain), path.name
@@ -241,7 +242,7 @@ def test_type_checkers_see_a_wrong_array_and_a_wrong_layer(tmp_path):
 
 def test_public_modules_list_their_names_and_pages_use_no_others():
     public = {name: value for name in fw.__all__ if isinstance(value := getattr(fw, name), ModuleType)}
-    assert len(public) == 13
+    assert len(public) == 16
     for module in public.values():
         assert sorted(set(module.__all__)) == sorted(module.__all__)
         assert all(hasattr(module, name) and not name.startswith("_") for name in module.__all__), module.__name__

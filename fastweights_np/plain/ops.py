@@ -10,13 +10,13 @@ EPSILON = 1e-5  # added to the variance
 
 
 def times(A: Any, v: Any) -> Any:
-    """Return A v for each sequence: A (B, H, H), v (B, H)."""
-    return (A @ v[:, :, None])[:, :, 0]
+    """Return A v for each sequence: A (B, H, H), v (B, H); or for each head, too: A (B, N, H, K), v (B, N, K)."""
+    return (A @ v[..., None])[..., 0]
 
 
 def outer(u: Any, v: Any) -> Any:
-    """Return u vᵀ (B, H, H) for each sequence: u, v (B, H)."""
-    return u[:, :, None] * v[:, None, :]
+    """Return u vᵀ (B, H, K) for each sequence: u (B, H), v (B, K); or for each head, too."""
+    return u[..., :, None] * v[..., None, :]
 
 
 def embedding(table: Any, tokens: Any) -> Any:
