@@ -8,7 +8,7 @@ memory, share the moments, too.
 from __future__ import annotations
 
 from collections.abc import Collection
-from math import inf, isfinite, nan, prod
+from math import cos, inf, isfinite, nan, pi, prod
 from typing import Any
 
 import numpy
@@ -18,7 +18,7 @@ from .backend import Array, array_module
 from .roles import is_weight
 from .trees import flatten
 
-__all__ = ["SCHEDULES", "Adam", "RMSProp", "clip_by_global_norm", "constant", "linear_decay"]
+__all__ = ["SCHEDULES", "Adam", "RMSProp", "clip_by_global_norm", "constant", "cosine", "linear_decay"]
 
 Tree = dict[str, Any]
 
@@ -293,6 +293,19 @@ def constant(update: int, updates: int, hold: float = 1.0) -> float:
 
 def linear_decay(update: int, updates: int, hold: float = 0.5) -> float:
     """Return 1 for the first fraction `hold` of `updates`, then decay linearly to 0; update counts from 0."""
+    return _left(update, updates, hold)
+
+
+def cosine(update: int, updates: int, hold: float = 0.0) -> float:
+    """Return 1 for the first fraction `hold` of `updates`, then half a cosine from 1 to 0; update counts from 0.
+
+    Source: Loshchilov, Hutter 2017, arXiv 1608.03983, equation (5), without restarts.
+    """
+    return 0.5 - 0.5 * cos(pi * _left(update, updates, hold))
+
+
+def _left(update: int, updates: int, hold: float) -> float:
+    """Return the fraction of the updates after `hold` that is left, 1 before them."""
     checks.fraction("hold", hold)
     checks.count("updates", updates, least=1)
     checks.count("update", update, least=0)
@@ -302,4 +315,4 @@ def linear_decay(update: int, updates: int, hold: float = 0.5) -> float:
     return min(1.0, left / (1 - hold)) if hold < 1 else 1.0
 
 
-SCHEDULES = {"constant": constant, "linear": linear_decay}
+SCHEDULES = {"constant": constant, "cosine": cosine, "linear": linear_decay}

@@ -8,8 +8,13 @@ from __future__ import annotations
 from .trees import SEPARATOR
 
 # the last part of a parameter's path, without the number of its layer
-WEIGHTS = frozenset({"W", "V", "C", "weight", "table", "hidden", "output", "policy", "value"})
-OTHERS = frozenset({"b", "gain", "bias", "hidden_bias", "output_bias", "policy_bias", "value_bias", "decay", "rate"})
+WEIGHTS = frozenset({
+    "W", "V", "C", "K", "Q", "beta", "gate", "weight", "table", "hidden", "output", "policy", "value",
+})  # fmt: skip
+OTHERS = frozenset({
+    "b", "gain", "bias", "hidden_bias", "output_bias", "policy_bias", "value_bias", "beta_bias", "gate_bias", "decay",
+    "rate",
+})  # fmt: skip
 
 
 def is_weight(path: str) -> bool:

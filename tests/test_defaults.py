@@ -121,6 +121,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "optim.Adam": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0},
     "optim.RMSProp": {"rho": 0.99, "epsilon": 1e-8},
     "optim.constant": {"hold": 1.0},
+    "optim.cosine": {"hold": 0.0},
     "optim.linear_decay": {"hold": 0.5},
     "parallel.Layer": {"processes": 2},
 }

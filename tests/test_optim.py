@@ -267,6 +267,8 @@ def test_weight_decay_does_not_turn_weights_around():
 def test_schedules():
     assert [optim.linear_decay(u, 8, hold=0.5) for u in (0, 4, 6, 8)] == [1.0, 1.0, 0.5, 0.0]
     assert optim.linear_decay(7, 8, hold=1.0) == 1.0
+    assert [optim.cosine(u, 8) for u in (0, 2, 4, 8)] == pytest.approx([1, 0.5 + 0.5**1.5, 0.5, 0], abs=1e-15)
+    assert [optim.cosine(u, 8, hold=0.5) for u in (4, 6, 8)] == pytest.approx([1, 0.5, 0], abs=1e-15)
     assert optim.constant(7, 8) == 1.0
     with pytest.raises(ValueError, match="update: expected at most updates, 8, got 9"):
         optim.linear_decay(9, 8)
