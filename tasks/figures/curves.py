@@ -15,19 +15,20 @@ from .style import COLOURS, NAMES, error_axis, reward_axis, save, title
 
 def learning_curve(
     path: Path, settings: LayerSettings, curve: list[dict[str, float]], floor_nll: float | None = None,
-    floor_error: float | None = None,
+    floor_error: float | None = None, metrics: tuple[str, str] = ("validation_nll", "validation_error"),
+    loss_name: str = "negative log likelihood (nats)",
 ) -> None:  # fmt: skip
     """Plot training and validation loss, and validation error, against updates, with the key-blind floor."""
     updates, colour = [line["update"] for line in curve], COLOURS[settings.layer]
     figure, (loss, error) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     marker = "." if len(curve) < 3 else ""  # a line through fewer points is hardly visible
-    for name, label, of_line in (("train_loss", "training", "tab:gray"), ("validation_nll", "validation", colour)):
+    for name, label, of_line in (("train_loss", "training", "tab:gray"), (metrics[0], "validation", colour)):
         loss.plot(updates, [line[name] for line in curve], marker=marker, label=label, color=of_line)
     if floor_nll is not None:
         loss.axhline(floor_nll, linestyle=":", color="black", label="key-blind floor")
-    loss.set(xlabel="updates", ylabel="negative log likelihood (nats)", yscale="log")
+    loss.set(xlabel="updates", ylabel=loss_name, yscale="log")
     loss.legend()
-    error.plot(updates, [100 * line["validation_error"] for line in curve], marker=marker, color=colour)
+    error.plot(updates, [100 * line[metrics[1]] for line in curve], marker=marker, color=colour)
     error_axis(error, None if floor_error is None else 100 * floor_error)
     error.set(xlabel="updates", ylabel="validation error (%)")
     loss.grid(alpha=0.3)

@@ -73,10 +73,10 @@ class RunSettings:
     bit-identical."""
     learning_rate: float = 1e-3
     """Learning rate of the optimizer before the schedule is applied."""
-    schedule: Literal["linear", "constant"] = "linear"
-    """Learning-rate schedule. linear: constant for the fraction --hold of the updates, then linear decay to zero."""
+    schedule: Literal["linear", "constant", "cosine"] = "linear"
+    """Learning-rate schedule. linear, cosine: constant for the fraction --hold of the updates, then decay to zero."""
     hold: float = 0.5
-    """Fraction of the updates before the linear decay of the learning rate begins."""
+    """Fraction of the updates before the decay of the learning rate begins."""
     clip_norm: float = 5.0
     """Clip gradients to this global norm."""
     dtype: Literal["float32", "float64"] = "float32"

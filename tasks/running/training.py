@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -23,8 +23,7 @@ from fastweights_np.trees import map_leaves
 from . import checkpoints, typed
 from .runs import NOT_FINITE, Interruption, RunSettings, interrupts_noted
 
-SELECTED_BY = {"loss": ("validation_nll",), "error": ("validation_error", "validation_nll")}  # best epoch
-LINE = ("update", "epoch", "train_loss", "validation_nll", "validation_error", "learning_rate", "seconds")  # of metrics
+LINE = ("update", "epoch", "train_loss", "learning_rate", "seconds")  # of metrics, next to the validation metrics
 REPORT_EVERY = 50  # updates between two reports of the loss; each report waits for a GPU
 
 
@@ -47,6 +46,7 @@ class TrainingSettings(RunSettings):
 
     length: ClassVar[str] = "epochs"
     checkpoint: ClassVar[tuple[tuple[str, ...], type]] = (("params", "best_params", "optimizer"), Progress)
+    metrics: ClassVar[tuple[str, str]] = ("validation_nll", "validation_error")  # loss and error of each line
 
     epochs: int = 20
     """Number of passes over the training set."""
@@ -86,6 +86,16 @@ class TrainingSettings(RunSettings):
         """Return the number of lines of metrics that a whole run writes: one for each epoch."""
         return self.epochs
 
+    @property
+    def selected_by(self) -> tuple[str, ...]:
+        """Return the validation metrics that select the best epoch, the second one for ties."""
+        loss, error = self.metrics
+        return (loss,) if self.best_by == "loss" else (error, loss)
+
+    def stops(self, curve: Sequence[Mapping[str, float]]) -> bool:
+        """Return whether training ends after these epochs, before the last one."""
+        return False
+
 
 class Examples(Protocol):
     """A set of N examples: labels (N,), and batches of inputs."""
@@ -121,9 +131,13 @@ def fingerprint(*splits: Examples) -> str:
     digest = hashlib.sha256()
     for split in splits:
         inputs, _ = split.batch(slice(0, 1000))
-        for array in to_host((split.labels, inputs)):
+        arrays = inputs if isinstance(inputs, tuple) else (inputs,)
+        for array in to_host((split.labels, *(each for each in arrays if hasattr(each, "dtype")))):
             digest.update(numpy.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+Measure = Callable[[Any, int], dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -139,12 +153,16 @@ class Outcome:
 
 def evaluate(
     network: Model, params: Any, split: Examples, workspace: Workspace | None = None,
-    answers: list[Array] | None = None,
+    answers: list[Array] | None = None, at_once: int = 1000,
 ) -> tuple[float, float]:  # fmt: skip
-    """Return (mean negative log likelihood in nats, error rate) over a split. Append the answers to `answers`."""
-    count, nll, wrong = len(split.labels), 0.0, 0.0
-    for start in range(0, count, 1000):
-        inputs, labels = split.batch(slice(start, start + 1000))
+    """Return (mean negative log likelihood in nats, error rate) over a split. Append the answers to `answers`.
+
+    at_once: number of examples that are evaluated at once.
+    """
+    count, nll, wrong = 0, 0.0, 0.0
+    for start in range(0, len(split.labels), at_once):
+        inputs, labels = split.batch(slice(start, start + at_once))
+        count += len(labels)
         logits, _ = network.forward(params, inputs, workspace)
         nll += ops.softmax_cross_entropy(logits, labels)[0].sum(dtype="float64")
         answered = logits.argmax(axis=1)
@@ -155,25 +173,25 @@ def evaluate(
 
 
 def train(
-    network: Model, settings: TrainingSettings, folder: Path, splits: tuple[Examples, Examples, Examples],
-    watched: Mapping[str, Examples] = MappingProxyType({}),
+    network: Model, settings: TrainingSettings, folder: Path, splits: Sequence[Examples],
+    watched: Mapping[str, Examples] = MappingProxyType({}), measure: Measure | None = None,
 ) -> Outcome:  # fmt: skip
     """Train for the settings' number of epochs, from the folder's checkpoint if there is one.
 
     splits: training, validation and test data. The test data are not evaluated, but a resumed run must have the same.
     watched: further splits that are evaluated after each epoch. They do not select the best parameters.
+    measure: a function of parameters and epoch that returns the validation metrics; None evaluates the validation data.
 
-    Evaluate the validation set and write a checkpoint after each epoch. Raise Interruption on Ctrl-C, after a
+    Evaluate and write a checkpoint after each epoch. Raise Interruption on Ctrl-C, after a
     checkpoint; FloatingPointError, naming the update, if a loss, a gradient or a parameter is not finite; ValueError if
     the checkpoint belongs to other settings.
     """
-    training, validation, _ = splits
-    run = _Run(network, settings, folder, training, fingerprint(*splits))
+    run = _Run(network, settings, folder, splits[0], fingerprint(*splits))
     with interrupts_noted() as interrupted:
         run.restore()
         bar = tqdm(total=run.updates, initial=run.update, disable=None, unit=" updates", dynamic_ncols=True)
         with bar:
-            while run.update < run.updates:
+            while run.update < run.updates and not settings.stops(run.curve):
                 for _ in run.rest_of_epoch():
                     if run.update % REPORT_EVERY == 0:
                         loss = run.report()
@@ -184,13 +202,13 @@ def train(
                         run.save()
                         raise Interruption
                 run.report()
-                run.finish_epoch(validation, watched)
+                run.finish_epoch(measure or run.evaluation_of(splits[1]), watched)
                 if bar.disable:  # no terminal
                     print(run.epoch_line(), flush=True)
                 if interrupted:
                     raise Interruption
             bar.update(run.update - bar.n)
-    return Outcome(run.best_params, run.best, run.curve, run.updates, run.seconds())
+    return Outcome(run.best_params, run.best, run.curve, run.update, run.seconds())
 
 
 class _Run:
@@ -251,23 +269,32 @@ class _Run:
         self._epoch_loss += sum(losses)
         return sum(losses) / max(len(losses), 1)
 
-    def finish_epoch(self, validation: Examples, watched: Mapping[str, Examples]) -> None:
+    def evaluation_of(self, validation: Examples) -> Measure:
+        """Return the function that evaluates the validation data."""
+
+        def measure(params: Any, epoch: int) -> dict[str, float]:
+            measured = evaluate(self.network, params, validation, self._evaluation)
+            return dict(zip(self.settings.metrics, measured, strict=True))
+
+        return measure
+
+    def finish_epoch(self, measure: Measure, watched: Mapping[str, Examples]) -> None:
         """Evaluate, keep the parameters if they are the best so far, save, and add a line to the metrics."""
-        nll, error = evaluate(self.network, self.params, validation, self._evaluation)
-        _check_finite("validation loss", nll, self.update)
+        epoch = self.update // self.batches
+        measured = measure(self.params, epoch)
+        _check_finite("validation loss", measured[self.settings.metrics[0]], self.update)
         line = {
             "update": self.update,
-            "epoch": self.update // self.batches,
+            "epoch": epoch,
             "train_loss": self._epoch_loss / self.batches,
-            "validation_nll": nll,
-            "validation_error": error,
+            **measured,
             **self._watch(watched),
             "learning_rate": self.settings.rate_at(self.update - 1, self.updates),
             "seconds": round(self.seconds(), 2),
         }
         self._epoch_loss = 0.0
         self._epoch_start = dict(self._order.bit_generator.state)
-        metrics = SELECTED_BY[self.settings.best_by]
+        metrics = self.settings.selected_by
         if not self.best or [line[name] for name in metrics] < [self.best[name] for name in metrics]:
             self.best, self.best_params = line, map_leaves(lambda array: array.copy(), self.params)
         self.curve.append(line)
@@ -288,13 +315,14 @@ class _Run:
     def epoch_line(self) -> str:
         """Return one line with the metrics of the last epoch."""
         line = self.curve[-1]
+        loss, error = (line[name] for name in self.settings.metrics)
         return (
             f"epoch {line['epoch']} of {self.settings.epochs}: training loss {line['train_loss']:.4f}, validation loss "
-            f"{line['validation_nll']:.4f}, validation error {line['validation_error']:.2%}, {self.seconds():.0f} s"
+            f"{loss:.4f}, validation error {error:.2%}, {self.seconds():.0f} s"
         )
 
     def latest_error(self) -> str:
-        return f"{self.curve[-1]['validation_error']:.2%}" if self.curve else "-"
+        return f"{self.curve[-1][self.settings.metrics[1]]:.2%}" if self.curve else "-"
 
     def seconds(self) -> float:
         """Return the training time so far, over all sessions."""
@@ -356,7 +384,8 @@ class _Run:
         if not 0 <= info["update"] <= self.updates:
             raise checkpoints.unfit(path, f"update: expected 0 to {self.updates}, got {info['update']}")
         for epoch, line in enumerate(curve, 1):
-            whole = isinstance(line, dict) and line.keys() == curve[0].keys() and set(LINE) <= line.keys()
+            whole = isinstance(line, dict) and line.keys() == curve[0].keys()
+            whole = whole and {*LINE, *self.settings.metrics} <= line.keys()
             if (
                 not whole
                 or not all(typed.fits(value, float) for value in line.values())
