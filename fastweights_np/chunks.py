@@ -61,6 +61,7 @@ class Decays(NamedTuple):
 
 def _same_document(xp: ModuleType, parts: numpy.ndarray | None, chunk: int, dtype: Any) -> list[Array]:
     """Return for each field of Decays whether its two steps belong to the same document, as 0 or 1."""
+    # S is zero before a reset: nothing is left of what was written before it                                       (S1)
     lower = numpy.tri(chunk, dtype=bool)
     if parts is None:
         masks = [lower, *(numpy.ones(1, bool) for _ in range(3))]

@@ -305,4 +305,5 @@ def _written(writes: Any, spans: Spans, x: Any) -> numpy.ndarray | None:
         checks.shape("writes", writes, x.shape[:2], "one for each step and sequence of x")
     if not spans.ended:
         return writes
+    # the padding writes nothing, and S does not decay there                                                        (S2)
     return spans.active() if writes is None else writes & spans.active()

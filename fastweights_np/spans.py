@@ -166,6 +166,7 @@ class Spans:
         checks.floating(y=y, dy=dy)
         last_only = dy.ndim == 2
         checks.shape("dy", dy, y.shape[1:] if last_only else y.shape, "dy has the shape of y, or of y[-1]")
+        # after its end y is 0, whatever the padding holds                                                        (S2)
         if not last_only:
             return dy if self._lengths is None else self._masked(dy)
         whole = xp.zeros_like(y)

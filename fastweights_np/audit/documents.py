@@ -51,7 +51,7 @@ def _alone(
     sums: Arrays = dict.fromkeys(extra, 0.0)
     of_initial = {name: numpy.zeros(given[name].shape) for name in names}
     final = {f"final {name.removesuffix('0')}": numpy.zeros(given[name].shape) for name in names}
-    for row, steps, first, last in _documents(lengths, resets):
+    for row, steps, first, last in documents(lengths, resets):
         one = slice(row, row + 1)
         states = {name: given[name][one] * first for name in names}
         signals = case.options.get("controls")
@@ -71,7 +71,7 @@ def _alone(
     return {"h": h, "x": dx} | sums | of_initial | final
 
 
-def _documents(lengths: Any, resets: Any) -> list[Document]:
+def documents(lengths: Any, resets: Any) -> list[Document]:
     """Return the documents of all sequences."""
     documents = []
     for row, length in enumerate(lengths):

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from ..network import LAYERS
 from .links import counted, table
-from .mutants import MUTANTS, PACKAGE, caught_by
+from .mutants import MUTANTS, PACKAGE, PROGRAMMER, caught_by
+from .programmer import NAME
 from .run import run
 
 EQUATIONS = range(1, 6)  # of the paper
@@ -21,7 +22,7 @@ PARAGRAPH = re.compile(r"\*\*\(([A-Z]\d+)\)")
 SUBJECTS = {
     "memory": ("fast_weights", "multilevel"), "inner_loop": ("fast_weights", "multilevel"),
     "recurrent": ("fast_weights", "multilevel", "irnn"), "losses": ("ops", "what has no time"),
-    "ops": ("ops", "what has no time"), "backend": ("ops",),
+    "ops": ("ops", "what has no time"), "backend": ("ops",), **dict.fromkeys(PROGRAMMER, (NAME,)),
 }  # fmt: skip
 
 
@@ -76,7 +77,7 @@ def explain(number: str, device: str, quick: bool = False, lines_only: bool = Fa
     print(
         f"\n--- errors of all that uses these lines: {', '.join(sorted(subjects))} ({device}, a quarter of the cases)\n"
     )
-    links = run(device, quick, _layers(subjects), others=not subjects <= set(LAYERS), few=True)
+    links = run(device, quick, _layers(subjects), others=not subjects <= {*LAYERS, NAME}, few=True)
     links = [link for link in links if link.subject in subjects]
     print(table(links))
     for link in (link for link in links if link.number in (3, 4)):
@@ -94,7 +95,7 @@ def explain(number: str, device: str, quick: bool = False, lines_only: bool = Fa
 
 
 def _layers(subjects: set[str]) -> tuple[str, ...]:
-    return tuple(layer for layer in LAYERS if layer in subjects) or ("fast_weights",)
+    return tuple(layer for layer in (*LAYERS, NAME) if layer in subjects) or ("fast_weights",)
 
 
 def _print_mutants(numbers: list[str]) -> int:

@@ -19,9 +19,11 @@ from ..network import LAYERS
 from .documents import DOCUMENTS
 from .layers import REFERENCES
 from .links import Link
+from .programmer import NAME
 
 PACKAGE = Path(__file__).parents[1]
 SHARED = ("memory", "memory_gradient", "inner_loop", "spans")  # what fast_weights uses
+PROGRAMMER = (NAME, "projections", "features", "key_value_memory", "chunks")  # what the fast weight programmer uses
 
 
 class Mutant(NamedTuple):
@@ -157,6 +159,34 @@ _MUTANTS: dict[str, tuple[str, str, str, str]] = {
     "network: gradient of the second direction dropped": ("network.py", "dx = dx + dx_n if n else dx_n", "dx = dx if n else dx_n", "L1"),
     "learned: slope of the sigmoid dropped": ("learned.py", "value * (1 - value)", "value", "F10"),
     "learned: slope of the exponential dropped": ("learned.py", "slope = value * (1 - value) if name == \"decay\" else value", "slope = value * (1 - value) if name == \"decay\" else 1", "F9"),
+    "features: elu's slope 1 everywhere": ("features.py", "return dphi * xp.minimum(saved.phi, 1)", "return dphi * 1.0", "P1"),
+    "features: one factor of dpfp dropped": ("features.py", "drolled[..., shifted] += dphi_n * r", "drolled[..., shifted] += 0 * dphi_n", "P2"),
+    "features: dpfp not rolled back at the end": ("features.py", "    dr[..., size - nu :] += drolled[..., :nu]\n", "", "P2"),
+    "features: slope of dpfp's relu dropped": ("features.py", "    dr *= r > 0\n", "", "L3"),
+    "features: change of the norm dropped": ("features.py", 'dphi = dy - (saved.y * along if normalization == "l2" else along)', "dphi = dy * 1.0", "P3"),
+    "features: change of the sum as of the norm": ("features.py", '(saved.y * along if normalization == "l2" else along)', "saved.y * along", "P3"),
+    "features: attention normalization's sum held fixed": ("features.py", ".concatenate([do, -along], axis=-1)", ".concatenate([do, 0 * along], axis=-1)", "P9"),
+    "programmer: slope of σ dropped": ("projections.py", " * (1 - projected.beta)", "", "P4"),
+    "programmer: slope of log σ with α for 1 - α": ("projections.py", "-xp.expm1(projected.log_decay)", "xp.exp(projected.log_decay)", "P4"),
+    "programmer: a head's rows of another map": ("projections.py", "dstacked[start:stop].reshape", "dstacked[: stop - start].reshape", "L1"),
+    "programmer: padding writes": ("fast_weight_programmer.py", "return spans.active() if writes is None else writes & spans.active()", "return writes", "S2"),
+    "programmer: gradient of padding kept": ("spans.py", "return dy if self._lengths is None else self._masked(dy)", "return dy", "S2"),
+    "programmer: S before the chunk dropped from the queries' gradient": ("key_value_memory.py", "dQ = dscores @ K + dO_before @ before", "dQ = dscores @ K", "P5"),
+    "programmer: reads of S before the chunk not decayed": ("key_value_memory.py", "xp.matmul(dO_before.swapaxes(3, 4), Q,", "xp.matmul(dO.swapaxes(3, 4), Q,", "P5 P8"),
+    "programmer: keys' gradient by later chunks not decayed": ("key_value_memory.py", "dK = (D.to_end * U) @ after", "dK = U @ after", "P6 P8"),
+    "programmer: keys' gradient by later reads dropped": ("key_value_memory.py", "    dK += dscores.swapaxes(3, 4) @ Q\n", "", "P6"),
+    "programmer: β's gradient from β e": ("key_value_memory.py", "(dU * E).sum", "(dU * U).sum", "P6"),
+    "programmer: values' gradient without β": ("key_value_memory.py", "        dV = _times(dU, b)\n", "        dV = dU\n", "P6"),
+    "programmer: half of the keys' overlaps": ("key_value_memory.py", "(doverlaps + doverlaps.swapaxes(3, 4)) @ K", "doverlaps @ K", "P7"),
+    "programmer: later errors dropped from β's gradient": ("key_value_memory.py", "        dU -= cache.overlaps.swapaxes(3, 4) @ dE\n", "", "P7"),
+    "programmer: what was erased dropped from S's gradient": ("key_value_memory.py", "            dS[c] -= dE[:, :, c].swapaxes(2, 3) @ K_before[:, :, c]\n", "", "P7"),
+    "programmer: solve not transposed": ("key_value_memory.py", "transposed = cache.inverted.swapaxes(3, 4)", "transposed = cache.inverted", "P7"),
+    "programmer: S's gradient not decayed": ("key_value_memory.py", "dS[c] += D.whole[:, :, c] * dS[c + 1]", "dS[c] += dS[c + 1]", "P8"),
+    "programmer: decay's gradient without the values": ("key_value_memory.py", " - (dV * V).sum(axis=4)", "", "P8"),
+    "programmer: decay's gradient without the S after": ("key_value_memory.py", "    dsums[..., -1] += (after * _in_layout(S[1:])).sum(axis=(3, 4))\n", "", "P8"),
+    "programmer: decay's gradient from the steps before": ("key_value_memory.py", "xp.asarray(numpy.tri(dsums.shape[-1]), dsums.dtype)", "xp.asarray(numpy.tri(dsums.shape[-1]).T, dsums.dtype)", "P8"),
+    "programmer: reset within a chunk ignored": ("chunks.py", "(filled[..., :, None] == filled[..., None, :]) & lower", "(filled[..., :, None] == filled[..., :, None]) & lower", "S1"),
+    "programmer: S before the chunk read after a reset": ("chunks.py", "(filled == before)[..., None],", "(filled == filled)[..., None],", "S1"),
     "plain fast weights: λ's gradient from the A after": ('plain/fast_weights.py', '(G * A).sum()', '(G * (decay * A + rate * outer(h, h))).sum()', "F10"),
     "plain fast weights: η's gradient halved": ('plain/fast_weights.py', '(h * times(G, h)).sum()', '(h * times(G, h)).sum() / 2', "F9"),
     'plain fast weights: G not decayed': ('plain/fast_weights.py', 'G = decay * G + dA', 'G = G + dA', "F5"),
@@ -182,6 +212,18 @@ _MUTANTS: dict[str, tuple[str, str, str, str]] = {
     'plain lstm: forget gate with the cells after': ('plain/lstm.py', 'dc * c_before, dc * i', 'dc * (f * c_before + i * g), dc * i', "M2"),
     'plain lstm: slope of tanh(c) dropped': ('plain/lstm.py', 'dh * o * (1 - tanh_c * tanh_c)', 'dh * o', "M1"),
     "plain lstm: layer norm's backward pass skipped": ('plain/lstm.py', 'dz[n], dgain, dbias = layer_norm_backward', '_, dgain, dbias = layer_norm_backward', "M4"),
+    "plain features: elu's slope 1 everywhere": ("plain/features.py", "numpy.where(z > 0, 1, phi)", "1", "P1"),
+    "plain features: one factor of dpfp dropped": ("plain/features.py", " + numpy.roll(dphi_n * r, -n, axis=-1)", "", "P2"),
+    "plain features: dpfp rolled the other way": ("plain/features.py", "numpy.roll(dphi_n * r, -n, axis=-1)", "numpy.roll(dphi_n * r, n, axis=-1)", "P2"),
+    "plain features: change of the norm dropped": ("plain/features.py", '"l2": y, "sum": 1.0', '"l2": 0.0, "sum": 1.0', "P3"),
+    "plain programmer: slope of σ": ("plain/fast_weight_programmer.py", "dz = dy * y * (1 - y)", "dz = dy * y", "P4"),
+    "plain programmer: read not transposed": ("plain/fast_weight_programmer.py", "dS + outer(dy, q)", "dS + outer(o, q)", "P5"),
+    "plain programmer: β's gradient from β e": ("plain/fast_weight_programmer.py", "(du * e).sum(2)", "(beta[:, :, None] * du * e).sum(2)", "P6"),
+    "plain programmer: what was erased dropped": ("plain/fast_weight_programmer.py", "dS, dk = dS - outer(dv, k), dk", "dS, dk = dS, dk", "P7"),
+    "plain programmer: keys' gradient from S not decayed": ("plain/fast_weight_programmer.py", "dk - times(decayed.swapaxes", "dk - times(before.swapaxes", "P7"),
+    "plain programmer: S's gradient not decayed": ("plain/fast_weight_programmer.py", "alpha[:, :, None, None] * dS  # (P8)", "dS  # (P8)", "P8"),
+    "plain programmer: α's gradient from the S after": ("plain/fast_weight_programmer.py", "(dS * before).sum((2, 3))", "(dS * S).sum((2, 3))", "P8"),
+    "plain programmer: attention normalization's sum held fixed": ("plain/fast_weight_programmer.py", "-(do * y).sum(-1, keepdims=True)", "0 * (do * y).sum(-1, keepdims=True)", "P9"),
     "plain losses: label not subtracted": ("plain/losses.py", "(softmax(logits) - numpy.eye(logits.shape[-1])[labels])", "softmax(logits)", "L8"),
     "plain losses: H dropped": ("plain/losses.py", "(numpy.log(pi) + entropy(logits)[..., None])", "(numpy.log(pi) + 1)", "L9"),
     "plain losses: entropy pushed down": ("plain/losses.py", "entropy_backward(-entropy_weight * one", "entropy_backward(entropy_weight * one", "L9"),
@@ -243,10 +285,12 @@ def mutated(mutant: Mutant, folder: Path) -> Iterator[Any]:
 
 
 def caught_by(mutant: Mutant, folder: Path) -> list[Link]:
-    """Return the rows that fail for this mutant: of the gradient checks, link 3, and of DOCUMENTS for spans.py."""
+    """Return the rows that fail for this mutant: of the gradient checks, link 3, and of DOCUMENTS, where it is run."""
     stem = Path(mutant.file).stem
-    layer, others = stem if stem in LAYERS else "fast_weights", stem not in (*LAYERS, *SHARED)
+    layers, others = [stem if stem in LAYERS else "fast_weights"], stem not in (*LAYERS, *SHARED, *PROGRAMMER)
+    if stem in (*PROGRAMMER, "spans"):
+        layers = [NAME] + ["fast_weights"] * (stem == "spans")
     with mutated(mutant, folder) as audit, numpy.errstate(all="ignore"):  # a mutant may overflow
-        only = [DOCUMENTS if stem == "spans" else "the gradient checks"]
-        links = audit.run(quick=True, layers=[layer], others=others, only=only)
+        only = [DOCUMENTS if NAME in layers else "the gradient checks"]
+        links = audit.run(quick=True, layers=layers, others=others, only=only)
     return [link for link in links if (link.number == 3 or link.title == DOCUMENTS) and not link.passed]
