@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from fastweights_np import checks, to_device
+from fastweights_np import checks
 
 from .recall.mixing import MixingNetwork
 from .recall.multi_query import Recalls, Segment, generate, joined
@@ -130,10 +130,10 @@ class Data(NamedTuple):
 def load(settings: Settings) -> Data:
     """Return training, validation and test data, each from its own generator."""
     drawn = [
-        [generate(rng, segment, settings.vocabulary) for segment in segments]
+        [generate(rng, segment, settings.vocabulary)._replace(device=settings.device) for segment in segments]
         for rng, segments in zip(settings.streams(5)[2:], settings.formats, strict=True)
     ]  # the first two streams draw the weights and the order
-    return Data(joined(drawn[0]), *drawn[1:])
+    return Data(joined(drawn[0])._replace(device=settings.device), *drawn[1:])
 
 
 def network(settings: Settings) -> MixingNetwork:
@@ -161,7 +161,7 @@ def evaluate(net: MixingNetwork, params: Any, parts: list[Recalls]) -> list[tupl
 
 def run(settings: Settings, folder: Path, data: Data) -> dict[str, Any]:
     """Train, test the parameters that were best on the validation set, store the result and draw the learning curve."""
-    net, data = network(settings), to_device(data, settings.device)
+    net = network(settings)
 
     def mean(measured: list[tuple[float, float]]) -> dict[str, float]:
         return {name: sum(each) / len(each) for name, *each in zip(settings.metrics, *measured, strict=True)}

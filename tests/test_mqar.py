@@ -23,7 +23,7 @@ SMALL = mqar.Settings(tokens=16, pairs=2, vocabulary=12, training_size=12, batch
 
 
 def test_sequences_are_pairs_and_then_queries_among_fillers():
-    tokens, steps, labels, _ = multi_query.generate(rng(), Segment(32, 5, 300), 24)
+    tokens, steps, labels, *_ = multi_query.generate(rng(), Segment(32, 5, 300), 24)
     assert tokens.shape == (32, 300)
     for sequence, asked, answers in zip(tokens.T, steps, labels, strict=True):
         pairs, rest = sequence[:10], sequence[10:]
@@ -37,7 +37,7 @@ def test_sequences_are_pairs_and_then_queries_among_fillers():
 
 
 def test_keys_values_and_gaps_are_drawn_as_published():
-    tokens, steps, _, _ = multi_query.generate(rng(), Segment(16, 3, 40_000), 12)
+    tokens, steps, *_ = multi_query.generate(rng(), Segment(16, 3, 40_000), 12)
     counts = numpy.bincount(tokens[:6].ravel(), minlength=12)
     for half in (counts[1:6], counts[6:]):
         assert abs(half / half.mean() - 1).max() < 0.03

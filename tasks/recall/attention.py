@@ -20,7 +20,8 @@ def weights(k: Array, q: Array, causal: bool = False) -> tuple[Array, Any]:
     scores /= sqrt(k.shape[-1])
     if causal:
         steps = xp.arange(k.shape[1])
-        scores[:, steps[:, None] < steps] = -inf
+        steps = xp.arange(k.shape[1])
+        scores = xp.where(steps[:, None] < steps, xp.full_like(scores, -inf), scores)
     scores -= scores.max(-1, keepdims=True)
     w = xp.exp(scores, out=scores)
     w /= w.sum(-1, keepdims=True)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from fastweights_np.backend import Array, array_module
+from fastweights_np.backend import Array, to_device, to_host
 
 POWER = 0.01  # a
 
@@ -32,20 +32,27 @@ class Segment(NamedTuple):
 class Recalls(NamedTuple):
     """Sequences: tokens (T, N), steps of the queries (N, K), labels (N, K), which are -1 where there is no query.
 
-    seed    with it, a batch has a number for the dropout of its embeddings; None for evaluation
+    They stay on the host.
+
+    device  where the arrays of a batch go
+    seed    with it, a batch has numbers for the dropout of its embeddings; None for evaluation
     """
 
-    tokens: Array
-    steps: Array
-    labels: Array
+    tokens: numpy.ndarray
+    steps: numpy.ndarray
+    labels: numpy.ndarray
+    device: str = "cpu"
     seed: int | None = None
 
     def batch(self, chosen: Any) -> tuple[Any, Array]:
         """Return ((tokens (T, B), steps (n,), columns (n,), seed), labels (n,)) of the chosen sequences' n queries."""
+        chosen = to_host(chosen)
         labels = self.labels[chosen]
-        columns, places = array_module(labels=labels).nonzero(labels >= 0)
+        columns, places = numpy.nonzero(labels >= 0)
         seed = None if self.seed is None else (self.seed, int(chosen[0]))
-        return (self.tokens[:, chosen], self.steps[chosen][columns, places], columns, seed), labels[columns, places]
+        arrays = self.tokens[:, chosen], self.steps[chosen][columns, places], columns, labels[columns, places]
+        tokens, steps, columns, labels = to_device(arrays, self.device)
+        return (tokens, steps, columns, seed), labels
 
     def augmented(self, rng: numpy.random.Generator) -> Recalls:
         """Return the sequences with a new seed of the dropout."""
@@ -72,7 +79,7 @@ def joined(parts: Sequence[Recalls]) -> Recalls:
     """Return all sequences, filled up at the end to the length and to the number of queries of the longest."""
     length, most = max(len(part.tokens) for part in parts), max(part.labels.shape[1] for part in parts)
 
-    def filled(array: Array, rows: int, columns: int, filler: int) -> Array:
+    def filled(array: numpy.ndarray, rows: int, columns: int, filler: int) -> numpy.ndarray:
         below, right = rows - array.shape[0], columns - array.shape[1]
         return numpy.pad(array, ((0, below), (0, right)), constant_values=filler)
 

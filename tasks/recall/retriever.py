@@ -187,19 +187,19 @@ class MemoryRetriever(Model):
         decay = self.learned_decay(params) if self.rule == "decay" else self.decay
         w, read = reading.forward(self.rule, k, q, codes[..., self.size :], decay)
         # y_b = Σ_t w_t onehot(value_t)
-        index = values + self.keys * xp.arange(len(values))[:, None]
+        index = (values + self.keys * xp.arange(len(values))[:, None]).reshape(-1)  # of the value of each pair
         y = xp.zeros((len(values) * self.keys, w.shape[1]), w.dtype)
-        scatter_add(y, index.reshape(-1), w.swapaxes(1, 2).reshape(-1, w.shape[1]))
+        scatter_add(y, index, w.swapaxes(1, 2).reshape(-1, w.shape[1]))
         y = y.reshape(len(values), self.keys, -1).swapaxes(1, 2)
-        return y, (encoder, keys, values, queries, of_k, of_q, decay, read)
+        return y, (encoder, keys, values, queries, of_k, of_q, decay, index, read)
 
     def read_backward(self, dy: Array, cache: Any) -> Tree:
         """Return the gradients of the parameters from dy (B, N, S)."""
-        encoder, keys, values, queries, of_k, of_q, decay, read = cache
+        encoder, keys, values, queries, of_k, of_q, decay, index, read = cache
         xp = array_module(dy=dy)
         # y_b = Σ_t w_t onehot(value_t)
-        dw = xp.take_along_axis(dy, values[:, None], 2)
-        dk, dq, dlogits, ddecay = reading.backward(dw, read)
+        dw = dy.swapaxes(1, 2).reshape(-1, dy.shape[1]).take(index, axis=0)
+        dk, dq, dlogits, ddecay = reading.backward(dw.reshape(*values.shape, -1).swapaxes(1, 2), read)
         # k and q are φ of the codes
         dcodes = xp.concatenate([features_backward(dk, of_k, *self._features), dlogits], axis=-1)
         dasked = features_backward(dq, of_q, *self._features)
