@@ -53,6 +53,9 @@ def test_a_queried_key_is_that_of_a_pair_drawn_uniformly():
     once = (keys == 0).sum(axis=0) == 1  # of four pairs
     assert (queries[once] == 0).mean() == pytest.approx(0.25, abs=0.01)
     assert inputs[:-1].mean() == pytest.approx(0.5, abs=0.01)
+    inputs, _ = pairs.generate(rng(), 20_000, 5, False)
+    places = (inputs[:-1, :, 0] == inputs[-1, :, 0]).argmax(axis=0)
+    numpy.testing.assert_allclose(numpy.bincount(places) / 20_000, 0.2, atol=0.01)
 
 
 def test_questions_ask_for_every_key_of_a_sequence_once():
@@ -162,6 +165,9 @@ def test_weights_start_as_in_the_published_code():
         assert abs(params[name]["weight"][:16]).max() == pytest.approx(1 / 4, rel=0.02)
         assert abs(params[name]["bias"]).max() < fan**-0.5
     assert abs(params["pairs"]["weight"][16]).max() == pytest.approx(160**-0.5, rel=0.05)
+    gated = MemoryRetriever(50, 16, "gated_delta").init(rng())["encoder"]["pairs"]["bias"]
+    forgetting = MemoryRetriever(50, 16, "decay").init(rng())["gate_bias"]
+    assert [gated[-1], forgetting] == pytest.approx(2 * [numpy.log(31)]), "γ and λ start at 1 - 1/32"
     xavier = PairEncoder(50, 16, xavier=True).init(rng())
     assert abs(xavier["pairs"]["weight"]).max() == pytest.approx((6 / 176) ** 0.5, rel=0.02)
     assert abs(xavier["queries"]["weight"]).max() == pytest.approx((6 / 126) ** 0.5, rel=0.02)
@@ -228,6 +234,23 @@ def test_repeated_keys_are_also_tested_as_they_were_trained(tmp_path):
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert 0 < result["test_loss_of_longer"] != result["test_loss"]
     assert result["decay"] == pytest.approx(1 - 2**-5, abs=0.02)
+
+
+def test_every_evaluation_draws_new_sequences_of_s_pairs(tmp_path, monkeypatch):
+    evaluate, given = keyvalue.evaluate, []
+
+    def noting(network, params, questions, device):
+        given.append(questions)
+        return evaluate(network, params, questions, device)
+
+    monkeypatch.setattr(keyvalue, "evaluate", noting)
+    words = ["--repeat", "--keys", "5", "--hidden-size", "2", "--epochs", "2", "--out", str(tmp_path / "run")]
+    assert main(["keyvalue", *words]) == 0
+    assert [(len(each), len(each[0].pairs)) for each in given] == [(20, 5), (20, 5), (200, 5), (200, 10)]
+    sequences = [numpy.stack([question.pairs for question in each[:20]]) for each in given[:3]]
+    for n, one in enumerate(sequences):
+        for other in sequences[:n]:
+            assert not numpy.array_equal(one, other)
 
 
 @pytest.mark.parametrize("task", ["keyvalue", "mqar"])
