@@ -15,15 +15,16 @@ again: keeping them would take up to K² times the memory of x. Numbers such as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy
 
 from . import checks, ops
 from .backend import Array, array_module
 from .recurrent import Params, uniform
+from .threads import of_each
 
 __all__ = ["Cache", "Convolution", "backward", "feature_count", "forward", "init"]
 
@@ -129,7 +130,7 @@ def forward(
         checks.shape(f"weight{n}", params[f"weight{n}"], size, "its sizes follow from `layers` and the images")
         checks.shape(f"bias{n}", params[f"bias{n}"], (layer.features,))
         channels = layer.features
-    parts = _of_each(
+    parts = of_each(
         lambda part: _forward(params, part.transpose(1, 2, 3, 0), layers, block),
         xp.array_split(images, min(threads, len(images))),
     )
@@ -145,7 +146,7 @@ def backward(dfeatures: Array, cache: Cache, *, input_gradient: bool = True) -> 
     checks.floating(y=last[0], dfeatures=dfeatures)
     checks.shape("dfeatures", dfeatures, (sum(counts), last[0][..., 0].size), "it has the shape of the features")
     dparts = xp.split(dfeatures, [sum(counts[:n]) for n in range(1, len(counts))])
-    done = _of_each(lambda n: _backward(dparts[n], cache.parts[n], cache, input_gradient), range(len(counts)))
+    done = of_each(lambda n: _backward(dparts[n], cache.parts[n], cache, input_gradient), range(len(counts)))
     grads = {name: sum(grads[name] for grads, _ in done) for name in cache.params}
     return grads, xp.concatenate([dx.transpose(3, 0, 1, 2) for _, dx in done]) if input_gradient else None
 
@@ -189,16 +190,6 @@ def _backward(dfeatures: Array, traces: list[Trace], cache: Cache, input_gradien
         weight = cache.params[f"weight{n}"]
         dy, grads[f"weight{n}"] = convolve_backward(dz, x, weight, layer.stride, cache.block, wanted)
     return grads, dy
-
-
-def _of_each(function: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
-    """Return function(part) for each part, one thread each: their slow operations release Python's lock."""
-    if len(parts) == 1:
-        return [function(parts[0])]
-    from concurrent.futures import ThreadPoolExecutor  # few need it, and it slows down importing the package
-
-    with ThreadPoolExecutor(len(parts)) as threads:
-        return list(threads.map(function, parts))
 
 
 # ---------------------------------------------------------------------------------------------------------- convolution

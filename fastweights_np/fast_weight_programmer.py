@@ -114,6 +114,7 @@ def forward(
     params: Params, x: ops.Input, state: State | None = None, decay: float = 1.0, *, feature_map: str = "identity",
     normalization: str | None = None, attention_normalization: bool = False, writes: Array | None = None,
     lengths: Array | None = None, resets: Array | None = None, gradients: bool = True, chunk: int | None = None,
+    threads: int = 1,
 ) -> tuple[Array, Any]:  # fmt: skip
     """Return y (T, B, N · d_v), the heads one after another, for x (T, B, I), and the cache that `backward` needs.
 
@@ -130,8 +131,9 @@ def forward(
     lengths, resets for padded batches, (B,), and for several documents in one sequence, (T, B): see spans.py
     gradients       False keeps nothing for `backward`: memory then grows by y alone, and the cache is only for
                     final_state
-    chunk           steps that are computed at once (key_value_memory.py). None selects it. Results agree up to rounding
-                    error for every chunk
+    chunk           steps that are computed at once (key_value_memory.py). None selects it
+    threads         how many share the memories of all sequences and heads, here and in `backward`. Results agree up to
+                    rounding error for every chunk and number of threads
 
     All arrays share one dtype and one device, and must not be changed before backward has been called.
     Raises ValueError or TypeError that names the argument at fault.
@@ -142,17 +144,19 @@ def forward(
     checks.shape("x", x, ("T", "B", params["K"].shape[-1]), "x is (steps, sequences, inputs)")
     if chunk is not None:
         checks.count("chunk", chunk, least=1)
+    checks.count("threads", threads, least=1)
     S = initial_state(params, x.shape[1], state, **_of_state(options)).S
     spans = Spans(x, lengths, resets)
     x, written, parts = spans.clear(x), _written(writes, spans, x), spans.parts()
+    how = {"chunk": chunk, "threads": threads}
     if without(gradients):
-        return _without_gradients(params, x, S, options, spans, written, parts, chunk)
-    y, cache = _run(params, x, S, options, spans, written, parts, chunk)
+        return _without_gradients(params, x, S, options, spans, written, parts, how)
+    y, cache = _run(params, x, S, options, spans, written, parts, how)
     return spans.clear(y).copy(), cache
 
 
 def _run(
-    params: Params, x: Any, S: Array, options: Options, spans: Spans, written: Any, parts: Any, chunk: int | None
+    params: Params, x: Any, S: Array, options: Options, spans: Spans, written: Any, parts: Any, how: dict[str, Any]
 ) -> tuple[Array, Cache]:  # fmt: skip
     """Return what `forward` does, from arguments that have been checked."""
     z = project(x, params)
@@ -161,7 +165,7 @@ def _run(
     V = with_ones(z.values) if options.attention_normalization else z.values
     log_decay = log(options.decay) if z.log_decay is None else z.log_decay
     o, memory = key_value_memory.forward(
-        Q, K, V, S, z.beta, log_decay, delta=z.beta is not None, writes=written, parts=parts, chunk=chunk
+        Q, K, V, S, z.beta, log_decay, delta=z.beta is not None, writes=written, parts=parts, **how
     )
     y = divided(o) if options.attention_normalization else o
     y = y.reshape(*o.shape[:2], -1)
@@ -169,7 +173,7 @@ def _run(
 
 
 def _without_gradients(
-    params: Params, x: Any, S: Array, options: Options, spans: Spans, written: Any, parts: Any, chunk: int | None
+    params: Params, x: Any, S: Array, options: Options, spans: Spans, written: Any, parts: Any, how: dict[str, Any]
 ) -> tuple[Array, StatesOnly]:  # fmt: skip
     """Return what `forward` does, from parts of PART steps."""
     ys = []
@@ -177,7 +181,7 @@ def _without_gradients(
         part = slice(start, start + PART)
         of_part = ops.Embedded(x.table, x.tokens[part]) if isinstance(x, ops.Embedded) else x[part]
         numbers = None if parts is None else parts[part] - (parts[start - 1] if start else 0)
-        y, cache = _run(params, of_part, S, options, spans, None if written is None else written[part], numbers, chunk)
+        y, cache = _run(params, of_part, S, options, spans, None if written is None else written[part], numbers, how)
         ys.append(y)
         S = final_state(cache).S
     return spans.clear(array_module(S=S).concatenate(ys)), StatesOnly(lambda: State(S.copy()))
@@ -194,7 +198,7 @@ def backward(dy: Array, cache: Cache, dstate: State | None = None) -> tuple[Para
     """
     check_kind(cache, Cache)
     params, options, memory = cache.params, cache.options, cache.memory
-    (dS,) = gradient_of_state(dstate, State, cache.y, memory.states[0].shape)
+    (dS,) = gradient_of_state(dstate, State, cache.y, (*cache.o.shape[1:], cache.of_keys.y.shape[-1]))
     do: Array = cache.spans.whole_gradient(dy, cache.y).reshape(*cache.o.shape[:3], -1)
     if options.attention_normalization:
         do = divided_backward(do, cache.o)

@@ -13,13 +13,17 @@ k, q (T, B, N, d_k), v, e, o (T, B, N, d_v), α, β (T, B, N), S (B, N, d_v, d_k
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy
 
+from . import checks
 from .backend import Array, array_module
 from .chunks import Decays, by_chunks, by_steps, inverse
+from .threads import of_each
 
 __all__ = ["Cache", "Gradients", "backward", "final_state", "forward"]
 
@@ -27,13 +31,12 @@ CHUNK = 64  # steps in a chunk
 
 
 @dataclass
-class Cache:
-    """All that `backward` depends on. Arrays of steps have the layout of chunks.py."""
+class BlockCache:
+    """All that `_backward` depends on, for one block. Arrays of steps have the layout of chunks.py."""
 
     steps: int
     queries: Array
     keys: Array
-    values: Array
     beta: Array | None  # (B, N, C, L, 1); None is 1
     decays: Decays
     scores: Array  # (B, N, C, L, L)  D ⊙ Q Kᵀ
@@ -42,14 +45,22 @@ class Cache:
     errors: Array  # e
     writes: Array  # β e
     states: Array  # (C + 1, B, N, d_v, d_k)  S before each chunk, and after the last one
-    outputs: Array  # o
     written: Array | None  # (T, B, 1)  the option `writes`, as 0 or 1
+    learned_decay: bool  # whether log α has a gradient
+
+
+@dataclass
+class Cache:
+    """All that `backward` depends on: blocks of sequences and heads, one for each thread."""
+
+    blocks: list[tuple[slice, slice]]
+    caches: list[BlockCache]
 
 
 def forward(
     queries: Array, keys: Array, values: Array, state: Array | None = None, beta: Array | None = None,
     log_decay: Array | float = 0.0, *, delta: bool = False, writes: numpy.ndarray | None = None,
-    parts: numpy.ndarray | None = None, chunk: int | None = None,
+    parts: numpy.ndarray | None = None, chunk: int | None = None, threads: int = 1,
 ) -> tuple[Array, Cache]:  # fmt: skip
     """Return o (T, B, N, d_v) for all steps, and the cache that `backward` needs.
 
@@ -61,14 +72,68 @@ def forward(
     delta          whether e(t) is what is missing from the memory, by the delta rule, or v(t) itself
     writes         (T, B) booleans on the host: False where a step only reads. S does not change there
     parts          (T, B) integers on the host: the number of the document of a step, from 0. S is zero where one begins
-    chunk          steps in a chunk; None selects it. Results agree up to rounding error for every chunk
+    chunk          steps in a chunk; None selects it
+    threads        how many share the sequences, or their heads, here and in `backward`. Results agree up to rounding
+                   error for every chunk and number of threads
 
-    With the delta rule and β |k|² > 2, S itself grows without bound.
+    With the delta rule and β |k|² > 2, S itself grows without bound. Raises ValueError or TypeError for arrays that do
+    not fit.
     """
+    arrays = {"keys": keys, "queries": queries, "values": values} | checks.given(state=state, beta=beta)
+    array_module(**arrays)
+    checks.floating(**arrays)
+    checks.shape("keys", keys, ("T", "B", "N", "d_k"), "they are (steps, sequences, heads, size)")
+    steps, batch_size, heads, size = keys.shape
+    checks.shape("queries", queries, keys.shape, "they have the shape of keys")
+    checks.shape("values", values, (steps, batch_size, heads, "d_v"), "one for each key")
+    if state is not None:
+        checks.shape("state", state, (batch_size, heads, values.shape[-1], size), "a matrix for each sequence and head")
+    if beta is not None:
+        checks.shape("beta", beta, (steps, batch_size, heads), "one for each key")
+
+    def of_block(block: tuple[slice, slice]) -> tuple[Array, BlockCache]:
+        b, n = block
+        logs = log_decay
+        if not isinstance(logs, float):
+            logs = logs[:, b if logs.shape[1] > 1 else slice(None), n]
+        return _forward(
+            queries[:, b, n], keys[:, b, n], values[:, b, n], None if state is None else state[b, n],
+            None if beta is None else beta[:, b, n], logs, delta, None if writes is None else writes[:, b],
+            None if parts is None else parts[:, b], chunk,
+        )  # fmt: skip
+
+    blocks = _blocks(batch_size, heads, threads)
+    outputs, caches = zip(*of_each(of_block, blocks), strict=True)
+    return _joined(outputs, blocks, 1), Cache(blocks, list(caches))
+
+
+def _blocks(batch_size: int, heads: int, threads: int) -> list[tuple[slice, slice]]:
+    """Return blocks of sequences and heads (B, N), at most one for each thread."""
+    of_sequences = batch_size >= threads
+    size = batch_size if of_sequences else heads
+    ends = [size * n // min(threads, size) for n in range(min(threads, size) + 1)]
+    cuts = [slice(*each) for each in pairwise(ends)]
+    return [(cut, slice(None)) if of_sequences else (slice(None), cut) for cut in cuts]
+
+
+def _joined(pieces: Sequence[Array], blocks: list[tuple[slice, slice]], axis: int) -> Array:
+    """Return one array of the pieces of all blocks, whose axes of sequences and heads are `axis` and the next one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    cut = axis + (blocks[0][0] == slice(None))
+    return array_module(piece=pieces[0]).concatenate(pieces, axis=cut)
+
+
+def _forward(
+    queries: Array, keys: Array, values: Array, state: Array | None, beta: Array | None, log_decay: Array | float,
+    delta: bool, writes: numpy.ndarray | None, parts: numpy.ndarray | None, chunk: int | None,
+) -> tuple[Array, BlockCache]:  # fmt: skip
+    """Return what `forward` does, for one block."""
     xp = array_module(queries=queries, keys=keys, values=values)
     steps, batch_size, heads, size = keys.shape
     L = min(chunk or CHUNK, steps)
-    logs = xp.full((1, 1, 1), log_decay) if isinstance(log_decay, float) else log_decay
+    learned = not isinstance(log_decay, float)
+    logs: Array = log_decay if learned else xp.full((1, 1, 1), log_decay)  # type: ignore[assignment]
     logs, written = logs + xp.zeros((steps, 1, 1), logs.dtype), None
     if writes is not None:
         written = xp.asarray(writes[:, :, None], keys.dtype)
@@ -106,7 +171,7 @@ def forward(
     outputs = Q @ _in_layout(S[:-1]).swapaxes(3, 4)
     outputs *= D.from_start
     outputs += scores @ U
-    cache = Cache(steps, Q, K, V, b, D, scores, overlaps, inverted, E, U, S, outputs, written)
+    cache = BlockCache(steps, Q, K, b, D, scores, overlaps, inverted, E, U, S, written, learned)
     return by_steps(outputs, steps), cache
 
 
@@ -117,24 +182,40 @@ class Gradients(NamedTuple):
     keys: Array
     values: Array
     beta: Array
-    log_decay: Array
+    log_decay: Array | None  # None if it was a number
     state: Array
 
 
 def backward(do: Array, cache: Cache, dstate: Array | None = None) -> Gradients:
     """Return the gradients from do (T, B, N, d_v), and dstate of the final S, None for zero."""
-    Q, K, V, b, D, U, E, S = (
-        cache.queries, cache.keys, cache.values, cache.beta, cache.decays, cache.writes, cache.errors, cache.states
+
+    def of_block(given: tuple[tuple[slice, slice], BlockCache]) -> Gradients:
+        (b, n), of_cache = given
+        return _backward(do[:, b, n], of_cache, None if dstate is None else dstate[b, n])
+
+    blocks = cache.blocks
+    *of_steps, of_state = zip(*of_each(of_block, list(zip(blocks, cache.caches, strict=True))), strict=True)
+    joined: list[Any] = [None if pieces[0] is None else _joined(pieces, blocks, 1) for pieces in of_steps]
+    return Gradients._make([*joined, _joined(of_state, blocks, 0)])
+
+
+def _backward(do: Array, cache: BlockCache, dstate: Array | None) -> Gradients:
+    """Return what `backward` does, for one block."""
+    Q, K, U, E, S, b, D = (
+        cache.queries, cache.keys, cache.writes, cache.errors, cache.states, cache.beta, cache.decays
     )  # fmt: skip
     xp, dO, before = array_module(do=do), by_chunks(do, Q.shape[3]), _in_layout(S[:-1])
     dS = xp.empty_like(S)
     dS[-1] = 0 if dstate is None else dstate
     # o = S q                                                                                                       (P5)
     dscores = dO @ U.swapaxes(3, 4)
+    of_pairs: Any = dscores * cache.scores if cache.learned_decay else None  # of D
     dscores *= D.within
     dU = cache.scores.swapaxes(3, 4) @ dO
     dO_before = D.from_start * dO
-    dQ = dscores @ K + dO_before @ before
+    dQ = dO_before @ before
+    of_start: Any = _dot(dQ, Q) if cache.learned_decay else None  # of d
+    dQ += dscores @ K
     xp.matmul(dO_before.swapaxes(3, 4), Q, out=_in_layout(dS[:-1]))
     # S = α S(t-1) + β e kᵀ,   and with the delta rule e = v - α S(t-1) k                               (P6), (P7), (P8)
     K_to_end = D.to_end * K
@@ -149,31 +230,51 @@ def backward(do: Array, cache: Cache, dstate: Array | None = None) -> Gradients:
     after = _in_layout(dS[1:])
     dU += K_to_end @ after.swapaxes(3, 4)
     dK = (D.to_end * U) @ after
+    of_end: Any = _dot(dK, K) if cache.learned_decay else None  # of r
+    dK += dscores.swapaxes(3, 4) @ Q
     if cache.inverted is not None:
-        dV = dE
+        dV, overlaps = dE, cache.overlaps
+        assert overlaps is not None
         doverlaps = dE @ U.swapaxes(3, 4)
+        dK_before = (D.from_start * dE) @ before
+        if cache.learned_decay:
+            of_pairs -= doverlaps * overlaps
+            of_start -= _dot(dK_before, K)
         doverlaps *= D.within
         _clear_diagonal(doverlaps)
         dK -= (doverlaps + doverlaps.swapaxes(3, 4)) @ K
-        dK -= (D.from_start * dE) @ before
-        assert cache.overlaps is not None
-        dU -= cache.overlaps.swapaxes(3, 4) @ dE
+        dK -= dK_before
+        dU -= overlaps.swapaxes(3, 4) @ dE
     else:
         dV = _times(dU, b)
-    dK += dscores.swapaxes(3, 4) @ Q
-    dbeta: Any = (dU * E).sum(axis=4, keepdims=True)
-    # the sums of log α that D is made of; the terms of all its uses add up to these products                       (P8)
-    dsums: Any = (dO * cache.outputs).sum(axis=4) - (dV * V).sum(axis=4)
-    dsums[..., -1] += (after * _in_layout(S[1:])).sum(axis=(3, 4))
-    dlog = dsums @ xp.asarray(numpy.tri(dsums.shape[-1]), dsums.dtype)
-    dq, dk, dv, dbeta, dlog = (by_steps(each, cache.steps) for each in (dQ, dK, dV, dbeta, dlog[..., None]))
-    dbeta, dlog = (_times(each[..., 0], cache.written) for each in (dbeta, dlog))
+    dq, dk, dv = (by_steps(each, cache.steps) for each in (dQ, dK, dV))
+    dbeta = _times(by_steps(_dot(dU, E), cache.steps)[..., 0], cache.written)
+    dlog = None
+    if cache.learned_decay:
+        # exp of the sum of log α over some steps                                                                   (P8)
+        of_whole = (D.whole * (after * before)).sum(axis=(3, 4))[..., None, None]
+        dlog = by_steps(_span_sums(of_pairs, of_start, of_end) + of_whole, cache.steps)[..., 0]
+        dlog = _times(dlog, cache.written)
     return Gradients(dq, dk, dv, dbeta, dlog, dS[0])
+
+
+def _span_sums(of_pairs: Array, of_start: Array, of_end: Array) -> Array:
+    """Return d log α(i) for each step i (B, N, C, L, 1): the sum over all products of decays that contain α(i).
+
+    of_pairs (B, N, C, L, L)  of D_aj, which contains α(i) for j < i <= a
+    of_start (B, N, C, L, 1)  of d_a, which contains α(i) for i <= a
+    of_end   (B, N, C, L, 1)  of r_j, which contains α(i) for j < i
+    """
+    xp, L = array_module(of_pairs=of_pairs), of_pairs.shape[-1]
+    not_after, before = (xp.asarray(numpy.tri(L, k=k), of_pairs.dtype) for k in (0, -1))  # (a, i) i <= a; (i, j) j < i
+    pairs: Array = of_pairs @ before.T
+    pairs *= not_after
+    return pairs.sum(axis=3)[..., None] + not_after.T @ of_start + before @ of_end
 
 
 def final_state(cache: Cache) -> Array:
     """Return S after the last step (B, N, d_v, d_k), a new array."""
-    return cache.states[-1].copy()
+    return _joined([each.states[-1] for each in cache.caches], cache.blocks, 0).copy()
 
 
 def _in_layout(states: Array) -> Array:
@@ -184,6 +285,12 @@ def _in_layout(states: Array) -> Array:
 def _times(array: Array, factor: Array | None) -> Array:
     """Return their product; None is 1."""
     return array if factor is None else array * factor
+
+
+def _dot(left: Array, right: Array) -> Array:
+    """Return the products of the rows of two arrays (.., L, d), as (.., L, 1)."""
+    dots: Array = (left * right).sum(axis=-1, keepdims=True)
+    return dots
 
 
 def _clear_diagonal(squares: Array) -> None:

@@ -18,7 +18,9 @@ attention, equation (4). At the end of a chunk they are folded into a matrix: eq
 A matrix is never recovered by inverting (1), A(n-1) = (A(n) - η h hᵀ) / λ, which loses all digits in some hundred
 steps. The matrix at the start of each chunk is stored instead.
 
-Vectors have the axes (steps, B, H), scores (steps, B): B sequences, H units.
+Vectors have the axes (steps, B, H), scores (steps, B): B sequences, H units. `fold` and `read_matrix` also serve v kᵀ,
+with values and keys of different sizes. A whole sequence of them is in key_value_memory.py: its keys do not depend on
+what is read, so that it needs no read for each step, which is most of what `Memory` is about.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def choose_chunk(steps: int, hidden_size: int) -> int:
 
 
 def read_matrix(matrix: Array, v: Array) -> Array:
-    """Return matrix v (B, H) for each sequence: matrix (B, H, H), v (B, H)."""
+    """Return matrix v (B, H) for each sequence: matrix (B, H, H), v (B, H); or (B, d_v, d_k) and (B, d_k)."""
     if len(v) == 1:
         return matrix[0].dot(v[0])[None]  # takes half the time of matmul
     return (matrix @ v[:, :, None])[:, :, 0]
@@ -62,7 +64,7 @@ def fold(matrix: Array | None, decay: Array, left: Array, right: Array, weights:
     """Return decay · matrix + Σ_k weights[k] left[k] right[k]ᵀ: equation (1), for one term or for many at once.
 
     matrix (B, H, H) or None for zero; decay (B, 1, 1) or (1, 1, 1); left and right (K, B, H); weights (K, B)
-    or (K, 1). The result is a new array (B, H, H).
+    or (K, 1). The result is a new array (B, H, H). Values on the left and keys on the right may have different sizes.
     """
     # A(n) = λ A(n-1) + η h(n) h(n)ᵀ                                                                               (1)
     folded = (left * weights[:, :, None]).transpose(1, 2, 0) @ right.swapaxes(0, 1)

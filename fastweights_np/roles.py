@@ -8,13 +8,11 @@ from __future__ import annotations
 from .trees import SEPARATOR
 
 # the last part of a parameter's path, without the number of its layer
-WEIGHTS = frozenset({
-    "W", "V", "C", "K", "Q", "beta", "gate", "weight", "table", "hidden", "output", "policy", "value",
-})  # fmt: skip
-OTHERS = frozenset({
-    "b", "gain", "bias", "hidden_bias", "output_bias", "policy_bias", "value_bias", "beta_bias", "gate_bias", "decay",
-    "rate",
-})  # fmt: skip
+WEIGHTS = frozenset(
+    {"W", "V", "C", "K", "Q", "beta", "gate", "weight", "table", "hidden", "output", "policy", "value"}
+)  # fmt: skip
+BIASES = frozenset({"hidden_bias", "output_bias", "policy_bias", "value_bias", "beta_bias", "gate_bias"})
+OTHERS = frozenset({"b", "gain", "bias", "decay", "rate"}) | BIASES
 
 
 def is_weight(path: str) -> bool:

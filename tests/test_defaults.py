@@ -35,7 +35,9 @@ H0, A0, C0 = {"h0": None}, {"A0": None}, {"c0": None}
 MEMORY = {"decay": 0.95, "rate": 0.5, "inner_steps": 1, "activation": "relu", "normalize_preliminary": False}
 INIT = {"layer_norm": True, "recurrent_scale": 0.05, "dtype": "float32"}
 SPANS = {"lengths": None, "resets": None, "gradients": True}
-PROGRAMMER = {"decay": 1.0, "feature_map": "identity", "attention_normalization": False}
+STATE, CHUNKS = {"state": None}, {"chunk": None, "threads": 1}
+OF_STATE = {"feature_map": "identity", "attention_normalization": False}
+PROGRAMMER = {"decay": 1.0, "normalization": None} | OF_STATE
 RUN = SPANS | {"chunk": None, "workspace": None}
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -73,15 +75,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "associative_lstm.initial_state": H0 | C0 | {"copies": 4},
     "associative_lstm.step": {},
     "fast_weight_programmer.init": {"heads": 1, "rule": "delta", "dtype": "float32"},
-    "fast_weight_programmer.forward": {"state": None, "normalization": None} | PROGRAMMER | SPANS | {"chunk": None},
+    "fast_weight_programmer.forward": STATE | PROGRAMMER | SPANS | CHUNKS,
     "fast_weight_programmer.backward": {"dstate": None},
-    "fast_weight_programmer.initial_state": {
-        "state": None,
-        "feature_map": "identity",
-        "attention_normalization": False,
-    },
-    "fast_weight_programmer.step": {"normalization": None} | PROGRAMMER,
-    "key_value_memory.forward": {"state": None, "beta": None, "log_decay": 0.0, "delta": False, "chunk": None},
+    "fast_weight_programmer.initial_state": STATE | OF_STATE,
+    "fast_weight_programmer.step": PROGRAMMER,
+    "key_value_memory.forward": STATE | CHUNKS | {"beta": None, "log_decay": 0.0, "delta": False},
     "key_value_memory.backward": {"dstate": None},
     "multilevel.Stepper": {"batch_size": 1, "chunk": None} | MEMORY | H0 | A0,
     "irnn.Stepper": {"batch_size": 1, "activation": "relu"} | H0,

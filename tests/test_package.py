@@ -22,7 +22,7 @@ ROOT = Path(fw.__file__).parent.parent
 ORDER = [
     {"trees"},
     {"backend"},
-    {"checks", "workspace", "shared_arrays"},
+    {"checks", "workspace", "shared_arrays", "threads"},
     {"ops", "memory", "features", "chunks"},
     {"spans", "memory_gradient", "inference", "key_value_memory"},
     {"recurrent"},

@@ -15,6 +15,7 @@ import pytest
 import fastweights_np as fw
 from bench import strict_cupy
 from fastweights_np import audit, optim, to_device
+from fastweights_np.audit import programmer
 from fastweights_np.network import Classifier, Network, TokenEncoder
 from tasks.__main__ import main
 from tests.small import mnist_files
@@ -145,6 +146,19 @@ def test_forward_and_backward_pull_nothing(case, cupy):
     case.module.final_state(cache)
     assert cupy.usage.pulls == []
     assert not numpy.isnan(h.get()).any()
+
+
+@pytest.mark.parametrize("case", programmer.QUICK, ids=str)
+def test_the_fast_weight_programmer_pulls_nothing(case, cupy):
+    params, given, cotangents = to_device(case.arrays(), "cuda")
+    resets = numpy.arange(case.steps)[:, None] % numpy.full(case.batch_size, 3) == 2
+    options = {"state": fw.fast_weight_programmer.State(given["S0"]), "writes": case.writes(), "resets": resets}
+    cupy.usage.clear()
+    y, cache = fw.fast_weight_programmer.forward(params, given["x"], **options, **case.options())
+    fw.fast_weight_programmer.backward(cotangents["dy"].reshape(y.shape), cache)
+    fw.fast_weight_programmer.final_state(cache)
+    assert cupy.usage.pulls == []
+    assert not numpy.isnan(y.get()).any()
 
 
 @pytest.mark.parametrize("layer", ["fast_weights", "lstm"])

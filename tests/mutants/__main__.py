@@ -40,9 +40,9 @@ EQUIVALENT = Path(__file__).with_name("equivalent.json")
 COPIED = ("fastweights_np", "tasks", "tests", "bench", "README.md", "pyproject.toml")
 # the tests that are about the package, by file
 TESTS = (
-    "actor_critic", "arguments", "audit", "baselines", "checkpoint", "checks", "convnet", "defaults", "fast_weights",
-    "files", "layers", "memory", "multilevel", "network", "ops", "optim", "package", "parallel", "parts", "saving",
-    "shared_arrays", "stepper", "strict_cupy", "workspace",
+    "actor_critic", "arguments", "audit", "baselines", "checkpoint", "checks", "convnet", "defaults",
+    "fast_weight_programmer", "fast_weights", "files", "layers", "memory", "multilevel", "network", "ops", "optim",
+    "package", "parallel", "parts", "saving", "shared_arrays", "stepper", "strict_cupy", "workspace",
 )  # fmt: skip
 # too slow to be run for one mutant; the last expects the source as it is
 NOT_RUN = (
