@@ -20,6 +20,8 @@ from . import (
     digits,
     factorial,
     generalization,
+    keyvalue,
+    mqar,
     report,
     searches,
     sensitivity,
@@ -56,7 +58,10 @@ def make() -> str:
         "search": searches.table(load("search"), missing),
         "generalization": generalization.make(missing),
         "figure5": agents.figure_5(missing),
+        **keyvalue.tables(),
+        "mqar": mqar.table(),
     }
+    missing += keyvalue.missing() + mqar.missing()
     if synthetic := load(SYNTHETIC_FACES):
         made["table3-synthetic"] = tables.table(3, synthetic, TABLE_3, SEEDS, missing)
     for name, text in made.items():
@@ -109,6 +114,8 @@ def for_pages() -> dict[str, str]:
         "figure5": markdown(agents.HEADER[: agents.SHORT], [line[: agents.SHORT] for line in lines]),
         "catch-search": agents.searches_of_agents(load("search")),
         "catch-random-start": agents.random_starts(),
+        **keyvalue.tables(),
+        "mqar": mqar.table(),
     }
     return {name: text for name, text in made.items() if text}
 

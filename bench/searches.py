@@ -70,7 +70,8 @@ def layers_of(search: Run) -> set[str]:
 
 
 def _loss(trial: dict[str, Any]) -> str:
-    value = trial.get("mean_reward", trial.get("validation_nll"))
+    names = ("mean_reward", "validation_nll", "validation_loss")
+    value = next((trial[name] for name in names if trial.get(name) is not None), None)
     if value is not None:
         return f"{value:.4f}"
     return STOPPED if trial["state"] == "PRUNED" else DIVERGED

@@ -6,7 +6,7 @@
     pictures/         pictures of runs that a page shows
 
 A run's name is GROUP/LAYER-R50-seed0. The group is the task, or TASK-NAME for runs outside the paper's tables. Names of
-retrieval also have K, and names of catch N.
+retrieval and mqar also have K, names of catch N, and names of keyvalue S, its number of keys.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SCRATCH = Path("runs") / "bench"  # the folder of measurements, tables and figur
 RUNS, SEARCHES = "runs.jsonl", "searches.jsonl"
 LONG = ("curve", "confusion", "wrong_answers")  # entries of a run that are stored in TASK.jsonl
 NEEDED = {RUNS: ("run", "task", "settings", "seconds"), SEARCHES: ("search", "task", "trials")}  # in each line
-SIZES = {"pairs": "K", "size": "N"}  # part of the name, before R, if a task has it
+SIZES = {"pairs": "K", "size": "N", "keys": "S"}  # part of the name, before R, if a task has it
 MAY_DIFFER = ("seed", "test_curve", "generalize")  # between runs of one cell: they do not change its results
 
 Run = dict[str, Any]

@@ -17,6 +17,8 @@ TASKS = {
     "mnist": "classify handwritten digits from glimpses (section 4.2, table 2)",
     "faces": "classify facial expressions from glimpses (section 4.3, table 3)",
     "catch": "catch a ball that becomes invisible (section 4.4, figure 5)",
+    "keyvalue": "retrieve the value of a key by other write rules (Schlag 2021)",
+    "mqar": "retrieve the values of several keys by other write rules",
 }
 MISSING = 'tasks: {} is not installed; pip install -e ".[tasks]"'
 USAGE = """\

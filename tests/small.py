@@ -24,13 +24,20 @@ def mnist_files(folder: Path) -> Path:
     return folder
 
 
-LENGTH = {"retrieval": ("epochs", 2), "mnist": ("epochs", 2), "faces": ("epochs", 2), "catch": ("frames", 960)}
+LENGTH = {
+    "retrieval": ("epochs", 2), "mnist": ("epochs", 2), "faces": ("epochs", 2), "catch": ("frames", 960),
+    "keyvalue": ("epochs", 2), "mqar": ("epochs", 2),
+}  # fmt: skip
 
 
 def options(task: str, folder: Path) -> list[str]:
     """The command line of a run of 2 epochs, or of 960 frames, without --out. Data are made in the folder."""
     if task == "retrieval":
         return [task, *SEQUENCES, *NETWORK, "--epochs", "2"]
+    if task == "keyvalue":
+        return [task, "--layer", "delta", "--keys", "6", *NETWORK, "--epochs", "2"]
+    if task == "mqar":
+        return [task, *SEQUENCES, *NETWORK, "--tokens", "16", "--vocabulary", "32", "--epochs", "2"]
     if task == "mnist":
         return [
             task,

@@ -25,6 +25,8 @@ SURFACE = Path(__file__).with_name("cupy_surface.txt")
 TINY = ["--hidden-size", "8", "--batch-size", "8", "--epochs", "1"]
 IMAGES = [*TINY, "--validation-size", "6"]
 RETRIEVAL = [*TINY, "--training-size", "64", "--validation-size", "20", "--test-size", "20"]
+KEYVALUE = ["keyvalue", "--keys", "5", "--hidden-size", "4", "--epochs", "1", "--repeat"]
+MQAR = ["mqar", *RETRIEVAL, "--tokens", "16", "--pairs", "2", "--vocabulary", "16", "--convolution", "2"]
 CATCH = ["--size", "6", "--visible", "2", "--hidden-size", "12", "--games", "8", "--method", "a2c", "--frames", "2000"]
 
 
@@ -109,6 +111,12 @@ def test_all_runs_on_the_device_gives_the_same_and_uses_what_is_listed(cupy, tmp
         mnist,
         [*mnist, "--layer", "convnet"],
         ["faces", "--data-dir", str(fer_folders(tmp_path / "faces")), *IMAGES],
+        [*KEYVALUE, "--layer", "gated_delta", "--feature-map", "dpfp-2"],
+        [*KEYVALUE, "--layer", "decay"],
+        [*KEYVALUE, "--layer", "softmax"],
+        [*KEYVALUE, "--layer", "fast_weights"],
+        [*MQAR, "--layer", "gated_delta"],
+        [*MQAR, "--layer", "softmax"],
         ["catch", *CATCH],
         ["catch", *CATCH, "--layer", "lstm", "--steps", "2", "--optimizer", "rmsprop"],
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import games, images, retrieval
+from . import games, images, keyvalue, mqar, retrieval
 from .cells import Cell, Search
 
 # searches stand before the runs that take their best settings
@@ -31,4 +31,6 @@ PLANS: dict[str, Sequence[Cell | Search]] = {
     "table3-clean": images.TABLE_3_CLEAN,
     "table3-synthetic": images.TABLE_3_SYNTHETIC,
     "figure5": games.FIGURE_5,
+    "keyvalue": keyvalue.KEYVALUE,
+    "mqar": mqar.MQAR,
 }

@@ -25,6 +25,13 @@ LAYERS = {
     "lstm": ("LSTM", "#0072B2"),
     "associative_lstm": ("A-LSTM", "#56B4E9"),
     "convnet": ("ConvNet", "#CC79A7"),
+    # write rules share colours with layers that no picture shows next to them
+    "sum": ("Sum", "#0072B2"),
+    "decay": ("Decaying sum", "#56B4E9"),
+    "gated": ("Gated sum", "#D55E00"),
+    "delta": ("Delta rule", "#009E73"),
+    "gated_delta": ("Gated delta rule", "#E69F00"),
+    "softmax": ("Softmax attention", "#CC79A7"),
 }
 NAMES = {layer: name for layer, (name, _) in LAYERS.items()}
 NAMES_OF_AGENTS = NAMES | {"irnn": "ReLU RNN"}  # the paper's names for the agents of Catch

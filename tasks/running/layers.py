@@ -22,6 +22,13 @@ TAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "lstm": (("layer_norm", "forget_bias"), ()),
     "associative_lstm": (("layer_norm", "forget_bias", "heads"), ("copies",)),
     "convnet": ((), ()),
+    # write rules of keyvalue and mqar, and softmax attention
+    "sum": ((), ("feature_map", "decay")),
+    "decay": ((), ("feature_map",)),
+    "gated": ((), ("feature_map",)),
+    "delta": ((), ("feature_map",)),
+    "gated_delta": ((), ("feature_map",)),
+    "softmax": ((), ()),
 }  # fmt: skip
 
 
@@ -81,7 +88,8 @@ class LayerSettings(RunSettings):
             "a layer without inner steps": ("decay", "rate") if values["inner_steps"] == 0 else (),
             "a run that starts from --initial": ("recurrent_scale", "forget_bias") if values["initial"] else (),
         }
-        return {name: user for user, names in of_the_rest.items() for name in names} | found
+        found |= {name: user for user, names in of_the_rest.items() for name in names if name not in found}
+        return {name: user for name, user in found.items() if name in values}
 
     def of_layer(self) -> dict[str, Any]:
         """Return layer, hidden_size, init_options and options: the arguments of network.Network."""

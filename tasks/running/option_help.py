@@ -20,14 +20,19 @@ from .runs import RunSettings
 GROUPS = {
     "run": ("settings", "resume", "seed", "device", "dtype", "threads"),
     "data": (
-        "data", "data_dir", "pairs", "training_size", "validation_size", "test_size", "keep_duplicates", "patch",
-        "shift", "mirror", "glimpse_type", "size", "visible", "paddle_width", "paddle_start",
+        "data", "data_dir", "pairs", "keys", "repeat", "tokens", "mix", "vocabulary", "training_size",
+        "validation_size", "test_size", "keep_duplicates", "patch", "shift", "mirror", "glimpse_type", "size",
+        "visible", "paddle_width", "paddle_start",
     ),
-    "network": ("layer", "hidden_size", "layer_norm", "recurrent_scale", "forget_bias", "wipe", "integrate", "initial"),
-    "memory": ("decay", "rate", "inner_steps", "normalize_preliminary", "copies", "heads"),
+    "network": (
+        "layer", "hidden_size", "layer_norm", "recurrent_scale", "forget_bias", "convolution", "wipe", "integrate",
+        "initial",
+    ),
+    "memory": ("feature_map", "decay", "rate", "inner_steps", "normalize_preliminary", "copies", "heads"),
     "optimization": (
-        "method", "actors", "games", "frames", "steps", "epochs", "batch_size", "optimizer", "learning_rate",
-        "schedule", "hold", "clip_norm", "weight_decay", "best_by", "discount", "value_weight", "entropy_weight",
+        "method", "actors", "games", "frames", "steps", "epochs", "patience", "batch_size", "optimizer",
+        "learning_rate", "schedule", "hold", "clip_norm", "weight_decay", "dropout", "best_by", "discount",
+        "value_weight", "entropy_weight",
     ),
     "output": ("out", "checkpoint_every", "test_curve", "generalize"),
 }  # fmt: skip

@@ -1,0 +1,117 @@
+"""Make the tables of synthetic retrieval: our losses next to the published ones, from the runs in bench/results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+from . import store
+from .plans.keyvalue import REPEATED, ROWS_REPEATED, ROWS_UNIQUE, SEEDS, UNIQUE, Row, published
+from .report import markdown
+from .store import Run
+
+SOLVED, LARGE, FACTOR = 1e-3, 0.05, 2  # losses agree if both solve the task, or if large ones are within this factor
+NOT_RUN = "not run"
+
+
+Runs = dict[tuple[str, str, int], list[Run]]  # by group, layer and number of keys
+
+
+def tables() -> dict[str, str]:
+    """Return every table, by the name in the markers of pages."""
+    runs = stored()
+    return {
+        "keyvalue-unique": losses(runs, ROWS_UNIQUE, UNIQUE),
+        "keyvalue-repeat": losses(runs, ROWS_REPEATED, REPEATED),
+        "keyvalue-agreement": agreement(runs, [*ROWS_UNIQUE, *ROWS_REPEATED]),
+        "keyvalue-longer": longer(runs, ROWS_REPEATED),
+    }
+
+
+def missing() -> list[str]:
+    """Return what the tables lack."""
+    runs = stored()
+    cells = [
+        (row, keys, len(runs.get(_cell(row, keys), ()))) for row in (*ROWS_UNIQUE, *ROWS_REPEATED) for keys in row.keys
+    ]
+    return [
+        f"keyvalue, {row.group}, {row.layer}, S = {keys}: {count} of {SEEDS} seeds"
+        for row, keys, count in cells if count < SEEDS
+    ]  # fmt: skip
+
+
+def stored() -> Runs:
+    """Return the stored runs of the tables, without their curves."""
+    found: Runs = {}
+    for run in store.read(store.RUNS):
+        if run["task"] == "keyvalue":
+            settings = run["settings"]
+            found.setdefault((run["run"].partition("/")[0], settings["layer"], settings["keys"]), []).append(run)
+    return found
+
+
+def _cell(row: Row, keys: int) -> tuple[str, str, int]:
+    return row.group, row.layer, keys
+
+
+def losses(runs: Runs, rows: Sequence[Row], sizes: Sequence[int]) -> str:
+    """Return a table with two lines for each row: the published loss, and the median and range of our seeds."""
+    theirs, lines = published(), []
+    for row in rows:
+        of_row = {keys: theirs.get((row.repeat, row.layer, row.feature_map, keys)) for keys in sizes}
+        if _is_published(row):
+            lines.append([row.name, "published", *(f"{of_row[keys]:.4f}" for keys in sizes)])
+        ours = [_median_and_range(_losses(runs, row, keys)) if keys in row.keys else "-" for keys in sizes]
+        lines.append(["" if _is_published(row) else row.name, "here", *ours])
+    return markdown(["rule, features", "loss", *(f"S = {keys}" for keys in sizes)], lines)
+
+
+def agreement(runs: Runs, rows: Sequence[Row]) -> str:
+    """Return how many medians agree with the published losses that solve the task, and with those above LARGE.
+
+    Losses between the two are not compared: a key or two decide them.
+    """
+    theirs, lines = published(), []
+    for row in filter(_is_published, rows):
+        pairs = [
+            (keys, theirs[row.repeat, row.layer, row.feature_map, keys], median(found))
+            for keys in row.keys if (found := _losses(runs, row, keys))
+        ]  # fmt: skip
+        solved = {keys: ours <= SOLVED for keys, loss, ours in pairs if loss <= SOLVED}
+        large = {keys: loss / FACTOR <= ours <= FACTOR * loss for keys, loss, ours in pairs if loss > LARGE}
+        differ = [
+            f"S = {keys}: {ours:.4f}, published {loss:.4f}"
+            for keys, loss, ours in pairs if not (solved | large).get(keys, True)
+        ]  # fmt: skip
+        counts = [f"{sum(each.values())} of {len(each)}" for each in (solved, large)]
+        cells = [*counts, "; ".join(differ) or "none"] if pairs else [NOT_RUN] * 3
+        lines.append(["repeated" if row.repeat else "unique", row.name, *cells])
+    header = ["solved, of the sizes solved there", f"within a factor of {FACTOR}, of the losses above {LARGE}"]
+    return markdown(["keys", "rule, features", *header, "differ"], lines)
+
+
+def longer(runs: Runs, rows: Sequence[Row]) -> str:
+    """Return the test losses of sequences of S pairs, as evaluated, and of 2S pairs, as trained: medians."""
+    lines = []
+    for row in rows:
+        for keys in row.keys:
+            if found := runs.get(_cell(row, keys)):
+                both = (median(run[name] for run in found) for name in ("test_loss", "test_loss_of_longer"))
+                lines.append([row.name, keys, *(f"{loss:.4f}" for loss in both)])
+    header = ["rule, features", "S", "S pairs, as in the evaluation", "2S pairs, as in training"]
+    return markdown(header, lines or [[NOT_RUN] * 4])
+
+
+def _is_published(row: Row) -> bool:
+    return "--decay" not in row.options and (row.repeat, row.layer, row.feature_map, row.keys[0]) in published()
+
+
+def _losses(runs: Runs, row: Row, keys: int) -> list[float]:
+    """Return the least evaluation loss of every seed, which the published tables show, too."""
+    return [run["validation_loss"] for run in runs.get(_cell(row, keys), ())]
+
+
+def _median_and_range(found: Sequence[float]) -> str:
+    if not found:
+        return NOT_RUN
+    return f"{median(found):.4f} ({min(found):.4f} to {max(found):.4f})"
