@@ -257,6 +257,8 @@ def test_public_modules_list_their_names_and_pages_use_no_others():
             assert name in fw.__all__, f"fw.{name}"
     assert {module for module, _ in used} >= {"fast_weights", "network", "distributed", "checkpoint"}
     for module, name in sorted(used):
+        if module == "plain":  # the forms that are read; their functions are those of the layers
+            continue
         assert module in public, f"fastweights_np.{module}.{name} is used on a page, but {module} is not public"
         assert name in public[module].__all__, f"{module}.{name} is used on a page, but not in __all__"
 
