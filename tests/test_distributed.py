@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import pytest
 
 import fastweights_np as fw
+from bench import strict_cupy
 from fastweights_np import checkpoint, distributed
 from fastweights_np.trees import flatten
 from tasks.__main__ import main
@@ -199,3 +201,42 @@ def test_settings_that_ranks_cannot_share_are_refused_once(command, message, tmp
     assert err.count(message) >= 1
     assert err.count("tasks: ") <= 1
     assert not (tmp_path / "run").exists()
+
+
+class Doubling:
+    """A communicator of two ranks that send the same: a sum is twice the vector. It records what it was given."""
+
+    rank, size = 0, 2
+
+    def __init__(self, kinds: str) -> None:
+        self.kinds, self.given = kinds, list[object]()
+
+    def Dup(self) -> Doubling:  # noqa: N802
+        return self
+
+    def Get_info(self) -> Doubling:  # noqa: N802
+        return self
+
+    def Get(self, key: str) -> str | None:  # noqa: N802
+        return {"mpi_memory_alloc_kinds": self.kinds}[key]
+
+    def Allreduce(self, _: object, vector: numpy.ndarray) -> None:  # noqa: N802
+        self.given.append(vector)
+        vector *= 2
+
+
+@pytest.mark.parametrize(("kinds", "by_way_of_the_host"), [("mpi,system", True), ("mpi,system,cuda:device", False)])
+def test_arrays_of_a_gpu_are_copied_to_the_host_unless_mpi_takes_them(kinds, by_way_of_the_host, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", SimpleNamespace(MPI=SimpleNamespace(IN_PLACE=None)))
+    with strict_cupy.installed() as cupy:
+        waited = []
+        stream = SimpleNamespace(synchronize=lambda: waited.append(True))
+        monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: stream, raising=False)
+        communicator = Doubling(kinds)
+        tree = {"a": cupy.asarray(numpy.arange(3.0)), "b": {"c": cupy.asarray(numpy.ones((2, 2)))}}
+        total = distributed.Ranks(communicator).add_up(tree, 0.25)
+        assert type(total["a"]) is type(tree["a"])
+        numpy.testing.assert_array_equal(total["a"].get(), [0, 0.5, 1])
+        numpy.testing.assert_array_equal(total["b"]["c"].get(), 0.5 * numpy.ones((2, 2)))
+        assert isinstance(communicator.given[0], numpy.ndarray) == by_way_of_the_host
+        assert bool(waited) != by_way_of_the_host
