@@ -270,7 +270,9 @@ def test_a_patch_too_large_for_the_convnet_is_refused_before_a_run(side, patch):
 
 
 def test_every_layer_has_its_options():
-    assert set(TAKES) == set(LAYERS) == {*network.LAYERS, "convnet"}
+    rules = {"sum", "decay", "gated", "delta", "gated_delta", "softmax"}  # of keyvalue and mqar
+    assert set(LAYERS) == {*network.LAYERS, "convnet"}
+    assert set(TAKES) == set(LAYERS) | rules
 
 
 def with_a_bad_test_set(data_dir, folder):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from bench import references, store
 from bench.published import TABLE_1
-from tasks import catch, faces, mnist, retrieval
+from tasks import catch, faces, keyvalue, mnist, mqar, retrieval
 from tasks.__main__ import TASKS, main
 from tasks.reporting import charts, markup
 from tasks.reporting.cells import cells
@@ -20,13 +20,18 @@ from tasks.reporting.measures import MEASURES, References
 from tasks.reporting.reading import Run
 from tests.small import SEQUENCES, options
 
-SETTINGS = {"retrieval": retrieval.Settings, "mnist": mnist.Settings, "faces": faces.Settings, "catch": catch.Settings}
+SETTINGS = {
+    each.Settings.task: each.Settings for each in (retrieval, mnist, faces, catch, keyvalue, mqar)
+}  # fmt: skip
 KINDS_OF_DAMAGE = {
     "settings.json": ("{", "expected the settings of a run"),
     "result.json": ('{"task": "retrieval", "curve": []}', "test_error: expected a finite number, got None"),
     "metrics.jsonl": ('{"update": 1}\n', "evaluation 1: epoch: expected a finite number, got None"),
     "attention.png": ("no picture", "expected a picture, PNG or GIF"),
-    "search.json": ('{"task": "chess"}', "task: expected one of retrieval, mnist, faces, catch, got 'chess'"),
+    "search.json": (
+        '{"task": "chess"}',
+        "task: expected one of retrieval, mnist, faces, catch, keyvalue, mqar, got 'chess'",
+    ),
 }
 
 

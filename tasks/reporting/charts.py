@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from ..figures.style import COLOURS, error_axis, reward_axis
 from .markup import Html, tag
-from .measures import References
+from .measures import MEASURES, References
 from .reading import Run
 
 WIDTH, HEIGHT, ROW = 400, 235, 54  # of a chart and of a row in pixels; the page scales them
@@ -93,7 +93,7 @@ def curves(task: str, runs: Sequence[tuple[Look, Run]], floor: tuple[float, floa
         for look, run in runs:
             if len(runs) == 1:
                 _plot(axes, run.curve, "update", "train_loss", {"color": GREY})
-            _plot(axes, run.curve, "update", "validation_nll", look.options())
+            _plot(axes, run.curve, "update", MEASURES[task].loss, look.options())
         if floor is not None:
             axes.axhline(floor[1], linestyle=":", color="black")
         _updates(axes)

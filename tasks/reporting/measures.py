@@ -26,6 +26,11 @@ class Measure(NamedTuple):
     needed: tuple[str, ...]  # numbers that a result must have
     curve: tuple[str, ...]  # numbers that each line of a curve must have
 
+    @property
+    def loss(self) -> str:
+        """Return the name of the validation loss in a line of the curve."""
+        return "validation_loss" if "validation_loss" in self.curve else "validation_nll"
+
     def text(self, figure: float) -> str:
         """Return the figure with its unit."""
         return f"{figure:.{self.decimals}f}{self.unit}"
@@ -52,6 +57,12 @@ MEASURES = {
         ("mean_reward", "test_reward", "test_reward_greedy", "chance", "updates", "frames", "seconds"),
         ("frames", "mean_reward"),
     ),
+    "keyvalue": Measure(
+        "Retrieval of values by their keys", "test loss", lambda result: result["test_loss"], 4, "",
+        ("test_error", "test_loss", "updates", "seconds"),
+        ("update", "epoch", "train_loss", "validation_loss", "validation_error"),
+    ),
+    "mqar": Measure("Multi-query recall", "test error", _error, 2, " %", _NEEDED, _CURVE),
 }  # fmt: skip
 
 

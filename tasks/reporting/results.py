@@ -49,7 +49,10 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
         yield "millions of frames to a reward of 0.9", "never" if learned is None else f"{learned / 1e6:.1f}"
         yield "frames", f"{result['frames']:,}"
     else:
-        yield "test loss (nats)", f"{result['test_nll']:.4f}"
+        if "test_nll" in result:
+            yield "test loss (nats)", f"{result['test_nll']:.4f}"
+        else:
+            yield "test error", f"{100 * result['test_error']:.2f} %"
         if floor := floor_of(run):
             yield "key-blind floor", f"{100 * floor[0]:.2f} %"
         best = result["best_on_validation"]
@@ -67,8 +70,10 @@ def _progress(run: Run) -> Iterator[tuple[str, str]]:
     if run.curve and run.settings.task == "catch":
         yield "mean reward so far", f"{last['mean_reward']:.3f}"
     elif run.curve:
-        best = min(run.curve, key=lambda line: line["validation_nll"])
-        yield "lowest validation loss (nats)", f"{best['validation_nll']:.4f}"
+        loss = MEASURES[run.settings.task].loss
+        best = min(run.curve, key=lambda line: line[loss])
+        unit = " (nats)" if loss == "validation_nll" else ""
+        yield f"lowest validation loss{unit}", f"{best[loss]:.4f}"
         yield "validation error then", f"{100 * best['validation_error']:.2f} %"
 
 

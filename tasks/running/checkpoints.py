@@ -50,8 +50,9 @@ def load(folder: Path, settings: RunSettings) -> tuple[dict[str, Any], dict[str,
         info = typed.checked(info_types, info)
     except (ValueError, TypeError) as error:
         raise unfit(path, error) from error
-    if info["seconds"] < 0:
-        raise unfit(path, f"seconds: expected at least 0, got {info['seconds']}")
+    for name, least in (("seconds", 0), ("ranks", 1)):
+        if info[name] < least:
+            raise unfit(path, f"{name}: expected at least {least}, got {info[name]}")
     settings.check_resumed(info["settings"], path)
     return arrays, info
 
