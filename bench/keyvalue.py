@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from . import store
+from . import seeds, store
 from .plans.keyvalue import REPEATED, ROWS_REPEATED, ROWS_UNIQUE, SEEDS, UNIQUE, Row, published
 from .report import markdown
 from .store import Run
@@ -112,6 +112,4 @@ def _losses(runs: Runs, row: Row, keys: int) -> list[float]:
 
 
 def _median_and_range(found: Sequence[float]) -> str:
-    if not found:
-        return NOT_RUN
-    return f"{median(found):.4f} ({min(found):.4f} to {max(found):.4f})"
+    return seeds.median_and_range(found, 4, "") if found else NOT_RUN
