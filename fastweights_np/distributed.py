@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import platform
 import sys
 import time
@@ -33,7 +34,7 @@ from . import checks
 from .backend import Array, array_module, to_host
 from .trees import flatten, unflatten
 
-__all__ = ["Ranks", "ranks", "without_launcher"]
+__all__ = ["Ranks", "launched", "ranks", "without_launcher"]
 
 T = TypeVar("T")
 Tree = dict[str, Any]
@@ -115,22 +116,27 @@ class Ranks:
         """Call the function on rank 0 only, and return its result on every rank. Every rank raises its exception."""
         if self.size == 1:
             return function()
-        answer: tuple[Any, BaseException | None] = (None, None)
-        if self.rank == 0:
-            try:
-                answer = function(), None
-            except BaseException as error:  # SystemExit, too: the other ranks would wait for ever
-                answer = None, error
-        value, failure = self._mpi.bcast(answer)
-        if failure is not None:
-            raise failure
+        if self.rank:
+            value, failure = pickle.loads(self._mpi.bcast(None))
+            if failure is not None:
+                raise failure
+            return value
+        try:
+            value = function()
+            answer = pickle.dumps((value, None))
+        except BaseException as error:  # SystemExit, too: the other ranks would wait for ever
+            self._mpi.bcast(pickle.dumps((None, _picklable(error))))
+            raise
+        self._mpi.bcast(answer)
         return value
 
     def first_then_others(self, function: Callable[[], T]) -> T:
         """Call the function on rank 0, then on the others, and return each rank's result: a file is fetched once."""
         results = list[T]()
         self.first(lambda: results.append(function()))
-        return results[0] if results else function()
+        result = results[0] if results else function()
+        self.any(False)  # wait for all
+        return result
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is true on any rank."""
@@ -145,25 +151,25 @@ class Ranks:
         return [value] if self.size == 1 else self._mpi.allgather(value)
 
     def check_same(self, facts: Mapping[str, object]) -> None:
-        """Raise RuntimeError, on every rank, if a rank has another value of a named fact than rank 0."""
+        """Raise ValueError, on every rank, if a rank has another value of a named fact than rank 0."""
         (_, first), *others = self.gather((platform.node(), dict(facts)))
         for number, (host, theirs) in enumerate(others, 1):
-            for name, value in theirs.items():
-                if value != first[name]:
-                    raise RuntimeError(
-                        f"{name}: expected the same on all ranks, got {first[name]} on rank 0 and {value} on rank "
-                        f"{number} ({host}); start all ranks alike"
+            for name in first | theirs:
+                ours, value = first.get(name, "none"), theirs.get(name, "none")
+                if value != ours:
+                    raise ValueError(
+                        f"{name}: expected the same on all ranks, got {ours} on rank 0 and {value} on rank {number} "
+                        f"({host}); start all ranks alike"
                     )
 
     def check_equal(self, params: Tree) -> None:
-        """Raise RuntimeError, on every rank, unless the parameters have the same bits on all ranks."""
+        """Raise ValueError, on every rank, unless the parameters have the same bits on all ranks."""
         if self.size == 1:
             return
-        digests = {
-            name: hashlib.sha256(numpy.ascontiguousarray(value).tobytes()).hexdigest()
+        self.check_same({
+            name: (value.dtype.str, value.shape, hashlib.sha256(value.tobytes()).hexdigest())
             for name, value in flatten(to_host(params)).items()
-        }
-        self.check_same(digests)
+        })  # fmt: skip
 
     def meet(self, patience: float = inf) -> bool:
         """Wait for all ranks without using a core. Return whether all call this within `patience` seconds."""
@@ -191,7 +197,7 @@ def ranks() -> Ranks:
 
     Raises RuntimeError if mpi4py is missing, or belongs to another MPI than the launcher.
     """
-    wanted = _launched()
+    wanted = launched()
     if wanted is None:
         return Ranks()
     try:
@@ -207,7 +213,16 @@ def ranks() -> Ranks:
     return Ranks(MPI.COMM_WORLD)
 
 
-def _launched() -> int | None:
+def _picklable(error: BaseException) -> BaseException:
+    """Return the error, or one with its message if it does not survive pickling."""
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def launched() -> int | None:
     """Return the number of ranks, 2 or more, that a launcher of MPI started; None without a launcher."""
     for size, rank in SIZES.items():
         if size in os.environ and rank in os.environ and (count := int(os.environ[size])) > 1:

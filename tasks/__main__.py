@@ -115,6 +115,7 @@ def _run(arguments: list[str]) -> int:
             print(f"{name}: writing to {folder}", flush=True)
             with threadpool_limits(settings.blas_threads):
                 task.run(settings, folder, data)
+            ranks.any(False)  # a signal must not end the others before rank 0 has drawn its pictures
             if ranks.rank == 0:
                 files = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
                 print(f"\nfiles: {', '.join(files)} in {folder}")

@@ -286,6 +286,7 @@ class _Training:
         self.seconds = before + time.perf_counter() - started
         self._ranks.check_equal(self.shared.params)
         self.save()
+        self._ranks.any(False)  # the others wait until rank 0 has saved
         if self.shared.frames() < self._config.budget:
             raise Interruption
         self._write_metrics(PARTS)

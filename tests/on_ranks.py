@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import sys
 
@@ -46,11 +47,15 @@ def calls() -> None:
     assert ranks.any(False) is False
     assert ranks.meet(60)
     with pytest.raises(
-        RuntimeError, match=r"version: expected the same on all ranks, got 1.0 on rank 0 and 2.0 on rank 2"
+        ValueError, match=r"version: expected the same on all ranks, got 1.0 on rank 0 and 2.0 on rank 2"
     ):
         ranks.check_same({"same": 1, "version": 2.0 if n == 2 else 1.0})
-    with pytest.raises(RuntimeError, match=r"params/W: expected the same on all ranks, .* on rank 1 "):
+    with pytest.raises(ValueError, match=r"params/W: expected the same on all ranks, .* on rank 1 "):
         ranks.check_equal({"params": {"W": numpy.full(3, 1.0 + 1e-15 * (n == 1))}})
+    with pytest.raises(ValueError, match="odd: expected the same on all ranks, got none on rank 0 and 1 on rank 1"):
+        ranks.check_same({"odd": 1} if n == 1 else {})
+    with pytest.raises((AttributeError, RuntimeError, pickle.PicklingError), match="pickle"):
+        ranks.first(lambda: lambda: 0)  # a result that cannot be sent
     if n == 0:
         assert not ranks.meet(0.2)
     print(f"rank {n} of {size} is done", flush=True)

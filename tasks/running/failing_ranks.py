@@ -30,9 +30,10 @@ def ended(ranks: Ranks, error: BaseException, settings: Any, folder: Path | None
         raise
     if not ranks.meet(PATIENCE):
         _abort(ranks, code, sentence)
+        return code  # MPI may take a moment to end this rank
     if ranks.rank == 0:
         print(f"tasks: {sentence}", file=sys.stderr)
-    return code
+    return ranks.broadcast(code)
 
 
 def _abort(ranks: Ranks, code: int, sentence: str) -> None:

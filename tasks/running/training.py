@@ -208,6 +208,7 @@ def train(
                     if ranks.any(bool(interrupted)) and run.update % run.batches:
                         run.report()
                         run.save()
+                        ranks.any(False)  # the others wait until rank 0 has saved
                         raise Interruption
                 run.report()
                 run.finish_epoch(measure or run.evaluation_of(splits[1]), watched)
@@ -291,7 +292,7 @@ class _Run:
     def finish_epoch(self, measure: Measure, watched: Mapping[str, Examples]) -> None:
         """Evaluate, keep the parameters if they are the best so far, save, and add a line to the metrics."""
         epoch = self.update // self.batches
-        measured = measure(self.params, epoch)
+        measured = self._ranks.broadcast(measure(self.params, epoch))  # ranks must not decide differently
         _check_finite("validation loss", measured[self.settings.metrics[0]], self.update)
         line = {
             "update": self.update,

@@ -29,6 +29,8 @@ from optuna.exceptions import OptunaError
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
+from fastweights_np.distributed import launched
+
 from ..running import option_help, typed
 from ..running.command_line import settings_asked_for
 from ..running.failures import DISK_FULL, FOLDER_LOST, NO_ROOM, REFUSED
@@ -133,6 +135,11 @@ def _asked_for(chosen: argparse.Namespace, options: list[str], kind: type[RunSet
     for name, value in (("jobs", chosen.jobs), ("random", chosen.random)):
         if value is not None and value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
+    if (count := launched()) and chosen.storage is None:
+        raise ValueError(
+            f"storage: expected a database that the {count} processes of the launcher share, got none; pass --storage "
+            "URL, or start one search with --jobs N"
+        )
     for name in ("storage", "study"):
         if getattr(chosen, name) == "":
             raise ValueError(f"{name}: expected text, got none; leave --{name} out for the default")

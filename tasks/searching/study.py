@@ -256,7 +256,10 @@ class Study:
         if (
             step not in self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
         ):  # else it was reported before the trial was stopped
-            trial.report(value, step)
+            try:
+                trial.report(value, step)
+            except UpdateFinishedTrialError:  # this search stood still, and another one runs the settings anew
+                return True
         return trial.should_prune()
 
     def finish(self, trial: optuna.Trial, value: float | None) -> None:

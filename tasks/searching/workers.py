@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Event, Lock
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 
 from ..running import typed
 from ..running.locks import FolderInUse, locked
@@ -111,7 +112,8 @@ class Workers:
         with _named(result):
             found = read_json(result)
             value = objective.of(found)
-        trial.set_user_attr("recorded", {name: found.get(name) for name in self._search.base.recorded})
+        with suppress(UpdateFinishedTrialError):  # this search stood still, and another one ran the settings anew
+            trial.set_user_attr("recorded", {name: found.get(name) for name in self._search.base.recorded})
         print(f"{folder.name}: {trial.params}: {objective.title} {value:.5f}", flush=True)
         return value
 
