@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 import sys
+import time
 
 import numpy
 import pytest
@@ -83,6 +84,21 @@ def broken(how: str, *arguments: str) -> int:
     return __main__.main(list(arguments))
 
 
+def slow(*arguments: str) -> int:
+    """Run a task on a disk that takes three seconds for a checkpoint."""
+    from tasks import __main__
+    from tasks.running import checkpoints
+
+    save = checkpoints.save
+
+    def saved(*given: object) -> None:
+        time.sleep(3)
+        save(*given)
+
+    checkpoints.save = saved
+    return __main__.main(list(arguments))
+
+
 if __name__ == "__main__":
     mode, *rest = sys.argv[1:]
-    sys.exit(calls() if mode == "calls" else broken(*rest))
+    sys.exit({"calls": calls, "broken": broken, "slow": slow}[mode](*rest))

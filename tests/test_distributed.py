@@ -157,10 +157,11 @@ def test_a_rank_that_fails_ends_all_and_the_checkpoint_is_kept(how, tmp_path):
 
 
 @needs_mpi
-def test_sigterm_to_mpiexec_writes_a_checkpoint_and_two_ranks_resume(tmp_path, capsys):
+@pytest.mark.parametrize("program", [("tasks",), ("tests.on_ranks", "slow")], ids=["tasks", "on a slow disk"])
+def test_sigterm_to_mpiexec_writes_a_checkpoint(program, tmp_path):
     command, folder = options("retrieval", tmp_path), tmp_path / "run"
     command[command.index("--epochs") + 1] = "100000"
-    process = started(2, "-m", "tasks", *command, "--out", str(folder))
+    process = started(2, "-m", *program, *command, "--out", str(folder))
     limit = time.monotonic() + TIMEOUT
     while not (folder / "metrics.jsonl").exists() and time.monotonic() < limit:
         time.sleep(0.05)
