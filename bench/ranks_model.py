@@ -8,7 +8,7 @@ the largest one continued with its slope. An Allreduce of P float32 numbers by r
 2 ⌈log2 N⌉ messages of latency α, and sends 2 (N - 1) / N times the vector at bandwidth β. Source: Thakur, Rabenseifner,
 Gropp 2005, Optimization of Collective Communication Operations in MPICH, section 4.5.
 
-α and β of this machine are fitted to its measured times. Those of a network are assumptions, named in the table. The
+α and β of this machine are fitted to its measured times. The network's are assumptions, named in the table. The
 check against the measured ranks takes t_compute with all of them at work: they share one machine's memory, and perhaps
 the units of one core. A node of the model has one rank.
 """

@@ -39,7 +39,7 @@ __all__ = ["Ranks", "launched", "ranks", "without_launcher"]
 T = TypeVar("T")
 Tree = dict[str, Any]
 
-# how launchers tell a process the number of ranks: MPICH, Intel MPI and srun --mpi=pmi2; Open MPI; srun --mpi=pmix
+# variables in which launchers pass the number of ranks: MPICH, Intel MPI and srun --mpi=pmi2; Open MPI; srun --mpi=pmix
 SIZES = {"PMI_SIZE": "PMI_RANK", "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK", "SLURM_STEP_NUM_TASKS": "PMIX_RANK"}
 LAUNCHED = ("PMI_", "PMIX_", "OMPI_", "PRTE_", "HYDI_")  # how the names of launchers' variables begin
 INSTALL = 'pip install "fastweights-np[mpi]", or mpi4py for the MPI of your cluster'

@@ -167,11 +167,7 @@ def run(settings: Settings, folder: Path, data: Drawn) -> dict[str, Any]:
         "validation_loss": outcome.best["validation_loss"],
         "test_loss": loss,
         "test_error": error,
-        "best_on_validation": outcome.best,
-        "updates": outcome.updates,
-        "seconds": round(outcome.seconds, 1),
-        "updates_per_second": round(outcome.updates / outcome.seconds, 1),
-        "curve": outcome.curve,
+        **outcome.as_result(),
     }
     if settings.repeat:
         longer = evaluate(network, outcome.params, drawn(TESTED, 2 * settings.keys, 5), device)

@@ -184,11 +184,7 @@ def run(settings: Settings, folder: Path, data: Data) -> dict[str, Any]:
         "test_error": error,
         "test_nll": nll,
         "test_error_by_format": {name: each for name, (_, each) in zip(formats, tested, strict=True)},
-        "best_on_validation": outcome.best,
-        "updates": outcome.updates,
-        "seconds": round(outcome.seconds, 1),
-        "updates_per_second": round(outcome.updates / outcome.seconds, 1),
-        "curve": outcome.curve,
+        **outcome.as_result(),
     }
     runs.store_result(folder, settings, result)
     chosen = f"epoch {outcome.best['epoch']:.0f}, the best on the validation set"

@@ -143,11 +143,7 @@ def run(settings: Settings, folder: Path, data: tuple[Split, Split, Split]) -> d
         "test_error": error,
         "test_nll": nll,
         "key_blind_floor": {"error": floor_error, "nll": floor_nll},
-        "best_on_validation": outcome.best,
-        "updates": outcome.updates,
-        "seconds": round(outcome.seconds, 1),
-        "updates_per_second": round(outcome.updates / outcome.seconds, 1),
-        "curve": outcome.curve,
+        **outcome.as_result(),
     }
     if settings.generalize:
         result["generalization"] = generalization(net, outcome.params, settings)

@@ -149,6 +149,16 @@ class Outcome:
     updates: int
     seconds: float
 
+    def as_result(self) -> dict[str, Any]:
+        """Return the entries that every supervised task has in its result."""
+        return {
+            "best_on_validation": self.best,
+            "updates": self.updates,
+            "seconds": round(self.seconds, 1),
+            "updates_per_second": round(self.updates / self.seconds, 1),
+            "curve": self.curve,
+        }
+
 
 def evaluate(
     network: Model, params: Any, split: Examples, workspace: Workspace | None = None,

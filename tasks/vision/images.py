@@ -204,11 +204,7 @@ def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
         "recall": recall,
         "confusion": {"classes": list(classes), "counts": confusion.tolist()},
         "wrong_answers": {int(n): int(answers[n]) for n in numpy.flatnonzero(answers != labels)},
-        "best_on_validation": outcome.best,
-        "updates": outcome.updates,
-        "seconds": round(outcome.seconds, 1),
-        "updates_per_second": round(outcome.updates / outcome.seconds, 1),
-        "curve": outcome.curve,
+        **outcome.as_result(),
     }
     runs.store_result(folder, settings, result)
     chosen = f"epoch {outcome.best['epoch']}, the best on the validation set"
