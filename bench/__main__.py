@@ -62,7 +62,12 @@ def main(arguments: list[str]) -> int:
         "ranks",
         help="measure updates per second of training on one rank and on all: mpiexec -n 2 python -m bench ranks",
     )
-    ranks.add_argument("--model", action="store_true", help="instead, model many nodes from the stored measurement")
+    instead = ranks.add_mutually_exclusive_group()
+    instead.add_argument("--model", action="store_true", help="instead, model many nodes from the stored measurement")
+    instead.add_argument(
+        "--agreement", action="store_true",
+        help="instead, compare the parameters after 200 updates of one rank and of two, without mpiexec",
+    )  # fmt: skip
     actors = commands.add_parser("actors", help="measure frames per second of catch's training for numbers of actors")
     actors.add_argument("--layer", choices=("fast_weights", "irnn", "lstm"), default="fast_weights")
     actors.add_argument("--actors", type=_positive, nargs="+", default=[1, cores], help="numbers of actors to measure")
@@ -183,6 +188,11 @@ def _do(chosen: argparse.Namespace) -> None:
             from . import ranks_model
 
             ranks_model.run()
+            return
+        if chosen.agreement:
+            from . import ranks_agreement
+
+            ranks_agreement.run()
             return
         from . import ranks
 
