@@ -55,7 +55,7 @@ def calls() -> None:
         ranks.check_equal({"params": {"W": numpy.full(3, 1.0 + 1e-15 * (n == 1))}})
     with pytest.raises(ValueError, match="odd: expected the same on all ranks, got none on rank 0 and 1 on rank 1"):
         ranks.check_same({"odd": 1} if n == 1 else {})
-    with pytest.raises((AttributeError, RuntimeError, pickle.PicklingError), match="pickle|local object"):
+    with pytest.raises((AttributeError, RuntimeError, pickle.PicklingError), match=r"pickle|local object"):
         ranks.first(lambda: lambda: 0)  # a result that cannot be sent
     if n == 0:
         assert not ranks.meet(0.2)
