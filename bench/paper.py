@@ -97,6 +97,7 @@ def for_pages() -> dict[str, str]:
         "claims-tally": claims.tally(),
         "retrieval-pairs": tables.in_pairs(retrieval),
         "retrieval-controls": controls.of_the_lstm(retrieval),
+        "retrieval-a-lstm-variants": controls.of_the_a_lstm(retrieval),
         "retrieval-preliminary": controls.of_the_preliminary_state(retrieval),
         "capacity": capacity.table(),
         "capacity-by-size": capacity.table_by_size(),

@@ -18,10 +18,14 @@ This file chooses how several heads are joined. They share the gates and the mem
 its own key, and the bounded results are added: h has H units for any number of heads. (Adding the m_n before bound
 would amount to a single read.) The permutations P_s of the D numbers are random, and fixed.
 
-Layer norm is an option. As in lstm.py, it normalizes each of the 3 + 6 N blocks of z over its own D units, with its own
-gain and bias. The real and the imaginary part of a key or a value are two blocks, and each is normalized apart. So all
-stacked real maps are treated equally, and the mean that is subtracted is the complex mean. (One layer norm of both
-parts would subtract the same real number from both.) c and m are not normalized.
+Two variants are options. With shared_value=True, all heads write the same value, u_n = u, and z has 3 + 2 (2 N + 1)
+blocks. With recurrent_value=False, values are computed from the input alone, z_u = C_u x(t) + b_u. W then keeps its
+shape, but the rows for the values are neither read nor trained.
+
+Layer norm is an option. As in lstm.py, it normalizes each block of z over its own D units, with its own gain and bias.
+The real and the imaginary part of a key or a value are two blocks, and each is normalized apart. So all stacked real
+maps are treated equally, and the mean that is subtracted is the complex mean. (One layer norm of both parts would
+subtract the same real number from both.) c and m are not normalized.
 
 Internally, the batch is the last axis: a permutation then moves whole rows. Code counts from 0: x[t] is x(t), and the
 returned h[t] is h(t+1). T steps, B sequences, I inputs. The gradient of a complex number is ∂L/∂Re - i ∂L/∂Im.
@@ -32,7 +36,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache as cached
 from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -40,12 +43,13 @@ from typing import Any, NamedTuple
 import numpy
 
 from . import checks, ops
+from .associative_lstm_cell import Cell, F, Heads
+from .associative_lstm_cell import permutations as permutations
 from .backend import Array, array_module, take
 from .inference import StatesOnly, in_parts, without
 from .recurrent import (
     BaseCache,
     Params,
-    Saved,
     affine_backward,
     check_cache,
     check_init,
@@ -63,212 +67,12 @@ from .workspace import Workspace, exclusive, unlocked
 
 __all__ = ["Cache", "State", "Stepper", "backward", "final_state", "forward", "init", "initial_state", "step"]
 
-F, I, O = range(3)  # the gates  # noqa: E741
-K, Q, U = range(3)  # of each head: input key, output key, value
-
 
 class State(NamedTuple):
     """The state between steps: h (B, H), the hidden state, and c (B, S, H), copies of the memory; real parts first."""
 
     h: Array
     c: Array
-
-
-@cached
-def permutations(copies: int, size: int) -> numpy.ndarray:
-    """Return P_s for each copy, (copies, size) indices. They never change: learned parameters depend on them."""
-    rng = numpy.random.RandomState(0)  # NumPy guarantees that its numbers never change
-    order = numpy.stack([rng.permutation(size) for _ in range(copies)])
-    order.flags.writeable = False  # all callers share it
-    return order
-
-
-# --------------------------------------------------------------------------------------------------------------- bound
-
-
-def bound(z: Array, y: Array, inverse: Array) -> None:
-    """Compute y = z / max(1, |z|) of real parts z[0] and imaginary parts z[1]; fill y and inverse = 1 / max(1, |z|)."""
-    xp = array_module(z=z)
-    xp.multiply(z[0], z[0], out=inverse)
-    inverse += z[1] * z[1]
-    xp.sqrt(inverse, out=inverse)
-    xp.reciprocal(xp.maximum(inverse, 1, out=inverse), out=inverse)
-    xp.multiply(z, inverse, out=y)
-
-
-def bound_backward(dy: Array, y: Array, inverse: Array, dz: Array) -> None:
-    """Fill dz from dy, both as real and imaginary parts. Outside the unit circle, the part of dy along y is removed."""
-    xp = array_module(dy=dy)
-    # y = z / |z| where |z| > 1, else z                                                                          (A1)
-    along = y[0] * dy[0]
-    along += y[1] * dy[1]
-    along *= xp.less(inverse, 1, out=xp.empty_like(inverse))
-    xp.multiply(y, along, out=dz)
-    xp.subtract(dy, dz, out=dz)
-    dz *= inverse
-
-
-# -------------------------------------------------------------------------------------------------------- one time step
-
-
-class StepViews(NamedTuple):
-    """The arrays of one time step that backward needs; `parts` are real and imaginary parts."""
-
-    gates: Array  # (3, D, B): f, i, o
-    pairs: Array  # (3, N, D, B) complex: keys and values after bound
-    pairs_parts: Array  # (2, 3, N, D, B): the same
-    pairs_inverse: Array  # (3, N, D, B): their 1 / max(1, |z|)
-    c_before: Array  # (S, D, B) complex
-    c: Array
-    read: Array  # (2, N, D, B): bound(m_n)
-    read_inverse: Array  # (N, D, B)
-    total: Array  # (2, D, B): read, summed over heads
-    saved: Saved  # from layer norm, (3 + 6 N, B, D)
-
-
-class Cell:
-    """One time step from z (3 + 6 N, D, B), forward and backward. An object serves all steps of one shape."""
-
-    def __init__(
-        self, xp: ModuleType, heads: int, copies: int, size: int, batch_size: int, dtype: Any, layer_norm: bool
-    ) -> None:  # fmt: skip
-        self._xp, self._heads, self._copies, self._size, self._batch_size = xp, heads, copies, size, batch_size
-        self._real, self._complex = numpy.dtype(dtype), numpy.result_type(dtype, numpy.complex64)
-        self._gates = xp.empty((3, size, batch_size), self._complex)
-        # for one head at a time, so that they stay in a core's cache
-        self._key, self._product, self._moved = (xp.empty((copies, size, batch_size), self._complex) for _ in range(3))
-        order = permutations(copies, size)
-        self._order = xp.asarray(order)
-        # _back[s, i]: the row, among the S D rows of all copies, to which copy s moves row i of a key
-        self._back = xp.asarray(numpy.argsort(order, axis=1) + size * numpy.arange(copies)[:, None])
-        self._blocks = 3 + 6 * heads, size, batch_size
-        # the units are its last axis
-        self.norm = ops.LayerNorm(xp.empty(self._blocks, dtype).swapaxes(1, 2)) if layer_norm else None
-
-    def load(self, params: Params) -> None:
-        """Load the current values of gain and bias, if the layer has them."""
-        if self.norm is not None:
-            self.norm.load(params["gain"], params["bias"])
-
-    def views(self, steps: int) -> list[StepViews]:
-        """Return the views of `steps` steps, in new buffers."""
-
-        def empty(*shape: int, dtype: Any = self._real) -> Array:
-            return self._xp.empty((*shape, self._size, self._batch_size), dtype)
-
-        n = self._heads
-        c = empty(steps + 1, self._copies, dtype=self._complex)
-        gates, pairs, parts = empty(steps, 3), empty(steps, 3, n, dtype=self._complex), empty(steps, 2, 3, n)
-        inverse, read, read_inverse, total = empty(steps, 3, n), empty(steps, 2, n), empty(steps, n), empty(steps, 2)
-        arrays = gates, pairs, parts, inverse, c[:-1], c[1:], read, read_inverse, total, self._saved(steps)
-        return [StepViews(*of_step) for of_step in zip(*arrays, strict=True)]
-
-    def _saved(self, steps: int) -> list[Saved]:
-        """Return what layer norm saves at each of `steps` steps, in new buffers, if the layer has layer norm."""
-        if self.norm is None:
-            return [Saved()] * steps
-        blocks, _, batch_size = self._blocks
-        normalized = self._xp.empty((steps, *self._blocks), self._real).swapaxes(2, 3)
-        inverse_std = self._xp.empty((steps, blocks, batch_size, 1), self._real)
-        return [Saved(None, *of_step) for of_step in zip(normalized, inverse_std, strict=True)]
-
-    def _in_copies(self, key: Array) -> Array:
-        """Return P_s key (S, D, B) for all s, from key (D, B); valid until the next call."""
-        return take(key, self._order, axis=0, out=self._key)
-
-    def _complex_gates(self, at: StepViews) -> Array:
-        self._gates[...] = at.gates  # complex times complex is several times faster than complex times real
-        return self._gates
-
-    def forward(
-        self, z: Array, at: StepViews, h: Array, restarted: Array | None = None, ended: Array | None = None
-    ) -> None:  # fmt: skip
-        """Fill h (H, B) and the rest of `at` from at.c_before and z (3 + 6 N, D, B), which is overwritten.
-
-        Sequences that have restarted do not use at.c_before; c of sequences that have ended is kept, and h is 0.
-        """
-        xp, shape = self._xp, z.shape[1:]
-        if self.norm is not None:
-            y, _, _ = self.norm.forward(z.swapaxes(1, 2), at.saved.normalized, at.saved.inverse_std)
-            z[...] = y.swapaxes(1, 2)
-        gates = z[:3]  # σ(z) = (1 + tanh(z/2)) / 2
-        gates *= 0.5
-        xp.tanh(gates, out=gates)
-        gates *= 0.5
-        xp.add(gates, 0.5, out=at.gates)
-        if restarted is not None:
-            at.gates[F][:, restarted] = 0
-        if ended is not None:
-            at.gates[F][:, ended], at.gates[I][:, ended], at.gates[O][:, ended] = 1, 0, 0
-        bound(z[3:].reshape(at.pairs_parts.shape), at.pairs_parts, at.pairs_inverse)
-        at.pairs.real, at.pairs.imag = at.pairs_parts
-        f, i, _ = self._complex_gates(at)
-
-        c = xp.multiply(at.c_before, f, out=at.c)
-        for k, value in zip(at.pairs[K], i * at.pairs[U], strict=True):
-            c += xp.multiply(self._in_copies(k), value, out=self._product)
-        m = xp.empty((2, self._heads, *shape), z.dtype)
-        for n, q in enumerate(at.pairs[Q]):
-            total = xp.multiply(self._in_copies(q), c, out=self._product).sum(axis=0)
-            m[0, n], m[1, n] = total.real, total.imag
-        m *= 1 / self._copies
-        bound(m, at.read, at.read_inverse)
-        at.read.sum(axis=1, out=at.total)
-        xp.multiply(at.gates[O], at.total, out=h.reshape(2, *shape))
-
-    def backward(self, dh: Array, dc: Array, at: StepViews, dz: Array, dnorm: Array) -> None:
-        """Fill dz (3 + 6 N, D, B) from dh (H, B) and dc (S, D, B); replace dc by the gradient of at.c_before.
-
-        The gradients of gain and bias are added to dnorm (2, 3 + 6 N, 1, D). dc is complex, ∂L/∂Re - i ∂L/∂Im, like all
-        complex gradients here.
-        """
-        xp, shape = self._xp, dz.shape[1:]
-        f, i, _ = self._complex_gates(at)
-        dpairs, dgates, dparts = (xp.empty_like(array) for array in (at.pairs, at.gates, at.pairs_parts))
-        dh = dh.reshape(2, *shape)
-
-        # h(t+1) = o ⊙ Σ_n bound(m_n)                                                                            (A2)
-        (dh * at.total).sum(axis=0, out=dgates[O])
-        dm_parts = xp.empty_like(at.read)
-        bound_backward((dh * at.gates[O])[:, None], at.read, at.read_inverse, dm_parts)
-        # m_n = 1/S Σ_s (P_s q_n) ⊙ c_s(t+1)                                                                     (A3)
-        dm_parts *= 1 / self._copies
-        for q, dm_re, dm_im, dq in zip(at.pairs[Q], *dm_parts, dpairs[Q], strict=True):
-            dm = dm_re - 1j * dm_im  # ∂L/∂Re - i ∂L/∂Im, as all complex gradients here
-            self._gather(xp.multiply(at.c, dm, out=self._product), out=dq)
-            dc += xp.multiply(self._in_copies(q), dm, out=self._product)
-        # c_s(t+1) = f ⊙ c_s(t) + Σ_n (P_s k_n) ⊙ (i ⊙ u_n)                                                      (A4)
-        _of_real(at.c_before, dc, self._product).sum(axis=0, out=dgates[F])
-        dvalues = xp.empty_like(dpairs[U])
-        for k, value, dvalue, dk in zip(at.pairs[K], i * at.pairs[U], dvalues, dpairs[K], strict=True):
-            self._gather(xp.multiply(dc, value, out=self._product), out=dk)
-            xp.multiply(self._in_copies(k), dc, out=self._product).sum(axis=0, out=dvalue)
-        dc *= f
-        _of_real(at.pairs[U], dvalues, xp.empty_like(dvalues)).sum(axis=0, out=dgates[I])
-        xp.multiply(dvalues, i, out=dpairs[U])
-        # k_n, q_n, u_n = bound(z)                                                                               (A1)
-        dparts[0] = dpairs.real
-        xp.negative(dpairs.imag, out=dparts[1])
-        bound_backward(dparts, at.pairs_parts, at.pairs_inverse, dz[3:].reshape(dparts.shape))
-        # f, i, o = σ(z)                                                                                         (M3)
-        xp.subtract(1, at.gates, out=dz[:3])
-        dz[:3] *= at.gates
-        dz[:3] *= dgates
-        if self.norm is not None:
-            # LN[z]                                                                                              (A6)
-            self.norm.dy[...] = dz.swapaxes(1, 2)
-            self.norm.backward(at.saved.normalized, at.saved.inverse_std, dnorm, out=dz.swapaxes(1, 2))
-
-    def _gather(self, dkey: Array, out: Array) -> None:
-        """Fill `out` with the gradient of a key (D, B), from the gradients dkey (S, D, B) of its copies."""
-        # P_s key, for all s                                                                                     (A5)
-        moved = take(dkey.reshape(-1, dkey.shape[-1]), self._back, axis=0, out=self._moved)
-        moved.sum(axis=0, out=out)
-
-
-def _of_real(a: Array, dy: Array, scratch: Array) -> Array:
-    """Return the gradient Re(a dy) of a real factor r, where y = r a and a is complex."""
-    return array_module(a=a).multiply(a, dy, out=scratch).real
 
 
 # ------------------------------------------------------------------------------------------------------ whole sequences
@@ -278,10 +82,10 @@ class Buffers:
     """All arrays that `forward` fills for `backward`, for sequences of one shape (T, B, H)."""
 
     def __init__(
-        self, xp: ModuleType, shape: tuple[int, int, int], dtype: object, heads: int, copies: int, layer_norm: bool
+        self, xp: ModuleType, shape: tuple[int, int, int], dtype: object, heads: Heads, copies: int, layer_norm: bool
     ) -> None:  # fmt: skip
         steps, batch_size, hidden_size = shape
-        blocks = (3 + 6 * heads, hidden_size // 2)
+        blocks = (heads.blocks, hidden_size // 2)
         self.h = xp.empty((steps + 1, hidden_size, batch_size), dtype)  # h[0] is h0
         self.z = xp.empty((*blocks, steps, batch_size), dtype)  # C x + b; backward puts its gradient here
         self.z_now = xp.empty((*blocks, batch_size), dtype)  # z of one step
@@ -294,24 +98,28 @@ class Cache(BaseCache):
     """All that `backward` depends on, and nothing else. Valid until the next forward with the same workspace."""
 
     buffers: Buffers
+    heads: Heads
+    recurrent_value: bool
 
 
 def init(
-    rng: numpy.random.Generator, input_size: int, hidden_size: int, *, heads: int = 3, forget_bias: float = 1.0,
-    layer_norm: bool = False, dtype: str = "float32",
+    rng: numpy.random.Generator, input_size: int, hidden_size: int, *, heads: int = 3, shared_value: bool = False,
+    forget_bias: float = 1.0, layer_norm: bool = False, dtype: str = "float32",
 ) -> Params:  # fmt: skip
     """Return W (M, H/2, H) uniform in ±1/√H, C (M, H/2, I) uniform in ±1/√I, and b (M, H/2), with M = 3 + 6 heads.
 
-    b is forget_bias for the forget gate, and zero elsewhere. Layer norm adds gain = 1 and bias (M, H/2). forget_bias is
-    then in bias, and b is zero. Raises ValueError for an odd hidden_size.
+    With shared_value=True, M is 5 + 4 heads; pass it to forward, too. b is forget_bias for the forget gate, and zero
+    elsewhere. Layer norm adds gain = 1 and bias (M, H/2). forget_bias is then in bias, and b is zero. Raises ValueError
+    for an odd hidden_size.
     """
     check_init(rng, input_size, hidden_size, dtype)
     checks.count("heads", heads, least=1)
+    checks.boolean("shared_value", shared_value)
     checks.finite("forget_bias", forget_bias, dtype)
     checks.boolean("layer_norm", layer_norm)
     if hidden_size % 2:
         raise ValueError(f"hidden_size: expected an even number, two for a complex one, got {hidden_size}")
-    blocks = 3 + 6 * heads, hidden_size // 2
+    blocks = Heads(heads, shared_value).blocks, hidden_size // 2
     zero, bias = numpy.zeros((2, *blocks))
     bias[F] = forget_bias
     params = {
@@ -327,19 +135,21 @@ def init(
 @exclusive
 def forward(
     params: Params, x: Array | ops.Embedded, h0: Array | None = None, *, c0: Array | None = None, copies: int = 4,
-    lengths: Array | None = None, resets: Array | None = None, gradients: bool = True,
-    workspace: Workspace | None = None,
+    shared_value: bool = False, recurrent_value: bool = True, lengths: Array | None = None,
+    resets: Array | None = None, gradients: bool = True, workspace: Workspace | None = None,
 ) -> tuple[Array, Any]:  # fmt: skip
     """Return h (T, B, H) for whole sequences x (T, B, I), and the cache that `backward` needs.
 
     x may also be ops.embedding(table, tokens), with a table (V, I) and tokens (T, B); dx is then the table's gradient.
     h0 (B, H) and c0 (B, copies, H) are the hidden state and the memory before the first step, real parts first. None is
-    zero. lengths (B,) and resets (T, B) are for padded batches and for several documents in one sequence: spans.py.
-    gradients=False keeps nothing for backward: the cache is then for final_state alone. A workspace reuses buffers from
-    one forward to the next. All arrays share one dtype and one device, and must not be changed before backward has been
-    called. Raises ValueError or TypeError that names the argument at fault.
+    zero. shared_value is the argument that init had. recurrent_value=False computes the values without h(t). lengths
+    (B,) and resets (T, B) are for padded batches and for several documents in one sequence: spans.py. gradients=False
+    keeps nothing for backward: the cache is then for final_state alone. A workspace reuses buffers from one forward to
+    the next. All arrays share one dtype and one device, and must not be changed before backward has been called. Raises
+    ValueError or TypeError that names the argument at fault.
     """
-    xp, heads = _check(params, copies, x=ops.input_array(x), **checks.given(h0=h0, c0=c0))
+    xp = _check(params, copies, x=ops.input_array(x), **checks.given(h0=h0, c0=c0))
+    params, heads = _variant(params, shared_value, recurrent_value)
     ops.refuse_closed_loop(x, "the associative LSTM; take another layer")
     check_sequences(params, x)
     W, shape, layer_norm = params["W"], (*x.shape[:2], params["W"].shape[-1]), "gain" in params
@@ -347,8 +157,8 @@ def forward(
     c0 = initial("c0", c0, (shape[1], copies, shape[2]), W)
     spans = Spans(x, lengths, resets)
     workspace = workspace or Workspace()
-    if without(gradients):
-        part = partial(unlocked(forward), params, copies=copies, workspace=workspace)
+    if without(gradients):  # params have W = 0 already, for values without recurrent input
+        part = partial(unlocked(forward), params, copies=copies, shared_value=shared_value, workspace=workspace)
         return in_parts(part, unlocked(final_state), x, {"h0": h0, "c0": c0}, lengths, resets)
     x = spans.clear(x)
 
@@ -364,8 +174,12 @@ def forward(
         xp.matmul(W_all, spans.begin(t, buffers.h[t].T).T, out=z_now)
         buffers.z_now += buffers.z[:, :, t]
         buffers.cell.forward(buffers.z_now, at, buffers.h[t + 1], spans.restarted.get(t), spans.ended.get(t))
-    again = partial(forward, params, x, h0, c0=c0, copies=copies, lengths=lengths, resets=resets)
-    return buffers.h[1:].swapaxes(1, 2).copy(), Cache(params, x, spans, workspace, ticket, again, buffers)
+    again = partial(
+        forward, params, x, h0, c0=c0, copies=copies, shared_value=shared_value, recurrent_value=recurrent_value,
+        lengths=lengths, resets=resets,
+    )  # fmt: skip
+    cache = Cache(params, x, spans, workspace, ticket, again, buffers, heads, recurrent_value)
+    return buffers.h[1:].swapaxes(1, 2).copy(), cache
 
 
 @exclusive
@@ -404,10 +218,12 @@ def backward(
         xp.matmul(W_transposed, dz_now, out=dh_next)
         spans.begin_backward(t, dh_next.T)
 
-    rows = buffers.z.reshape(-1, *buffers.z.shape[2:]).transpose(1, 2, 0)  # (T, B, (3 + 6 N) D)
+    rows = buffers.z.reshape(-1, *buffers.z.shape[2:]).transpose(1, 2, 0)  # (T, B, blocks D)
     C = params["C"].reshape(-1, params["C"].shape[-1])
     flat, dx = affine_backward(rows, {"C": C}, cache.x, spans.begin_all(h[:-1]))
     grads = {name: value.reshape(params[name].shape) for name, value in flat.items()}
+    if not cache.recurrent_value:
+        cache.heads.clear_values(grads["W"])  # (A8)
     if "gain" in params:
         grads["gain"], grads["bias"] = dnorm[:, :, 0]
     return grads | ({"c0": _to_real(dc.conj())} if extra else {}), dx, dh_next.T.copy()
@@ -436,16 +252,20 @@ def initial_state(
     return State(initial("h0", h0, (batch_size, W.shape[-1]), W).copy(), c.copy())
 
 
-def step(params: Params, x: Array, state: State) -> tuple[Array, State]:
+def step(
+    params: Params, x: Array, state: State, *, shared_value: bool = False, recurrent_value: bool = True
+) -> tuple[Array, State]:  # fmt: skip
     """Return h (B, H) and the next state, from x (B, I) and a state. Equals `forward` up to rounding error.
 
-    The given state is not changed. Raises ValueError or TypeError that names the argument at fault.
+    The options are as in `forward`. The given state is not changed. Raises ValueError or TypeError that names the
+    argument at fault.
     """
     checks.instance("state", state, State, "make it with initial_state")
     array_module(**{"state.h": state.h, "state.c": state.c})
     checks.shape("state.c", state.c, ("B", "copies", "H"), "make it with initial_state")
     batch_size, copies, hidden_size = state.c.shape
-    xp, heads = _check(params, copies, x=x, **{"state.h": state.h, "state.c": state.c})
+    xp = _check(params, copies, x=x, **{"state.h": state.h, "state.c": state.c})
+    params, heads = _variant(params, shared_value, recurrent_value)
     W = params["W"]
     checks.shape("state.h", state.h, (batch_size, W.shape[-1]), "make it with initial_state")
     checks.shape("state.c", state.c, (batch_size, copies, W.shape[-1]), "make it with initial_state")
@@ -467,10 +287,12 @@ class Stepper(BaseStepper):
     State = State
 
     def __init__(
-        self, params: Params, batch_size: int = 1, *, h0: Array | None = None, c0: Array | None = None, copies: int = 4
+        self, params: Params, batch_size: int = 1, *, h0: Array | None = None, c0: Array | None = None,
+        copies: int = 4, shared_value: bool = False, recurrent_value: bool = True,
     ) -> None:  # fmt: skip
-        xp, heads = _check(params, copies, **checks.given(h0=h0, c0=c0))
-        super().__init__(params, batch_size, copies=copies)
+        xp = _check(params, copies, **checks.given(h0=h0, c0=c0))
+        params, heads = _variant(params, shared_value, recurrent_value)
+        super().__init__(params, batch_size, copies=copies, shared_value=shared_value)  # a copy has W = 0, too
         W = params["W"]
         cell = Cell(xp, heads, copies, W.shape[1], batch_size, W.dtype, "gain" in params)
         cell.load(params)
@@ -504,7 +326,7 @@ class _HeldMemory(Held):
 
 
 def _from_input(x: Array | ops.Embedded, params: Params, out: Array) -> None:
-    """Fill `out` (3 + 6 N, D, T, B) with C x + b, for x (T, B, I)."""
+    """Fill `out` (blocks, D, T, B) with C x + b, for x (T, B, I)."""
     xp, C = array_module(C=params["C"]), params["C"].reshape(-1, params["C"].shape[-1])
     inputs, b = x.table if isinstance(x, ops.Embedded) else x.reshape(-1, x.shape[-1]), params["b"].reshape(-1, 1)
     if isinstance(x, ops.Embedded):
@@ -525,14 +347,31 @@ def _to_real(c: Array) -> Array:
     return array_module(c=c).concatenate([c.real, c.imag], axis=1).transpose(2, 0, 1).copy()
 
 
-def _check(params: Params, copies: int, **arrays: Array) -> tuple[ModuleType, int]:
-    """Check the parameters and the number of copies; return the module and the number of heads."""
+def _check(params: Params, copies: int, **arrays: Array) -> ModuleType:
+    """Check the parameters and the number of copies; return the module."""
     checks.count("copies", copies, least=1)
     checks.instance("params", params, dict, "make it with init()")
     checks.keys("params", params, ("W", "C", "b"), ("gain", "bias"))
     array_module(**params)
-    blocks = params["W"].shape[:1]
-    if params["W"].ndim != 3 or blocks[0] < 9 or blocks[0] % 6 != 3:
-        wanted = "(3 + 6 heads, H/2, H)"
-        raise ValueError(f"W: expected shape {wanted}, got {params['W'].shape}; make it with init()")
-    return check_params(params, blocks, arrays, parts=2), (blocks[0] - 3) // 6
+    checks.shape("W", params["W"], ("blocks", "H/2", "H"), "make it with init()")
+    return check_params(params, params["W"].shape[:1], arrays, parts=2)
+
+
+def _variant(params: Params, shared_value: bool, recurrent_value: bool) -> tuple[Params, Heads]:
+    """Return the parameters, with W = 0 for values without recurrent input, and the heads, from W's shape.
+
+    shared_value is not read off the shape: 21 blocks are 3 heads, or 4 heads that share a value.
+    """
+    checks.boolean("shared_value", shared_value)
+    checks.boolean("recurrent_value", recurrent_value)
+    W, (fixed, of_a_head) = params["W"], (5, 4) if shared_value else (3, 6)
+    heads = Heads((len(W) - fixed) // of_a_head, shared_value)
+    if heads.number < 1 or heads.blocks != len(W):
+        raise ValueError(
+            f"W: expected shape ({fixed} + {of_a_head} heads, H/2, H) for shared_value={shared_value}, got {W.shape}; "
+            "make it with init(), and pass the shared_value that init had"
+        )
+    if not recurrent_value:
+        params = params | {"W": W.copy()}
+        heads.clear_values(params["W"])
+    return params, heads

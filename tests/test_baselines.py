@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy
 import pytest
 
@@ -68,6 +70,31 @@ def test_more_copies_retrieve_with_less_noise():
     assert errors[1] > 1.5 * errors[2]
 
 
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_a_shared_value_is_the_value_of_every_head(layer_norm):
+    params, x, _, states = made(associative_lstm, heads=2, shared_value=True, layer_norm=layer_norm)
+    gates, real, imaginary = [0, 1, 2], [3, 4, 5, 6, 7, 7], [8, 9, 10, 11, 12, 12]  # k1, k2, q1, q2, u, u
+    repeated = {name: value[gates + real + imaginary] for name, value in params.items()}
+    h, _ = associative_lstm.forward(params, x, **states, shared_value=True)
+    numpy.testing.assert_allclose(h, associative_lstm.forward(repeated, x, **states)[0], atol=1e-13)
+
+
+def test_without_a_recurrent_value_weights_of_values_are_neither_read_nor_trained():
+    params, x, dh, states = made(associative_lstm, heads=1)
+    values = [5, 8]  # real and imaginary part
+    results = []
+    for filling in (0.0, numpy.nan):
+        params["W"][values] = filling
+        h, cache = associative_lstm.forward(params, x, **states, recurrent_value=False)
+        grads, *others = associative_lstm.backward(dh, cache)
+        assert not grads["W"][values].any()
+        assert grads["W"].any(axis=(1, 2)).sum() == 7
+        results.append([h, *grads.values(), *others])
+    assert numpy.isnan(params["W"][values]).all(), "an argument was changed"
+    for one, other in zip(*results, strict=True):
+        numpy.testing.assert_array_equal(one, other)
+
+
 def test_init_follows_its_documentation():
     rng = numpy.random.default_rng(0)
     numpy.testing.assert_array_equal(irnn.init(rng, 9, 4)["W"], 0.5 * numpy.eye(4, dtype="float32"))
@@ -77,6 +104,7 @@ def test_init_follows_its_documentation():
     assert abs(gates["W"]).max() <= 0.5
     assert abs(gates["C"]).max() <= 1 / 3
     assert associative_lstm.init(rng, 9, 4, heads=2)["W"].shape == (15, 2, 4)
+    assert associative_lstm.init(rng, 9, 4, heads=2, shared_value=True)["C"].shape == (13, 2, 9)
     normalized = lstm.init(rng, 9, 4, layer_norm=True)
     numpy.testing.assert_array_equal(normalized["bias"][1], numpy.ones(4))
     assert not normalized["b"].any()
@@ -141,8 +169,11 @@ def test_bad_layer_options_are_named():
     params, x, _, states = made(associative_lstm)
     with pytest.raises(ValueError, match=r"c0: expected shape \(3, 2, 6\), got \(3, 4, 6\)"):
         associative_lstm.forward(params, x, c0=states["c0"], copies=2)
-    with pytest.raises(ValueError, match=r"W: expected shape \(3 \+ 6 heads, H/2, H\), got \(4, 3, 6\)"):
-        associative_lstm.forward(params | {"W": params["W"][:4]}, x)
+    for blocks, shared_value, wanted in ((4, False, "3 + 6"), (13, False, "3 + 6"), (15, True, "5 + 4")):
+        wrong = {name: value[:blocks] for name, value in params.items()}
+        message = f"W: expected shape ({wanted} heads, H/2, H) for shared_value={shared_value}, got ({blocks}, 3, 6)"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            associative_lstm.forward(wrong, x, shared_value=shared_value)
     params, x, dh, _ = made(irnn)
     with pytest.raises(ValueError, match="extra: expected none, for this layer has no other gradients, got 'decay'"):
         irnn.backward(dh, irnn.forward(params, x)[1], extra="decay")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy
 import pytest
 
-from bench import actors, base, generalization, inference, paper, published, report, searches, speed, step
+from bench import actors, base, controls, generalization, inference, paper, published, report, searches, speed, step
 from bench import store as stored
 from bench.__main__ import main
 from bench.peers import runner
@@ -60,6 +60,19 @@ def test_the_table_has_the_paper_the_median_and_every_seed(store, tmp_path, caps
     assert "missing: table 1, Fast weights, R = 50: 3 of 5 seeds" in printed
     for name in ("table1.md", "figure2.png", "capacity.png", "search.md"):
         assert (store / name).stat().st_size > 0
+
+
+def test_variants_of_the_a_lstm_are_listed_with_the_one_of_table_1(store, tmp_path):
+    assert not controls.of_the_a_lstm([])
+    for seed, error in enumerate((0.01, 0.02, 0.04)):
+        run = finished_run(tmp_path / str(seed), error, seed, layer="associative_lstm", shared_value=True)
+        stored.add(run, "shared-value")
+    assert controls.of_the_a_lstm([]).splitlines()[2:] == [
+        "| as in table 1, three heads | not run | - | retrieval |",
+        "| one head | not run | - | retrieval-one-head |",
+        "| one value for all heads | 2.000 % (1.000 to 4.000) | 1.000 %, 2.000 %, 4.000 % | retrieval-shared-value |",
+        "| no recurrent input to the value | not run | - | retrieval-no-recurrent-value |",
+    ]
 
 
 def test_a_row_with_layer_norm_is_shown_when_it_has_runs(store, tmp_path):

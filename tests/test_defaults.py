@@ -35,6 +35,7 @@ H0, A0, C0 = {"h0": None}, {"A0": None}, {"c0": None}
 MEMORY = {"decay": 0.95, "rate": 0.5, "inner_steps": 1, "activation": "relu", "normalize_preliminary": False}
 INIT = {"layer_norm": True, "recurrent_scale": 0.05, "dtype": "float32"}
 SPANS = {"lengths": None, "resets": None, "gradients": True}
+VARIANT = {"shared_value": False, "recurrent_value": True}
 STATE, CHUNKS = {"state": None}, {"chunk": None, "threads": 1}
 OF_STATE = {"feature_map": "identity", "attention_normalization": False}
 PROGRAMMER = {"decay": 1.0, "normalization": None} | OF_STATE
@@ -68,12 +69,18 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "lstm.final_state": {},
     "lstm.initial_state": H0 | C0,
     "lstm.step": {},
-    "associative_lstm.init": {"heads": 3, "forget_bias": 1.0, "layer_norm": False, "dtype": "float32"},
-    "associative_lstm.forward": H0 | C0 | SPANS | {"copies": 4, "workspace": None},
+    "associative_lstm.init": {
+        "heads": 3,
+        "shared_value": False,
+        "forget_bias": 1.0,
+        "layer_norm": False,
+        "dtype": "float32",
+    },
+    "associative_lstm.forward": H0 | C0 | SPANS | VARIANT | {"copies": 4, "workspace": None},
     "associative_lstm.backward": {"extra": ()},
     "associative_lstm.final_state": {},
     "associative_lstm.initial_state": H0 | C0 | {"copies": 4},
-    "associative_lstm.step": {},
+    "associative_lstm.step": VARIANT,
     "fast_weight_programmer.init": {"heads": 1, "rule": "delta", "dtype": "float32"},
     "fast_weight_programmer.forward": STATE | PROGRAMMER | SPANS | CHUNKS,
     "fast_weight_programmer.backward": {"dstate": None},
@@ -84,7 +91,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "multilevel.Stepper": {"batch_size": 1, "chunk": None} | MEMORY | H0 | A0,
     "irnn.Stepper": {"batch_size": 1, "activation": "relu"} | H0,
     "lstm.Stepper": {"batch_size": 1} | H0 | C0,
-    "associative_lstm.Stepper": {"batch_size": 1, "copies": 4} | H0 | C0,
+    "associative_lstm.Stepper": {"batch_size": 1, "copies": 4} | VARIANT | H0 | C0,
     "multilevel.quadrants": {"fine": 4},
     "inner_loop.InnerLoop.forward": {"first": 0},
     "inner_loop.InnerLoop.backward": {"first": 0},

@@ -34,6 +34,7 @@ class Layer(NamedTuple):
     extra: tuple[str, ...]  # the gradients that backward returns on request
     init: dict[str, Any]  # options of init that give the layer all its parameters
     options: list[dict[str, Any]]  # options of forward; step has some of them, too
+    variant: dict[str, Any]  # options that init, forward and step have in common
 
     @property
     def name(self) -> str:
@@ -55,12 +56,12 @@ class Layer(NamedTuple):
     def arguments(self, steps: int = T, batch_size: int = B, seed: int = 0, **init: Any) -> dict[str, dict[str, Any]]:
         """Valid arguments of each of the layer's functions. All of one cache, whose workspace forward gets, too."""
         rng = numpy.random.default_rng(seed)
-        params = self.module.init(rng, I, H, **{"dtype": "float64"} | init)
+        params = self.module.init(rng, I, H, **{"dtype": "float64"} | self.variant | init)
         params = {name: value + 0.3 * rng.standard_normal(value.shape) for name, value in params.items()}
         x, dh = rng.standard_normal((steps, batch_size, I)), rng.standard_normal((steps, batch_size, H))
         states = {name: rng.standard_normal((batch_size, *shape)) for name, shape in self.states.items()}
         workspace = fw.Workspace()
-        forward = {"params": params, "x": x, **states, **self.controls(steps), "workspace": workspace}
+        forward = {"params": params, "x": x, **states, **self.controls(steps), "workspace": workspace} | self.variant
         _, cache = self.module.forward(**forward)
         return {
             "init": {"rng": rng, "input_size": I, "hidden_size": H},
@@ -69,7 +70,8 @@ class Layer(NamedTuple):
             "final_state": {"cache": cache},
             "attention": {"cache": cache},
             "initial_state": {"params": params, "batch_size": batch_size, **states},
-            "step": {"params": params, "x": x[0], "state": self.module.final_state(cache), **self.signals_at(0)},
+            "step": {"params": params, "x": x[0], "state": self.module.final_state(cache), **self.signals_at(0)}
+            | self.variant,
         }
 
     def functions(self, *names: str) -> list[str]:
@@ -82,15 +84,21 @@ METHOD_2 = {"sustained_boundary": False, "inner_steps": 3}
 LAYERS = [
     Layer(
         fast_weights, {"h0": (H,), "A0": (H, H)}, ("decay", "rate", "A0"), {"layer_norm": True},
-        [{}, MEMORY | {"chunk": 2}, METHOD_2 | {"chunk": 1}, {"inner_steps": 0}],
+        [{}, MEMORY | {"chunk": 2}, METHOD_2 | {"chunk": 1}, {"inner_steps": 0}], {},
     ),
     Layer(
         multilevel, {"h0": (H,), "A0": (H, H)}, ("decay", "rate", "A0"), {"layer_norm": True},
-        [{}, MEMORY | {"chunk": 1}],
+        [{}, MEMORY | {"chunk": 1}], {},
     ),
-    Layer(irnn, {"h0": (H,)}, (), {"layer_norm": True}, [{}, {"activation": "tanh"}]),
-    Layer(lstm, {"h0": (H,), "c0": (H,)}, ("c0",), {"layer_norm": True}, [{}]),
-    Layer(associative_lstm, {"h0": (H,), "c0": (4, H)}, ("c0",), {"layer_norm": True}, [{}]),
+    Layer(irnn, {"h0": (H,)}, (), {"layer_norm": True}, [{}, {"activation": "tanh"}], {}),
+    Layer(lstm, {"h0": (H,), "c0": (H,)}, ("c0",), {"layer_norm": True}, [{}], {}),
+    *(
+        Layer(
+            associative_lstm, {"h0": (H,), "c0": (4, H)}, ("c0",), {"layer_norm": True},
+            [{}, {"recurrent_value": False}], variant,
+        )
+        for variant in ({}, {"shared_value": True})
+    ),
 ]  # fmt: skip
 each_layer = pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 each_layer_and_its_options = pytest.mark.parametrize(
@@ -169,7 +177,7 @@ def test_runs_that_are_cut_into_parts_or_steps_equal_the_whole(layer, options):
     state = layer.module.initial_state(**arguments["initial_state"])
     of_step = {name: value for name, value in options.items() if name in DEFAULTS[f"{layer.name}.step"]}
     for t, (x, h) in enumerate(zip(forward["x"], whole, strict=True)):
-        h_t, state = layer.module.step(forward["params"], x, state, **layer.signals_at(t), **of_step)
+        h_t, state = layer.module.step(forward["params"], x, state, **layer.signals_at(t), **layer.variant | of_step)
         numpy.testing.assert_allclose(h_t, h, atol=1e-12)
     for name, value, after_parts, after_steps in zip(
         layer.states, expected, layer.module.final_state(cache), state, strict=True
@@ -191,7 +199,8 @@ def test_defaults_are_those_that_are_documented(layer):
             )
         else:
             call = getattr(layer.module, function)
-            short, spelled = call(**required), call(**required, **defaults)
+            variant = {name: value for name, value in layer.variant.items() if name in defaults}
+            short, spelled = call(**required | variant), call(**required | defaults | variant)
         assert_same(arrays(spelled), arrays(short))
 
 
@@ -210,7 +219,8 @@ def test_dtype_and_shapes_are_kept_everywhere(layer, dtype):
     shapes |= {name: (B, *layer.states[name]) if name in layer.states else () for name in layer.extra}
     assert {name: results[f"backward/0/{name}"].shape for name in shapes} == shapes
     assert {
-        name: value.shape for name, value in layer.module.init(numpy.random.default_rng(0), I, H, **layer.init).items()
+        name: value.shape
+        for name, value in layer.module.init(numpy.random.default_rng(0), I, H, **layer.init | layer.variant).items()
     } == {name: value.shape for name, value in params.items()}
     assert [results[f"backward/{n}"].shape for n in (1, 2)] == [(T, B, I), (B, H)]
     assert results["forward"].shape == (T, B, H)
@@ -386,6 +396,8 @@ OPTIONS: dict[str, tuple[tuple, tuple]] = {
     "activation": ((), ("gelu", None, ["tanh"], True, b"relu")),
     "sustained_boundary": (FLAGS, ()),
     "normalize_preliminary": (FLAGS, ()),
+    "shared_value": (FLAGS, ()),
+    "recurrent_value": (FLAGS, ()),
     "chunk": ((2.0, True, "1"), (0, -1)),
     "copies": (COUNTS, (0,)),
     "store": (FLAGS, ()),

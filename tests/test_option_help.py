@@ -14,6 +14,7 @@ from tasks.running import option_help
 from tasks.running.layers import TAKES
 
 KINDS: dict[str, Any] = {name: importlib.import_module(f"tasks.{name}").Settings for name in TASKS}
+OF_THE_ASSOCIATIVE_LSTM = ("copies", "heads", "shared_value", "recurrent_value")  # a layer that catch does not offer
 
 
 def helped(capsys, *words: str) -> str:

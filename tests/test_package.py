@@ -26,7 +26,7 @@ ORDER = [
     {"ops", "memory", "features", "chunks", "distributed"},
     {"spans", "memory_gradient", "inference", "key_value_memory"},
     {"recurrent"},
-    {"inner_loop", "stepper", "projections"},
+    {"inner_loop", "stepper", "projections", "associative_lstm_cell"},
     {"stream"},
     {"fast_weights_stepper"},
     {"fast_weights_inference"},

@@ -23,7 +23,7 @@ CONTROLS = Controls([True, False], [False, False], [False, True], [False, True])
 OPTIONS = {
     "fast_weights": ({"layer_norm": False}, {"decay": 0.8, "rate": numpy.float32(0.3), "activation": "tanh"}),
     "multilevel": ({"recurrent_scale": 0.1}, {"controls": CONTROLS, "inner_steps": 2}),
-    "associative_lstm": ({"heads": 2}, {"copies": 3}),
+    "associative_lstm": ({"heads": 2, "shared_value": True}, {"copies": 3, "shared_value": True}),
 }
 TOKENS, PATCHES = numpy.arange(8).reshape(2, 4) % 5, numpy.ones((2, 4, 3), "float32")
 IMAGES = numpy.linspace(0, 1, 4 * 64, dtype="float32").reshape(4, 8, 8)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+import numpy
 import optuna
 import pytest
 
@@ -349,15 +350,28 @@ def test_every_layer_trains_the_task(layer, tmp_path, capsys):
 
 
 def test_options_reach_the_layer_that_has_them():
-    settings = retrieval.Settings(layer="associative_lstm", hidden_size=20, heads=2, copies=5)
+    settings = retrieval.Settings(layer="associative_lstm", hidden_size=20, heads=2, copies=5, shared_value=True)
     of_layer = settings.of_layer()
-    assert of_layer["init_options"] == {"forget_bias": 1.0, "heads": 2}
-    assert of_layer["options"] == {"copies": 5}
+    assert of_layer["init_options"] == {"forget_bias": 1.0, "heads": 2, "shared_value": True}
+    assert of_layer["options"] == {"copies": 5, "shared_value": True, "recurrent_value": True}
     assert retrieval.Settings(layer="irnn").of_layer()["init_options"] == {}
     normalized = retrieval.Settings(layer="lstm", layer_norm=True).of_layer()
     assert normalized["init_options"] == {"layer_norm": True, "forget_bias": 1.0}
     normalized = retrieval.Settings(layer="associative_lstm", layer_norm=True).of_layer()
-    assert normalized["init_options"] == {"layer_norm": True, "forget_bias": 1.0, "heads": 3}
+    assert normalized["init_options"] == {
+        "layer_norm": True, "forget_bias": 1.0, "heads": 3, "shared_value": False,
+    }  # fmt: skip
+
+
+def test_a_variant_of_the_associative_lstm_is_trained():
+    settings = retrieval.Settings(
+        layer="associative_lstm", hidden_size=8, heads=2, shared_value=True, recurrent_value=False
+    )
+    net = retrieval.network(settings)
+    params = net.init(numpy.random.default_rng(0))
+    data = retrieval.generate(numpy.random.default_rng(1), 4, settings.pairs)
+    _, grads = net.loss_and_gradients(params, data.inputs, data.labels)
+    assert grads["layer"]["W"].any(axis=(1, 2)).tolist() == [True] * 7 + [False] + [True] * 4 + [False]
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,9 @@ def test_a_bad_settings_file_is_named(option, content, message, tmp_path, capsys
         ("faces", "--layer convnet --glimpse-type", "leave --glimpse-type out, or pass --no-glimpse-type"),
         ("mnist", "--inner-steps 0", "inner_steps: expected at least 1 for the layer multilevel, got 0; pass --rate 0"),
         ("retrieval", "--layer irnn --copies 7", "copies: the layer irnn does not use it"),
+        ("retrieval", "--shared-value", "shared_value: the layer fast_weights does not use it"),
+        ("mnist", "--layer lstm --no-recurrent-value", "recurrent_value: the layer lstm does not use it"),
+        ("retrieval", "--layer associative_lstm --heads 1 --shared-value", "shared_value: a layer with one head does"),
         ("retrieval", "--forget-bias 2", "forget_bias: the layer fast_weights does not use it"),
         ("mnist", "--layer convnet --layer-norm True", "layer_norm: the layer convnet does not use it"),
         ("retrieval", "--layer-norm False --normalize-preliminary", "a layer without layer norm does not use it"),
@@ -146,7 +149,8 @@ def test_a_symbol_of_the_paper_is_answered_by_its_option(task, word, symbol, opt
 
 def test_every_option_of_a_layer_is_refused_for_the_layers_without_it():
     other = {"decay": 0.5, "rate": 0.5, "inner_steps": 2, "normalize_preliminary": True, "layer_norm": True,
-             "recurrent_scale": 0.3, "forget_bias": 2.0, "copies": 2, "heads": 2}  # fmt: skip
+             "recurrent_scale": 0.3, "forget_bias": 2.0, "copies": 2, "heads": 2,
+             "shared_value": True, "recurrent_value": False}  # fmt: skip
     for kind in KINDS.values():
         for layer in get_args(get_type_hints(kind)["layer"]):
             for name, value in other.items():

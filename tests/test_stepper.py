@@ -39,7 +39,7 @@ class Problem:
         self, layer: Layer, options: dict[str, Any] | None = None, batch_size: int = B, layer_norm: bool = True,
         dtype: str = "float64",
     ) -> None:  # fmt: skip
-        self.layer, options = layer, dict(options or {})
+        self.layer, options = layer, layer.variant | (options or {})
         arguments = layer.arguments(1, batch_size, **dict.fromkeys(layer.init, layer_norm))["forward"]
         scale = 1.0
         if not layer_norm:  # large fast weights, or a large W, make states without layer norm grow beyond all bounds
@@ -92,7 +92,7 @@ def test_a_stepper_equals_forward(layer, options, batch_size, layer_norm):
 def test_without_initial_states_it_starts_at_zero(layer):
     problem = Problem(layer)
     zero = dict.fromkeys(problem.states)
-    expected, _ = layer.module.forward(problem.params, problem.x, **layer.controls(STEPS))
+    expected, _ = layer.module.forward(problem.params, problem.x, **layer.controls(STEPS), **layer.variant)
     stepper = problem.stepper(**zero)
     assert_close(problem.run(stepper), expected)
     stepper.reset()
@@ -151,7 +151,9 @@ def test_a_state_begins_another_stepper_or_forward(layer):
         numpy.testing.assert_allclose(getattr(other.state, name), value, rtol=1e-14, atol=1e-14)
     assert_close(problem.run(other, 21), problem.h[21:])
     given = dict(zip(layer.states, state, strict=True))
-    rest, _ = layer.module.forward(problem.params, problem.x[21:], **given, **layer.controls(STEPS - 21, 21))
+    rest, _ = layer.module.forward(
+        problem.params, problem.x[21:], **given, **layer.controls(STEPS - 21, 21), **layer.variant
+    )
     assert_close(rest, problem.h[21:])
 
 

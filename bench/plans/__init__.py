@@ -16,6 +16,8 @@ PLANS: dict[str, Sequence[Cell | Search]] = {
     "searches": retrieval.SEARCHES,
     "table1-lstm-longer": retrieval.LONG_LSTM,
     "table1-one-head": retrieval.ONE_HEAD,
+    "table1-shared-value": retrieval.SHARED_VALUE,
+    "table1-no-recurrent-value": retrieval.NO_RECURRENT_VALUE,
     "figure2": [cell for cell in retrieval.TABLE_1 if "--test-curve" in cell.options],
     "capacity": [*retrieval.CAPACITY, *retrieval.CAPACITY_NO_DECAY],
     "sensitivity": retrieval.SENSITIVITIES,

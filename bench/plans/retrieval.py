@@ -72,8 +72,11 @@ LONG_LSTM = [
         *(f"--layer lstm --learning-rate {rate:g} --hidden-size {size} --epochs 960" for size in (50, 100)),
     )
 ]  # fmt: skip
-# public implementations differ in the number of heads
-ONE_HEAD = cells("retrieval-one-head", 3, "--layer associative_lstm --heads 1 --learning-rate 0.002 --epochs 130")
+# public implementations differ in the number of heads, and in the value that a head writes
+A_LSTM = "--layer associative_lstm --learning-rate 0.002 --epochs 130"
+ONE_HEAD = cells("retrieval-one-head", 3, f"{A_LSTM} --heads 1")
+SHARED_VALUE = cells("retrieval-shared-value", 3, f"{A_LSTM} --shared-value")
+NO_RECURRENT_VALUE = cells("retrieval-no-recurrent-value", 3, f"{A_LSTM} --no-recurrent-value")
 
 PAIRS = (4, 8, 12, 16)
 CAPACITY = cells(

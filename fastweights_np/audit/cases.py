@@ -131,7 +131,11 @@ QUICK = (
     Case("lstm", seed=42, init={"layer_norm": True}),
     Case("associative_lstm", 3, 1, 1, 6, seed=43, init={"heads": 2}, options={"copies": 3}),
     Case("associative_lstm", 3, 2, 1, 6, seed=45, init={"heads": 1, "layer_norm": True}, options={"copies": 2}),
-)
+    Case(
+        "associative_lstm", 3, 2, 1, 4, seed=67, init={"heads": 2, "shared_value": True},
+        options={"copies": 2, "shared_value": True, "recurrent_value": False},
+    ),
+)  # fmt: skip
 FULL = (
     *QUICK,
     Case(seed=5, options={"inner_steps": 0}),
@@ -173,4 +177,14 @@ FULL = (
     Case("associative_lstm", seed=58, steps=3, hidden_size=6, init={"heads": 2}, options={"copies": 3}),
     Case("associative_lstm", seed=66, steps=3, hidden_size=6, init={"layer_norm": True}),
     Case("associative_lstm", seed=65, steps=1, batch_size=1, hidden_size=2, initial=False, init={"layer_norm": True}),
+    Case("associative_lstm", seed=68, hidden_size=4, init={"shared_value": True}, options={"shared_value": True}),
+    Case(
+        "associative_lstm", seed=69, steps=3, hidden_size=6, init={"heads": 2, "layer_norm": True},
+        options={"recurrent_value": False},
+    ),
+    Case(
+        "associative_lstm", seed=70, steps=4, hidden_size=6,
+        init={"heads": 3, "shared_value": True, "layer_norm": True},
+        options={"copies": 2, "shared_value": True, "recurrent_value": False},
+    ),
 )  # fmt: skip

@@ -7,6 +7,9 @@
 
 A complex array is a pair (2, B, D) of real and imaginary parts, and so is its gradient, (∂L/∂Re, ∂L/∂Im): the conjugate
 of the gradient in DERIVATION.md, so `y = u v` gives du = v̄ dy. N heads n, S copies s, permutations P_s of D numbers.
+
+shared_value: all heads write the same value, u_n = u, and there are 3 + 2 (2 N + 1) blocks. recurrent_value=False:
+z_u = C_u x(t) + b_u, without W_u h(t).
 """
 
 from __future__ import annotations
@@ -41,26 +44,35 @@ def bound_backward(dy: Any, saved: Any) -> Any:
     return (dy - (m > 1) * y * (y * dy).sum(0)) / m  # (A1)
 
 
+def blocks(M: int, shared_value: bool, recurrent_value: bool) -> tuple[int, int, list[bool]]:
+    """Return N, the number K of keys and values, and whether each of the M blocks of z has a recurrent input."""
+    N, K = (M - 5) // 4 if shared_value else (M - 3) // 6, (M - 3) // 2
+    return N, K, [recurrent_value or j < 3 or (j - 3) % K < 2 * N for j in range(M)]
+
+
 def forward(
-    params: dict[str, Any], x: Any, h0: Any, c0: Any, *, permutations: Any, np: Any = numpy
+    params: dict[str, Any], x: Any, h0: Any, c0: Any, *, permutations: Any, shared_value: bool = False,
+    recurrent_value: bool = True, np: Any = numpy,
 ) -> tuple[Any, Any]:  # fmt: skip
     """Return h (T, B, H) from x (T, B, I), h0 (B, H), c0 (B, S, H), permutations (S, D), and what backward needs."""
     W, C, b = params["W"], params["C"], params["b"]
     M, D, S = len(W), h0.shape[-1] // 2, len(permutations)
-    N = (M - 3) // 6
+    N, K, recurrent = blocks(M, shared_value, recurrent_value)
     c = [np.stack([c0[:, s, :D], c0[:, s, D:]]) for s in range(S)]
     h, hs, saved = h0, [], []
     for x_t in x:
         h_before, c_before = h, c
-        z = [h @ W[j].T + x_t @ C[j].T + b[j] for j in range(M)]  # (F7), (L1)
+        z = [recurrent[j] * (h @ W[j].T) + x_t @ C[j].T + b[j] for j in range(M)]  # (F7), (L1), (A8)
         norms = None
         if "gain" in params:
             normed = [layer_norm(z[j], params["gain"][j], params["bias"][j], np) for j in range(M)]  # (A6)
             z, norms = [y for y, _ in normed], [norm for _, norm in normed]
         f, i, o = (sigmoid(z[j], np) for j in range(3))
-        bounds = [bound(np.stack([z[3 + j], z[3 + 3 * N + j]]), np) for j in range(3 * N)]
+        bounds = [bound(np.stack([z[3 + j], z[3 + K + j]]), np) for j in range(K)]
         pairs = [y for y, _ in bounds]
         k, q, u = pairs[:N], pairs[N : 2 * N], pairs[2 * N :]
+        if shared_value:
+            u = u * N  # the list [u, u, ...], (A7)
         # (A4), (A5)
         c = [f * c[s] + sum(product(k[n][:, :, p], i * u[n], np) for n in range(N)) for s, p in enumerate(permutations)]
         # (A3), (A5)
@@ -74,12 +86,14 @@ def forward(
 
 
 def backward(
-    dhs: Any, saved: Any, params: dict[str, Any], *, permutations: Any
+    dhs: Any, saved: Any, params: dict[str, Any], *, permutations: Any, shared_value: bool = False,
+    recurrent_value: bool = True,
 ) -> tuple[dict[str, Any], Any, Any]:  # fmt: skip
     """Return (grads, dx, dh0) from dhs (T, B, H); grads also has the gradient of c0."""
     W, C = params["W"], params["C"]
     grads = {name: 0 * value for name, value in params.items()}
     S, D = len(permutations), W.shape[1]
+    _, _, recurrent = blocks(len(W), shared_value, recurrent_value)
     dh_next, dc, dx = 0 * saved[0][1], [0 * c for c in saved[0][2]], []
     for dh, (x_t, h_before, c_before, norms, c, (f, i, o), (k, q, u), bounds, reads, total) in zip(
         reversed(dhs), reversed(saved), strict=True
@@ -105,6 +119,9 @@ def backward(
             di = di + (u[n] * diu).sum(0)
             du[n] = i * diu
         dc = [f * dc[s] for s in range(S)]
+        if shared_value:
+            # u_n = u
+            du = [sum(du)]  # (A7)
         # k_n, q_n, u_n = bound(z);   f, i, o = σ(z)
         dpairs = [bound_backward(d, each) for d, (_, each) in zip([*dk, *dq, *du], bounds, strict=True)]  # (A1)
         dz = [df * f * (1 - f), di * i * (1 - i), do * o * (1 - o)]  # (M3)
@@ -114,11 +131,11 @@ def backward(
             normed = [layer_norm_backward(dz[j], norms[j], params["gain"][j]) for j in range(len(W))]  # (A6)
             dz, dgain, dbias = (list(each) for each in zip(*normed, strict=True))
             grads["gain"], grads["bias"] = grads["gain"] + numpy.stack(dgain), grads["bias"] + numpy.stack(dbias)
-        # z = W h(t) + C x(t) + b
-        grads["W"] = grads["W"] + numpy.stack([d.T @ h_before for d in dz])  # (F7)
+        # z = W h(t) + C x(t) + b, without W h(t) where there is no recurrent input                          (F7), (A8)
+        grads["W"] = grads["W"] + numpy.stack([r * (d.T @ h_before) for r, d in zip(recurrent, dz, strict=True)])
         grads["C"] = grads["C"] + numpy.stack([d.T @ x_t for d in dz])  # (L1)
         grads["b"] = grads["b"] + numpy.stack([d.sum(0) for d in dz])
         dx.append(sum(d @ C[j] for j, d in enumerate(dz)))
-        dh_next = sum(d @ W[j] for j, d in enumerate(dz))
+        dh_next = sum(recurrent[j] * (d @ W[j]) for j, d in enumerate(dz))
     dc0 = numpy.stack([numpy.concatenate([d[0], d[1]], -1) for d in dc], 1)
     return grads | {"c0": dc0}, numpy.stack(dx[::-1]), dh_next

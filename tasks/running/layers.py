@@ -20,7 +20,9 @@ TAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "irnn": (("layer_norm", "recurrent_scale"), ()),
     "lstm": (("layer_norm", "forget_bias"), ()),
-    "associative_lstm": (("layer_norm", "forget_bias", "heads"), ("copies",)),
+    "associative_lstm": (
+        ("layer_norm", "forget_bias", "heads", "shared_value"), ("copies", "shared_value", "recurrent_value"),
+    ),
     "convnet": ((), ()),
     # write rules of keyvalue and mqar, and softmax attention
     "sum": ((), ("feature_map", "decay")),
@@ -62,6 +64,10 @@ class LayerSettings(RunSettings):
     """Number of redundant copies of the associative LSTM's memory."""
     heads: int = 3
     """Number of key-value pairs that the associative LSTM writes, and of keys that it reads, at each time step."""
+    shared_value: bool = False
+    """Let all heads of the associative LSTM write the same value."""
+    recurrent_value: bool = True
+    """Compute the values of the associative LSTM from its input and its hidden state, not from its input alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,6 +92,7 @@ class LayerSettings(RunSettings):
             "a layer without layer norm": ("normalize_preliminary",) if values["layer_norm"] is False else (),
             "a layer with rate 0": ("decay",) if values["rate"] == 0 else (),
             "a layer without inner steps": ("decay", "rate") if values["inner_steps"] == 0 else (),
+            "a layer with one head": ("shared_value",) if values["heads"] == 1 else (),
             "a run that starts from --initial": ("recurrent_scale", "forget_bias") if values["initial"] else (),
         }
         found |= {name: user for user, names in of_the_rest.items() for name in names if name not in found}

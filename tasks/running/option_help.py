@@ -25,8 +25,8 @@ GROUPS = {
         "visible", "paddle_width", "paddle_start",
     ),
     "network": (
-        "layer", "hidden_size", "layer_norm", "recurrent_scale", "forget_bias", "convolution", "wipe", "integrate",
-        "initial",
+        "layer", "hidden_size", "layer_norm", "recurrent_scale", "forget_bias", "shared_value", "recurrent_value",
+        "convolution", "wipe", "integrate", "initial",
     ),
     "memory": ("feature_map", "decay", "rate", "inner_steps", "normalize_preliminary", "copies", "heads"),
     "optimization": (
