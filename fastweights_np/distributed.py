@@ -10,6 +10,7 @@
     mpiexec -n 2 python script.py
 
 Gradients add up in one Allreduce of one vector. Every rank receives the same bits, so that parameters stay equal.
+An exception that a rank does not catch ends all ranks, with its traceback. After sys.exit on one rank, the others wait.
 Arrays of a GPU are passed to an MPI that reports support for CUDA, and are otherwise copied to the host and back.
 mpi4py is imported only by a process that mpiexec, mpirun or srun started. Give each rank one BLAS thread:
 OPENBLAS_NUM_THREADS=1.
@@ -21,11 +22,15 @@ import hashlib
 import os
 import pickle
 import platform
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from math import inf
+from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy
@@ -44,6 +49,7 @@ SIZES = {"PMI_SIZE": "PMI_RANK", "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK",
 LAUNCHED = ("PMI_", "PMIX_", "OMPI_", "PRTE_", "HYDI_")  # how the names of launchers' variables begin
 INSTALL = 'pip install "fastweights-np[mpi]", or mpi4py for the MPI of your cluster'
 POLL = 1e-3  # seconds between two checks
+COMPARED = 100  # calls of add_up whose trees are compared between ranks: a script's mistake shows in the first ones
 
 
 class Ranks:
@@ -57,6 +63,7 @@ class Ranks:
         self._mpi = communicator
         self.rank: int = 0 if communicator is None else communicator.rank
         self.size: int = 1 if communicator is None else communicator.size
+        self._calls = 0  # of add_up
         if communicator is not None:
             self._meeting = communicator.Dup()  # its barrier is not mistaken for another operation
             kinds = communicator.Get_info().Get("mpi_memory_alloc_kinds") or ""
@@ -69,30 +76,49 @@ class Ranks:
 
     def weight(self, count: int) -> float:
         """Return the fraction of `count` sequences in this rank's share: the weight of its mean in the whole mean."""
+        checks.count("count", count, least=1)
         mine = self.share(count)
         return (mine.stop - mine.start) / count
 
     def add_up(self, tree: Tree, weight: float = 1.0) -> Tree:
         """Return Σ_ranks weight · tree for a nested dict of arrays of one dtype. All ranks get the same bits.
 
-        Raises TypeError for arrays of several dtypes.
+        Raises TypeError for what is no array, for several dtypes, and for integers with a weight other than 1. Raises
+        ValueError, on every rank, if names, shapes or dtypes differ between ranks.
         """
-        if self.size == 1 and weight == 1:
-            return tree
         flat = flatten(tree)
-        xp = array_module(**{name: value for name, value in flat.items() if getattr(value, "ndim", 0)})
-        dtypes = {str(value.dtype) for value in flat.values()}
-        if len(dtypes) > 1:
-            raise TypeError(f"tree: expected arrays of one dtype, got {', '.join(sorted(dtypes))}; add them up apart")
-        vector = xp.concatenate([value.reshape(-1) for value in flat.values()])
-        vector *= weight
+        if self._calls < COMPARED:
+            self._calls += 1
+            self._check(flat, weight)
+        if not flat or (self.size == 1 and weight == 1):
+            return tree
+        names = sorted(flat)  # ranks may have built their dicts in different orders
+        xp = array_module(**{name: value for name, value in flat.items() if value.ndim})
+        vector = xp.concatenate([flat[name].reshape(-1) for name in names])
+        if weight != 1:
+            vector *= weight
         if self.size > 1:
             self._sum(vector, xp)
         summed, start = {}, 0
+        for name in names:
+            shape, size = flat[name].shape, flat[name].size
+            summed[name] = vector[start : start + size].reshape(shape)
+            start += size
+        return unflatten({name: summed[name] for name in flat})
+
+    def _check(self, flat: Tree, weight: float) -> None:
+        """Raise TypeError or ValueError for a tree that cannot be added up."""
+        checks.not_negative("weight", weight)
         for name, value in flat.items():
-            summed[name] = vector[start : start + value.size].reshape(value.shape)
-            start += value.size
-        return unflatten(summed)
+            if not hasattr(value, "dtype"):
+                kind = type(value).__name__
+                raise TypeError(f"tree: expected arrays, got {kind} for {name}; make an array of it")
+            if weight != 1 and value.dtype.kind not in "fc":
+                raise TypeError(f"tree: expected floats for weight {weight}, got {value.dtype} for {name}")
+        dtypes = {str(value.dtype) for value in flat.values()}
+        if len(dtypes) > 1:
+            raise TypeError(f"tree: expected arrays of one dtype, got {', '.join(sorted(dtypes))}; add them up apart")
+        self.check_same({f"tree: {name}": f"{flat[name].dtype} {flat[name].shape}" for name in sorted(flat)})
 
     def _sum(self, vector: Array, xp: Any) -> None:
         """Sum the vectors of all ranks in place."""
@@ -110,7 +136,7 @@ class Ranks:
 
     def broadcast(self, value: T) -> T:
         """Return rank 0's value, which may be any object that can be pickled, such as a dict of NumPy arrays."""
-        return value if self.size == 1 else self._mpi.bcast(value)
+        return self.first(lambda: value)
 
     def first(self, function: Callable[[], T]) -> T:
         """Call the function on rank 0 only, and return its result on every rank. Every rank raises its exception."""
@@ -201,7 +227,8 @@ def ranks() -> Ranks:
     if wanted is None:
         return Ranks()
     try:
-        from mpi4py import MPI
+        with _default_signals():
+            from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: it finds no library of MPI
         raise RuntimeError(f"ranks: the launcher started {wanted}, which need mpi4py ({error}); {INSTALL}") from error
     if MPI.COMM_WORLD.size != wanted:
@@ -210,7 +237,39 @@ def ranks() -> Ranks:
             f"ranks: the launcher started {wanted}, but mpi4py sees {MPI.COMM_WORLD.size}: it uses another MPI, "
             f"{library.strip()}; take the launcher of this MPI"
         )
-    return Ranks(MPI.COMM_WORLD)
+    found = Ranks(MPI.COMM_WORLD)
+    _end_all_after_an_exception(found)
+    return found
+
+
+@contextmanager
+def _default_signals() -> Iterator[None]:
+    """Let a signal end the process at once: MPI may wait in C for a rank that never comes, where no handler runs."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    if threading.current_thread() is not threading.main_thread() or None in handlers.values():
+        yield
+        return
+    for number, handler in handlers.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _end_all_after_an_exception(ranks: Ranks) -> None:
+    """Make an exception that is not caught end all ranks: the others would wait for this one for ever."""
+    hook = sys.excepthook
+
+    def ended(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        hook(kind, error, trace)
+        print(f"ranks: rank {ranks.rank} on {platform.node()} ended by {kind.__name__}; all end", file=sys.stderr)
+        ranks.abort(1)
+
+    sys.excepthook = ended
 
 
 def _picklable(error: BaseException) -> BaseException:

@@ -72,6 +72,10 @@ def _run(arguments: list[str]) -> int:
         print(USAGE.format("\n".join(f"  {name:12} {what}" for name, what in TASKS.items())), end="")
         return 0
     name, *options = arguments
+    asks = name == "retrieval" and bool({option.partition("=")[0] for option in options} & {"--ask", "--from"})
+    if (asks or name in ("report", "tutorial", "explore")) and (count := _launched()):
+        print(f"tasks: {name}: expected one process, got {count} ranks; start it without mpiexec", file=sys.stderr)
+        return 2
     if name == "search":
         return _search(options)
     if name == "report":
@@ -96,7 +100,7 @@ def _run(arguments: list[str]) -> int:
         return 2
 
     ranks, settings, folder, program = distributed.Ranks(), None, None, f"python -m tasks {name}"
-    if name == "retrieval" and {option.partition("=")[0] for option in options} & {"--ask", "--from"}:
+    if asks:
         return importlib.import_module("tasks.asking").main(options, program)
     try:
         _interrupt_by_exception()
@@ -122,6 +126,13 @@ def _run(arguments: list[str]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         return failing_ranks.ended(ranks, error, settings, folder, program)
     return 0
+
+
+def _launched() -> int | None:
+    """Return the number of ranks if a launcher of MPI started several."""
+    from fastweights_np import distributed
+
+    return distributed.launched()
 
 
 def _imported(name: str) -> ModuleType:

@@ -67,7 +67,8 @@ class Settings(LayerSettings, RunSettings):
     games: int = 64
     """Number of games that each actor plays in parallel."""
     seed: int = 0
-    """Random seed of weights and games. With a2c, or a3c with one actor, runs with the same seed are bit-identical."""
+    """Random seed of weights and games. With a2c, or a3c with one actor, runs with the same seed and number of ranks
+    are bit-identical."""
     threads: int = 1
     """BLAS threads of a2c. Each actor of a3c uses one thread."""
     method: Literal["a3c", "a2c"] = "a3c"

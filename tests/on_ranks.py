@@ -57,6 +57,15 @@ def calls() -> None:
         ranks.check_same({"odd": 1} if n == 1 else {})
     with pytest.raises((AttributeError, RuntimeError, pickle.PicklingError), match=r"pickle|local object"):
         ranks.first(lambda: lambda: 0)  # a result that cannot be sent
+    with pytest.raises((AttributeError, RuntimeError, pickle.PicklingError), match=r"pickle|local object"):
+        ranks.broadcast(lambda: 0)
+    ones = {"a": numpy.full(2, 1.0), "b": numpy.full(3, 10.0)}
+    summed = ranks.add_up(dict(reversed(ones.items())) if n == 1 else ones)
+    assert {name: value.tolist() for name, value in summed.items()} == {"a": [size] * 2, "b": [10 * size] * 3}
+    assert ranks.add_up({"count": numpy.array(2)})["count"] == 2 * size
+    for other in ({"a": numpy.ones(3)}, {"b": numpy.ones(2)}, {"a": numpy.ones(2, "float32")}):
+        with pytest.raises(ValueError, match=r"tree: a: expected the same on all ranks"):
+            ranks.add_up(other if n == 1 else {"a": numpy.ones(2)})
     if n == 0:
         assert not ranks.meet(0.2)
     print(f"rank {n} of {size} is done", flush=True)

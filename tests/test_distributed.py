@@ -57,6 +57,48 @@ def test_every_call_of_three_ranks():
     ]
 
 
+@needs_mpi
+def test_an_exception_in_a_script_ends_all_ranks(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import fastweights_np as fw\n"
+        "ranks = fw.distributed.ranks()\n"
+        "if ranks.rank == 1:\n"
+        "    raise ValueError('no data')\n"
+        "ranks.any(True)\n"  # waits for rank 1
+    )
+    code, _, err = ended(started(2, str(script)))
+    assert code
+    assert "ValueError: no data" in err
+    assert "ranks: rank 1 on " in err
+
+
+def test_a_signal_ends_a_rank_that_waits_in_mpi_for_another(monkeypatch):
+    """MPI's start waits in C for all ranks, where no handler of Python runs."""
+    seen = []
+
+    class Waits:
+        def __getattr__(self, name):  # from mpi4py import MPI
+            if name == "MPI":
+                seen.append(signal.getsignal(signal.SIGTERM))
+            raise AttributeError(name)
+
+    monkeypatch.setitem(sys.modules, "mpi4py", Waits())
+    monkeypatch.setenv("PMI_SIZE", "2")
+    monkeypatch.setenv("PMI_RANK", "0")
+    distributed.ranks.cache_clear()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(RuntimeError, match="which need mpi4py"):
+            distributed.ranks()
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        monkeypatch.undo()
+        distributed.ranks.cache_clear()
+    assert seen[0] == signal.SIG_DFL
+
+
 def test_one_rank_needs_no_mpi(monkeypatch):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     ranks, tree = distributed.Ranks(), {"a": numpy.ones(2)}
@@ -65,6 +107,15 @@ def test_one_rank_needs_no_mpi(monkeypatch):
     assert ranks.weight(7) == 1
     assert ranks.add_up(tree) is tree
     assert ranks.add_up(tree, 0.5)["a"].tolist() == [0.5, 0.5]
+    assert ranks.add_up({}) == {}
+    with pytest.raises(TypeError, match="expected arrays, got float for a"):
+        ranks.add_up({"a": 1.5})
+    with pytest.raises(TypeError, match=r"expected floats for weight 0\.5, got int64 for a"):
+        ranks.add_up({"a": numpy.arange(2)}, 0.5)
+    with pytest.raises(TypeError, match="expected arrays of one dtype, got float32, float64"):
+        ranks.add_up({"a": numpy.ones(2), "b": numpy.ones(2, "float32")})
+    with pytest.raises(ValueError, match="count: expected at least 1, got 0"):
+        ranks.weight(0)
     assert ranks.broadcast(tree) is tree
     assert ranks.gather(3) == [3]
     assert ranks.any(True)
@@ -84,6 +135,9 @@ def test_a_launcher_without_mpi4py_is_an_error_and_a_trial_is_no_rank(monkeypatc
     try:
         assert main(["retrieval", "--epochs", "1"]) == 2
         assert "ranks: the launcher started 2, which need mpi4py" in capsys.readouterr().err
+        for command in (["report", "runs/a"], ["retrieval", "--ask", "a1??a"]):
+            assert main(command) == 2
+            assert "expected one process, got 2 ranks; start it without mpiexec" in capsys.readouterr().err
         assert "PMI_SIZE" not in distributed.without_launcher()
         assert "PATH" in distributed.without_launcher()
     finally:

@@ -69,8 +69,8 @@ class RunSettings:
     earlier: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # settings of runs that are older than the option
 
     seed: int = 0
-    """Random seed of data, initial weights and batch order. On the CPU of one machine, runs with the same seed are
-    bit-identical."""
+    """Random seed of data, initial weights and batch order. On the CPU of one machine, runs with the same seed and
+    number of ranks are bit-identical."""
     learning_rate: float = 1e-3
     """Learning rate of the optimizer before the schedule is applied."""
     schedule: Literal["linear", "constant", "cosine"] = "linear"
