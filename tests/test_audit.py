@@ -25,6 +25,13 @@ def test_every_link_holds(what):
         assert link.passed, f"{link.title}: {link.worst:.1e} at {link.where}"
 
 
+def test_few_leaves_out_finite_differences_alone():
+    whole, few = (audit.run(layers=["irnn"], others=False, few=few) for few in (False, True))
+    cases = [{link.number: link.cases for link in links} for links in (whole, few)]
+    assert cases[0][4] == cases[0][7] == cases[1][7] == 4
+    assert cases[1][4] == 1
+
+
 def test_relative_error_finds_the_worst_entry_and_never_passes_what_is_not_finite():
     assert audit.relative_error(numpy.array([1.0, 2.5]), numpy.array([1.0, 2.0])) == (0.2, (1,))
     assert audit.relative_error(numpy.array([numpy.nan]), numpy.array([1.0]))[0] == numpy.inf

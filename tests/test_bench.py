@@ -196,6 +196,12 @@ def test_a_run_does_not_replace_or_join_another_unasked(store, tmp_path, capsys)
     assert stored.load("retrieval")[0]["test_error"] == 0.2
 
 
+def test_a_line_that_its_reader_changes_is_read_unchanged(store, tmp_path):
+    stored.add(finished_run(tmp_path / "a", 0.1))
+    stored.read("runs.jsonl")[0]["test_error"] = 0.2
+    assert stored.read("runs.jsonl")[0]["test_error"] == 0.1
+
+
 def test_a_new_seed_joins_runs_that_are_older_than_a_setting(store, tmp_path):
     stored.add(finished_run(tmp_path / "old", 0.1))
     stored.add(finished_run(tmp_path / "new", 0.2, seed=1, copies=4))  # 4 is what it was before it could be set
