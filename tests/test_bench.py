@@ -410,7 +410,7 @@ def test_whole_updates_of_mnist_equal_pytorchs(layer):
         assert [process.name for process in processes] == names
 
 
-def test_tables_take_the_best_of_ours_and_of_the_peers(tmp_path, monkeypatch):
+def test_tables_take_the_best_of_ours_and_of_the_peers(tmp_path, monkeypatch, pictures):
     monkeypatch.setattr(report, "output", tmp_path)
 
     def row(threads, **medians):
