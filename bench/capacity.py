@@ -11,6 +11,7 @@ whose code has the largest product with A k_c.
 
 from __future__ import annotations
 
+from functools import cache
 from statistics import mean
 from typing import Any
 
@@ -34,6 +35,7 @@ DIGITS, SAMPLES = 10, 10_000
 LINES = dict(zip(SIZES, (":", "-.", "--"), strict=True))  # of the figure's memories without decay
 
 
+@cache
 def error_of_random_codes(size: int, pairs: int) -> float:
     """Return the error in % of a memory of random codes with H = size units and K = pairs, over SAMPLES memories."""
     rng = numpy.random.default_rng(0)
@@ -48,7 +50,8 @@ def error_of_random_codes(size: int, pairs: int) -> float:
 def _directions(rng: numpy.random.Generator, shape: tuple[int, ...]) -> numpy.ndarray:
     """Return random vectors of length 1 along the last axis."""
     vectors = rng.standard_normal(shape)
-    return vectors / numpy.linalg.norm(vectors, axis=-1, keepdims=True)
+    vectors /= numpy.sqrt(numpy.einsum("...h,...h->...", vectors, vectors))[..., None]
+    return vectors
 
 
 def make(missing: list[str]) -> None:

@@ -60,19 +60,14 @@ class Entry(NamedTuple):
         return median(self.figures(measure) or [nan])
 
 
-def table() -> str:
-    """Return the table of claims from the stored runs."""
-    return markdown([*Claim._fields], _claims())
-
-
-def tally() -> str:
-    """Return the number of claims with each verdict."""
-    counts = Counter(claim.verdict.partition(",")[0].removesuffix(" on held-out digits") for claim in _claims())
-    return markdown(["verdict", "claims"], counts.most_common())
-
-
-def _claims() -> list[Claim]:
-    return [*_of_retrieval(), *_of_the_memory(), *_of_digits(), *_of_faces(), *_of_catch()]
+def table_and_tally() -> dict[str, str]:
+    """Return the table of claims from the stored runs, and the number of claims with each verdict."""
+    found = [*_of_retrieval(), *_of_the_memory(), *_of_digits(), *_of_faces(), *_of_catch()]
+    counts = Counter(claim.verdict.partition(",")[0].removesuffix(" on held-out digits") for claim in found)
+    return {
+        "claims": markdown([*Claim._fields], found),
+        "claims-tally": markdown(["verdict", "claims"], counts.most_common()),
+    }
 
 
 def _of_retrieval() -> Iterable[Claim]:

@@ -93,8 +93,7 @@ def for_pages() -> dict[str, str]:
     _, lines = agents.agents_of_games([])
     made |= {f"{task}-trials": searches.trials(load("search"), task) for task in ("retrieval", "mnist", "faces")}
     made |= {
-        "claims": claims.table(),
-        "claims-tally": claims.tally(),
+        **claims.table_and_tally(),
         "retrieval-pairs": tables.in_pairs(retrieval),
         "retrieval-controls": controls.of_the_lstm(retrieval),
         "retrieval-a-lstm-variants": controls.of_the_a_lstm(retrieval),

@@ -15,6 +15,7 @@ import importlib
 import json
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +114,19 @@ def read(file: str) -> list[Run]:
 
     Raise ValueError for an invalid line, and for a name that is in two lines.
     """
-    path, found = STORE / file, dict[str, Run]()
+    path = STORE / file
+    return [dict(line) for line in _parsed(path, path.read_bytes() if path.exists() else b"")]
+
+
+@lru_cache(maxsize=8)  # tables read the same files for each of their cells
+def _parsed(path: Path, content: bytes) -> list[Run]:
+    """Return the lines of a file with this content."""
+    found = dict[str, Run]()
     # lines of bytes: JSON may hold characters at which splitlines of text would split
-    for number, line in enumerate(path.read_bytes().splitlines() if path.exists() else (), 1):
+    for number, line in enumerate(content.splitlines(), 1):
         try:
             stored = json.loads(line)
-            _check(file, stored)
+            _check(path.name, stored)
             if _name(stored) in found:
                 raise ValueError(f"{_name(stored)} is in an earlier line, too")
         except ValueError as error:

@@ -2,7 +2,7 @@
 
 Each process has one BLAS thread: the products here are small, and the tests already run on all cores. Ctrl-C raises
 KeyboardInterrupt, as in a terminal: a program that was started in the background ignores it, and so would the programs
-that tests start. The runs of a test draw no pictures, which would take nine tenths of their time, unless the test uses
+that tests start. The runs and tables of a test draw no pictures, which would take most of their time, unless it uses
 the fixture `pictures`. Processes that a test starts draw theirs, unless it uses `undrawn`.
 """
 
@@ -21,8 +21,10 @@ from PIL import Image
 
 from fastweights_np import files
 from tasks import figures
+from tasks.figures import style
 
-DRAW = {name: getattr(figures, name) for name in figures.__all__ if name != "title"}
+DRAW = [(figures, name, getattr(figures, name)) for name in figures.__all__ if name != "title"]
+DRAW.append((style, "save", style.save))  # the figures of the bench
 
 
 def _a_pixel(draw):
@@ -32,6 +34,7 @@ def _a_pixel(draw):
         given = inspect.signature(draw).bind(*arguments, **options).arguments
         with files.whole(given["path"]) as file:
             Image.new("1", (1, 1)).save(file, "PNG")
+        style.plt.close("all")
 
     return write
 
@@ -39,16 +42,16 @@ def _a_pixel(draw):
 @pytest.fixture(scope="session", autouse=True)
 def _without_pictures():
     with pytest.MonkeyPatch.context() as patched:
-        for name, draw in DRAW.items():
-            patched.setattr(figures, name, _a_pixel(draw))
+        for module, name, draw in DRAW:
+            patched.setattr(module, name, _a_pixel(draw))
         yield
 
 
 @pytest.fixture
 def pictures(monkeypatch):
     """Draw the pictures of this test's runs."""
-    for name, draw in DRAW.items():
-        monkeypatch.setattr(figures, name, draw)
+    for module, name, draw in DRAW:
+        monkeypatch.setattr(module, name, draw)
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,16 @@ def test_every_link_holds(what):
     if what == "the others":
         links = other_links(layers, quick=False, move=lambda tree: tree)
     else:
-        links = audit.run(layers=[what], others=False)
+        links = audit.run(layers=[what], others=False, few=True)
     for link in links:
         assert link.passed, f"{link.title}: {link.worst:.1e} at {link.where}"
+
+
+def test_few_leaves_out_finite_differences_alone():
+    whole, few = (audit.run(layers=["irnn"], others=False, few=few) for few in (False, True))
+    cases = [{link.number: link.cases for link in links} for links in (whole, few)]
+    assert cases[0][4] == cases[0][7] == cases[1][7] == 4
+    assert cases[1][4] == 1
 
 
 def test_relative_error_finds_the_worst_entry_and_never_passes_what_is_not_finite():

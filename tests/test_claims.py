@@ -21,7 +21,8 @@ def run(layer, size, error, seed=0, later=()):
 def verdicts(monkeypatch, tmp_path, runs):
     monkeypatch.setattr(stored, "STORE", tmp_path)
     monkeypatch.setattr(cells, "retrieval", lambda: runs)
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in claims.table().splitlines()[2:]]
+    lines = claims.table_and_tally()["claims"].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     return {row[0]: row[2:] for row in rows}
 
 
@@ -81,5 +82,6 @@ def test_results_are_similar_if_the_ranges_of_the_seeds_overlap(twice, later, ve
 
 def test_the_tally_counts_every_claim(monkeypatch, tmp_path):
     monkeypatch.setattr(stored, "STORE", tmp_path)
-    counts = [int(line.split("|")[2]) for line in claims.tally().splitlines()[2:]]
-    assert sum(counts) == len(claims.table().splitlines()) - 2
+    made = claims.table_and_tally()
+    counts = [int(line.split("|")[2]) for line in made["claims-tally"].splitlines()[2:]]
+    assert sum(counts) == len(made["claims"].splitlines()) - 2

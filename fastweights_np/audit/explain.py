@@ -75,9 +75,8 @@ def explain(number: str, device: str, quick: bool = False, lines_only: bool = Fa
         return 0
 
     subjects = {subject for each in fast for subject in SUBJECTS.get(each.path.stem, (each.path.stem,))}
-    print(
-        f"\n--- errors of all that uses these lines: {', '.join(sorted(subjects))} ({device}, a quarter of the cases)\n"
-    )
+    cases = f"{device}, link 4 in a quarter of the cases"
+    print(f"\n--- errors of all that uses these lines: {', '.join(sorted(subjects))} ({cases})\n")
     links = run(device, quick, _layers(subjects), others=not subjects <= {*LAYERS, NAME}, few=True)
     links = [link for link in links if link.subject in subjects]
     print(table(links))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,13 +14,12 @@ from ..plain import convnet as plain_convnet
 from ..plain import losses
 from ..trees import flatten, map_leaves, unflatten
 from .cases import QUADRANTS, Case
-from .layers import differentiate
+from .layers import differentiate, reference
 from .links import Arrays, Link, Move
 from .operations import CONVNETS
 
 
 def network_link(layers: Sequence[Any], move: Move) -> Link:
-    import autograd
     import autograd.numpy
 
     link = Link(3, "backward = autograd", "network", 1e-12)
@@ -39,12 +38,23 @@ def network_link(layers: Sequence[Any], move: Move) -> Link:
         def mean_loss(tree: Arrays, of: Any = recurrent, tokens: Any = tokens, labels: Any = labels) -> Any:
             return losses.loss_of_network(tree, tokens, labels, of, autograd.numpy)
 
-        expected_loss, expected = autograd.value_and_grad(mean_loss)(params)
-        link.compare(layer, flatten(grads) | {"loss": loss}, flatten(expected) | {"loss": expected_loss})
+        expected = _reference(layer, params, {"tokens": tokens, "labels": labels}, mean_loss)
+        link.compare(layer, flatten(grads) | {"loss": loss}, expected)
     _compare_networks_of_images(link, move)
     if "fast_weights" in layers:
         _compare_stacked_networks(link, move)
     return link
+
+
+def _reference(case: str, params: Arrays, data: Arrays, mean_loss: Callable[[Arrays], Any]) -> Arrays:
+    """Return the loss of a network and its gradients by autograd."""
+    import autograd
+
+    def compute() -> Arrays:
+        loss, gradients = autograd.value_and_grad(mean_loss)(params)
+        return flatten(gradients) | {"loss": loss}
+
+    return reference(case, flatten(params) | data, compute)
 
 
 def _states_of(case: Case, np: Any, params: Arrays, x: Any) -> Any:
@@ -54,7 +64,6 @@ def _states_of(case: Case, np: Any, params: Arrays, x: Any) -> Any:
 
 def _compare_networks_of_images(link: Link, move: Move) -> None:
     """Compare the networks of images: patches to a recurrent layer, and images to a ConvNet."""
-    import autograd
     import autograd.numpy
 
     rng = numpy.random.default_rng(23)
@@ -79,13 +88,12 @@ def _compare_networks_of_images(link: Link, move: Move) -> None:
     for name, model, inputs, mean_loss in models:
         params = model.init(rng, "float64")
         loss, grads = model.loss_and_gradients(move(params), move(inputs), move(labels))
-        expected_loss, expected = autograd.value_and_grad(mean_loss)(params)
-        link.compare(name, flatten(grads) | {"loss": loss}, flatten(expected) | {"loss": expected_loss})
+        expected = _reference(name, params, {"inputs": inputs, "labels": labels}, mean_loss)
+        link.compare(name, flatten(grads) | {"loss": loss}, expected)
 
 
 def _compare_stacked_networks(link: Link, move: Move) -> None:
     """Compare networks of real vectors, two levels of both directions, learned λ and η, and a padded batch."""
-    import autograd
     import autograd.numpy
 
     rng, lengths = numpy.random.default_rng(25), numpy.array([4, 2])
@@ -102,8 +110,8 @@ def _compare_stacked_networks(link: Link, move: Move) -> None:
         def mean_loss(tree: Arrays, net: Any = net, targets: Any = targets) -> Any:
             return _loss_of_sequences(tree, net, vectors, targets, lengths, autograd.numpy)
 
-        expected_loss, expected = autograd.value_and_grad(mean_loss)(params)
-        link.compare(name, flatten(grads) | {"loss": loss}, flatten(expected) | {"loss": expected_loss})
+        expected = _reference(name, params, {"inputs": vectors, "targets": targets}, mean_loss)
+        link.compare(name, flatten(grads) | {"loss": loss}, expected)
 
 
 def _loss_of_sequences(tree: Arrays, net: network.Network, vectors: Any, targets: Any, lengths: Any, np: Any) -> Any:
@@ -172,7 +180,9 @@ def actor_critic_links(layers: Sequence[str], quick: bool, move: Move) -> Iterat
             recurrent = partial(_states_of, case, np)
             return losses.loss_of_agent(tree, seen, **given, layer=recurrent, np=np)
 
-        by_autograd.compare(layer, grads, flatten(autograd.grad(loss)(params, autograd.numpy)))
+        gradients = partial(autograd.grad(loss), params, autograd.numpy)
+        expected = reference(layer, flatten(params) | {"seen": seen} | given, gradients)
+        by_autograd.compare(layer, grads, flatten(expected))
         if not quick:
             flat = flatten(params)
             differences = {name: differentiate(lambda at: loss(unflatten(at), numpy), flat, name) for name in flat}

@@ -25,16 +25,14 @@ def run(
     time.
     layers: names of recurrent layers, and fast_weight_programmer.
     only: titles of the layers' links to run; all if empty.
-    others: whether to run more than the links of these layers. few: whether to run a quarter of the cases, with all
-    links.
+    others: whether to run more than the links of these layers. few: whether link 4 runs a quarter of the layers' cases.
     """
     move: Move = (lambda tree: tree) if device == "cpu" else (lambda tree: to_device(tree, device))
     links = programmer_links(quick, few, move, only) if NAME in layers else []
     layers = [layer for layer in layers if layer in LAYERS]
-    cases = tuple(case for case in (QUICK if few or quick else FULL) if case.layer in layers)
-    links += [
-        link for layer in layers for link in layer_links([c for c in cases if c.layer == layer], quick, move, only)
-    ]
+    cases = tuple(case for case in (QUICK if quick else FULL) if case.layer in layers)
+    for layer in layers:
+        links += layer_links([case for case in cases if case.layer == layer], quick, few, move, only)
     if others:
         links += other_links(layers, quick, move)
         if device != "cpu":
