@@ -1,0 +1,85 @@
+"""Compare forward + backward of the write rules with the same chunks in PyTorch and JAX: python -m bench chunks."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+from . import speed
+from .peers.problem import Programmer
+from .peers.runner import ENTRIES, PROGRAMMING, at_work, is_ours, take_turns
+from .report import geometric_mean, markdown, store
+
+Row = dict[str, Any]
+
+RULES = ("sum", "decay", "delta", "gated_delta")
+SIZES = ((8, 1024, 4, 64), (1, 4096, 4, 64))  # B, T, heads, d
+STEPS = (512, 1024, 2048, 4096)  # T at B = 1, 4 heads, d = 64
+LAYER = "fast_weight_programmer"
+PEERS = ("PyTorch eager", "torch.compile", "JAX scan")
+
+
+def run(threads: list[int], sizes: tuple[tuple[int, ...], ...] = SIZES, steps: tuple[int, ...] = STEPS) -> None:
+    """Measure every rule and size with each number of threads. Store chunks.json, chunks-steps.json, and their .md."""
+    names = speed.installed(list(PROGRAMMING))
+    rows: list[Row] = []
+    for count, size, rule in product(threads, sizes, RULES):
+        ours = max(filter(is_ours, names), key=lambda name: min(ENTRIES[name].parts, count))
+        rows += measured(rule, size, [ours, *(name for name in names if not is_ours(name))], count)
+    speed.check_comparable(rows)
+    store("chunks", rows, table(rows), LAYER)
+    longer = [
+        row for rule, T in product(("sum", "gated_delta"), steps)
+        for row in measured(rule, (1, T, 4, 64), [next(iter(PROGRAMMING))], 1, alone=True)
+    ]  # fmt: skip
+    store("chunks-steps", longer, table_of_steps(longer), LAYER)
+
+
+def measured(rule: str, size: tuple[int, ...], names: list[str], threads: int, alone: bool = False) -> list[Row]:
+    """Return one row, the median times of the frameworks whose answers are right, and print it.
+
+    Return no row unless it has both ours and a peer. alone: ours is enough.
+    """
+    with at_work(Programmer(rule, *size), names, threads) as processes:
+        times = take_turns(processes, rounds=5)
+    medians = "; ".join(f"{name} {time['median_ms']:.1f}" for name, time in times.items())
+    print(f"{rule}, B, T, heads, d {size}, threads {threads}: {medians} ms", flush=True)
+    if {is_ours(name) for name in times} != ({True} if alone else {True, False}):
+        print("   left out: expected both ours and a peer with right answers", flush=True)
+        return []
+    return [{"rule": rule, "size": size, "threads": threads, "times": times}]
+
+
+def table(rows: list[Row]) -> str:
+    """Return each framework's best time over all numbers of threads for each rule and size; then every time."""
+    lines, ratios = [], list[float]()
+    for size, rule in dict.fromkeys((tuple(row["size"]), row["rule"]) for row in rows):
+        best: dict[str, tuple[float, int]] = {}
+        for row in rows:
+            if (tuple(row["size"]), row["rule"]) == (size, rule):
+                for name, time in row["times"].items():
+                    found = (time["median_ms"], row["threads"])
+                    who = "ours" if is_ours(name) else name.partition(",")[0]
+                    best[who] = min(best.get(who, found), found)
+        ratios.append(best["ours"][0] / min(best[who][0] for who in best if who != "ours"))
+        cells = [f"{best[who][0]:.1f} ({best[who][1]})" if who in best else "-" for who in ("ours", *PEERS)]
+        lines.append([rule, ", ".join(map(str, size)), *cells, f"**{ratios[-1]:.2f}**"])
+    lines.append(["geometric mean", "", "", "", "", "", f"**{geometric_mean(ratios):.2f}**"])
+    header = ["rule", "B, T, heads, d", "ours, ms (threads)", *(f"{peer}, ms" for peer in PEERS)]
+    names = list(dict.fromkeys(name for row in rows for name in row["times"]))
+    every = [
+        [row["rule"], ", ".join(map(str, row["size"])), row["threads"],
+         *(f"{row['times'][name]['median_ms']:.1f}" if name in row["times"] else "-" for name in names)]
+        for row in rows
+    ]  # fmt: skip
+    whole = "\nMedian ms of every framework:\n\n" + markdown(["rule", "B, T, heads, d", "threads", *names], every)
+    return markdown([*header, "ours / fastest peer"], lines) + speed.JAX_SETTING + whole
+
+
+def table_of_steps(rows: list[Row]) -> str:
+    """Return our time on one thread for each T, and the time per step."""
+    lines = []
+    for row in rows:
+        (time,), T = row["times"].values(), row["size"][1]
+        lines.append([row["rule"], T, f"{time['median_ms']:.2f}", f"{1e3 * time['median_ms'] / T:.2f}"])
+    return markdown(["rule", "T", "forward + backward, ms", "µs a step"], lines)
