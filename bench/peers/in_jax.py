@@ -240,7 +240,7 @@ def step(problem: Step) -> Framework:
 
 
 def chunks(
-    q: Array, k: Array, v: Array, beta: Array | None = None, log_decay: Array | None = None, length: int = 64
+    q: Array, k: Array, v: Array, beta: Array | None = None, log_decay: Array | None = None, length: int = 32
 ) -> Array:  # fmt: skip
     """Compute the memory of keys and values in chunks of this length, all of them in batched products.
 
