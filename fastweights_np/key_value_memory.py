@@ -28,6 +28,7 @@ from .threads import of_each
 __all__ = ["Cache", "Gradients", "backward", "final_state", "forward"]
 
 CHUNK = 32  # steps in a chunk
+BLOCKS = 4  # for each thread, if there are several: smaller arrays stay in the cache that they share
 
 
 @dataclass
@@ -51,10 +52,11 @@ class BlockCache:
 
 @dataclass
 class Cache:
-    """All that `backward` depends on: blocks of sequences and heads, one for each thread."""
+    """All that `backward` depends on: blocks of sequences and heads, which threads share."""
 
     blocks: list[tuple[slice, slice]]
     caches: list[BlockCache]
+    threads: int
 
 
 def forward(
@@ -103,16 +105,16 @@ def forward(
         )  # fmt: skip
 
     blocks = _blocks(batch_size, heads, threads)
-    outputs, caches = zip(*of_each(of_block, blocks), strict=True)
-    return _joined(outputs, blocks, 1), Cache(blocks, list(caches))
+    outputs, caches = zip(*of_each(of_block, blocks, threads), strict=True)
+    return _joined(outputs, blocks, 1), Cache(blocks, list(caches), threads)
 
 
 def _blocks(batch_size: int, heads: int, threads: int) -> list[tuple[slice, slice]]:
-    """Return blocks of sequences and heads (B, N), at most one for each thread."""
+    """Return blocks of sequences or of heads (B, N): all at once for one thread, else up to BLOCKS for each."""
     of_sequences = batch_size >= threads
     size = batch_size if of_sequences else heads
-    ends = [size * n // min(threads, size) for n in range(min(threads, size) + 1)]
-    cuts = [slice(*each) for each in pairwise(ends)]
+    count = 1 if threads == 1 else min(BLOCKS * threads, size)
+    cuts = [slice(*ends) for ends in pairwise(size * n // count for n in range(count + 1))]
     return [(cut, slice(None)) if of_sequences else (slice(None), cut) for cut in cuts]
 
 
@@ -197,7 +199,8 @@ def backward(do: Array, cache: Cache, dstate: Array | None = None) -> Gradients:
         return _backward(do[:, b, n], of_cache, None if dstate is None else dstate[b, n])
 
     blocks = cache.blocks
-    *of_steps, of_state = zip(*of_each(of_block, list(zip(blocks, cache.caches, strict=True))), strict=True)
+    parts = list(zip(blocks, cache.caches, strict=True))
+    *of_steps, of_state = zip(*of_each(of_block, parts, cache.threads), strict=True)
     joined: list[Any] = [None if pieces[0] is None else _joined(pieces, blocks, 1) for pieces in of_steps]
     return Gradients._make([*joined, _joined(of_state, blocks, 0)])
 
@@ -254,7 +257,7 @@ def _backward(do: Array, cache: BlockCache, dstate: Array | None) -> Gradients:
     dlog = None
     if cache.learned_decay:
         # exp of the sum of log α over some steps                                                                   (P8)
-        of_whole = _times(after * before, D.whole).sum(axis=(3, 4))[..., None, None]
+        of_whole = _times(xp.einsum("...vk,...vk->...", after, before)[..., None, None], D.whole)
         dlog = by_steps(_span_sums(of_pairs, of_start, of_end) + of_whole, cache.steps)[..., 0]
         dlog = _times(dlog, cache.written)
     return Gradients(dq, dk, dv, dbeta, dlog, dS[0].copy())
@@ -269,9 +272,8 @@ def _span_sums(of_pairs: Array, of_start: Array, of_end: Array) -> Array:
     """
     xp, L = array_module(of_pairs=of_pairs), of_pairs.shape[-1]
     not_after, before = (xp.asarray(numpy.tri(L, k=k), of_pairs.dtype) for k in (0, -1))  # (a, i) i <= a; (i, j) j < i
-    pairs: Array = of_pairs @ before.T
-    pairs *= not_after
-    return pairs.sum(axis=3)[..., None] + not_after.T @ of_start + before @ of_end
+    pairs: Array = xp.einsum("...ai,ai->...i", of_pairs @ before.T, not_after)[..., None]
+    return pairs + not_after.T @ of_start + before @ of_end
 
 
 def final_state(cache: Cache) -> Array:
@@ -291,7 +293,7 @@ def _times(array: Array, factor: Array | None) -> Array:
 
 def _dot(left: Array, right: Array) -> Array:
     """Return the products of the rows of two arrays (.., L, d), as (.., L, 1)."""
-    dots: Array = (left * right).sum(axis=-1, keepdims=True)
+    dots: Array = array_module(left=left).einsum("...d,...d->...", left, right)[..., None]
     return dots
 
 

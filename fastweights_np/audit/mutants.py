@@ -186,7 +186,7 @@ _MUTANTS: dict[str, tuple[str, str, str, str]] = {
     "programmer: decay's gradient without what was erased of S before": ("key_value_memory.py", "            of_start -= _dot(dK_before, K)\n", "", "P8"),
     "programmer: decay's gradient without S before the chunk": ("key_value_memory.py", "_span_sums(of_pairs, of_start, of_end) + of_whole", "_span_sums(of_pairs, of_start, of_end)", "P8"),
     "programmer: decay's gradient from the step's own write": ("key_value_memory.py", "for k in (0, -1))  # (a, i)", "for k in (0, 0))  # (a, i)", "P8"),
-    "programmer: decay's gradient from reads before": ("key_value_memory.py", "    pairs *= not_after\n", "", "P8"),
+    "programmer: decay's gradient from reads before": ("key_value_memory.py", "of_pairs @ before.T, not_after)", "of_pairs @ before.T, not_after**0)", "P8"),
     "programmer: reset within a chunk ignored": ("chunks.py", "(filled[..., :, None] == filled[..., None, :]) & lower", "(filled[..., :, None] == filled[..., :, None]) & lower", "S1"),
     "programmer: S before the chunk read after a reset": ("chunks.py", "(filled == before)[..., None],", "(filled == filled)[..., None],", "S1"),
     "plain fast weights: λ's gradient from the A after": ('plain/fast_weights.py', '(G * A).sum()', '(G * (decay * A + rate * outer(h, h))).sum()', "F10"),
