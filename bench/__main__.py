@@ -54,6 +54,7 @@ def main(arguments: list[str]) -> int:
         "--endure", type=_positive, metavar="STEPS",
         help="instead, measure time, memory and error of the stepper over this many steps",
     )  # fmt: skip
+    commands.add_parser("rules", help="measure what eight write rules hold and forget, without training")
     chunks = commands.add_parser("chunks", help="time the write rules in chunks, compared with PyTorch and JAX")
     for each in (inference, step, chunks):
         each.add_argument(
@@ -166,6 +167,10 @@ def _do(chosen: argparse.Namespace) -> None:
         from . import inference
 
         inference.run(sorted(set(chosen.threads)), chosen.sizes or ())
+    elif chosen.command == "rules":
+        from . import rules
+
+        rules.run()
     elif chosen.command == "chunks":
         from . import chunks
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import product
 from typing import Any
 
@@ -11,46 +14,49 @@ from .peers.runner import ENTRIES, PROGRAMMING, at_work, is_ours, take_turns
 from .report import geometric_mean, markdown, store
 
 Row = dict[str, Any]
+Size = tuple[int, int, int, int]  # B, T, heads, d
 
 RULES = ("sum", "decay", "delta", "gated_delta")
-SIZES = ((8, 1024, 4, 64), (1, 4096, 4, 64))  # B, T, heads, d
+SIZES: tuple[Size, ...] = ((8, 1024, 4, 64), (1, 4096, 4, 64))
 STEPS = (512, 1024, 2048, 4096)  # T at B = 1, 4 heads, d = 64
 LAYER = "fast_weight_programmer"
 PEERS = ("PyTorch eager", "torch.compile", "JAX scan")
 COMPILED = (8, 1024, 4, 64)  # the size at which torch.compile runs, with all threads: one row takes a minute to compile
 
 
-def run(threads: list[int], sizes: tuple[tuple[int, ...], ...] = SIZES, steps: tuple[int, ...] = STEPS) -> None:
+def run(threads: list[int], sizes: Sequence[Size] = SIZES, steps: Sequence[int] = STEPS) -> None:
     """Measure every rule and size with each number of threads. Store chunks.json, chunks-steps.json, and their .md."""
     names = speed.installed(list(PROGRAMMING))
     rows: list[Row] = []
-    for count, size, rule in product(threads, sizes, RULES):
+    for count, size in product(threads, sizes):
         chosen = [max(filter(is_ours, names), key=lambda name: min(ENTRIES[name].parts, count))]
         compiled = size == COMPILED and count == max(threads)
         chosen += [name for name in names if not is_ours(name) and (compiled or "compile" not in name)]
-        rows += measured(rule, size, chosen, count)
+        rows += measured([(rule, size) for rule in RULES], chosen, count)
+    rows = [row for row in rows if {is_ours(name) for name in row["times"]} == {True, False}]
     speed.check_comparable(rows)
     store("chunks", rows, table(rows), LAYER)
-    longer = [
-        row for rule, T in product(("sum", "gated_delta"), steps)
-        for row in measured(rule, (1, T, 4, 64), [next(iter(PROGRAMMING))], 1, alone=True)
-    ]  # fmt: skip
-    store("chunks-steps", longer, table_of_steps(longer), LAYER)
+    longer = [(rule, (1, T, 4, 64)) for rule, T in product(("sum", "gated_delta"), steps)]
+    rows = measured(longer, [next(iter(PROGRAMMING))], 1)
+    store("chunks-steps", rows, table_of_steps(rows), LAYER)
 
 
-def measured(rule: str, size: tuple[int, ...], names: list[str], threads: int, alone: bool = False) -> list[Row]:
-    """Return one row, the median times of the frameworks whose answers are right, and print it.
+def measured(problems: Sequence[tuple[str, Size]], names: list[str], threads: int) -> list[Row]:
+    """Return a row for each rule and size, the median times of the frameworks whose answers are right, and print it.
 
-    Return no row unless it has both ours and a peer. alone: ours is enough.
+    All processes are started at once, before the first of them is timed.
     """
-    with at_work(Programmer(rule, *size), names, threads) as processes:
-        times = take_turns(processes, rounds=5)
-    medians = "; ".join(f"{name} {time['median_ms']:.1f}" for name, time in times.items())
-    print(f"{rule}, B, T, heads, d {size}, threads {threads}: {medians} ms", flush=True)
-    if {is_ours(name) for name in times} != ({True} if alone else {True, False}):
-        print("   left out: expected both ours and a peer with right answers", flush=True)
-        return []
-    return [{"rule": rule, "size": size, "threads": threads, "times": times}]
+    rows = []
+    with ExitStack() as stack, ThreadPoolExecutor(len(problems)) as pool:
+        starting = [at_work(Programmer(rule, *size), names, threads) for rule, size in problems]
+        at_works = list(pool.map(stack.enter_context, starting))
+        print(f"threads {threads}: {sum(map(len, at_works))} processes are ready", flush=True)
+        for (rule, size), processes in zip(problems, at_works, strict=True):
+            times = take_turns(processes, rounds=5)
+            medians = "; ".join(f"{name} {time['median_ms']:.1f}" for name, time in times.items())
+            print(f"{rule}, B, T, heads, d {size}: {medians} ms", flush=True)
+            rows.append({"rule": rule, "size": size, "threads": threads, "times": times})
+    return rows
 
 
 def table(rows: list[Row]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from ..backend import to_device
 from ..network import LAYERS
+from . import programmer
 from .cases import FULL, QUICK
 from .layers import device_link, layer_links
 from .links import Link, Move
@@ -29,7 +30,8 @@ def run(
     links.
     """
     move: Move = (lambda tree: tree) if device == "cpu" else (lambda tree: to_device(tree, device))
-    links = programmer_links(quick, few, move, only) if NAME in layers else []
+    of_programmer = programmer.QUICK if few or quick else programmer.FULL
+    links = programmer_links(of_programmer, quick, move, only) if NAME in layers else []
     layers = [layer for layer in layers if layer in LAYERS]
     cases = tuple(case for case in (QUICK if few or quick else FULL) if case.layer in layers)
     links += [
