@@ -54,7 +54,9 @@ def main(arguments: list[str]) -> int:
         "--endure", type=_positive, metavar="STEPS",
         help="instead, measure time, memory and error of the stepper over this many steps",
     )  # fmt: skip
-    for each in (inference, step):
+    commands.add_parser("rules", help="measure what eight write rules hold and forget, without training")
+    chunks = commands.add_parser("chunks", help="time the write rules in chunks, compared with PyTorch and JAX")
+    for each in (inference, step, chunks):
         each.add_argument(
             "--threads", type=_positive, nargs="+", default=[1, cores], help="number of cores for each framework"
         )
@@ -170,6 +172,14 @@ def _do(chosen: argparse.Namespace) -> None:
         from . import inference
 
         inference.run(sorted(set(chosen.threads)), chosen.sizes or ())
+    elif chosen.command == "rules":
+        from . import rules
+
+        rules.run()
+    elif chosen.command == "chunks":
+        from . import chunks
+
+        chunks.run(sorted(set(chosen.threads)))
     elif chosen.command == "step":
         if chosen.endure is not None:
             from . import endurance

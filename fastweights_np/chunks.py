@@ -34,13 +34,18 @@ def by_steps(array: Array, steps: int) -> Array:
 class Decays(NamedTuple):
     """How much is left of one step's S in another's: the product of the α in between, 0 if a reset lies in between.
 
-    B and N are 1 where all sequences, or all heads, have the same.
+    B and N are 1 where all sequences, or all heads, have the same. None is 1 everywhere.
     """
 
     within: Array  # (B, N, C, L, L)  of step j in step i >= j of the chunk; 0 for j > i
-    from_start: Array  # (B, N, C, L, 1)  of the S before the chunk in step i
-    to_end: Array  # (B, N, C, L, 1)  of step j in the last step of the chunk
-    whole: Array  # (B, N, C, 1, 1)  of the S before the chunk in the last step
+    from_start: Array | None  # (B, N, C, L, 1)  of the S before the chunk in step i
+    to_end: Array | None  # (B, N, C, L, 1)  of step j in the last step of the chunk
+    whole: Array | None  # (B, N, C, 1, 1)  of the S before the chunk in the last step
+
+    @classmethod
+    def none(cls, xp: ModuleType, chunk: int, dtype: Any) -> Decays:
+        """Return those of a memory without decay and without resets."""
+        return cls(xp.asarray(numpy.tri(chunk), dtype), None, None, None)
 
     @classmethod
     def of(cls, log_decay: Array, parts: numpy.ndarray | None, chunk: int, dtype: Any) -> Decays:
@@ -57,6 +62,10 @@ class Decays(NamedTuple):
         decays = (between, sums[..., None], (last - sums)[..., None], last[..., None])
         exps = (xp.exp(each.astype(dtype)) for each in decays)
         return cls(*(each * mask for each, mask in zip(exps, _same_document(xp, parts, chunk, dtype), strict=True)))
+
+    def left(self, state: Array, c: int) -> Array:
+        """Return what is left of the S before chunk c in its last step. The gradient of S decays by the same factor."""
+        return state if self.whole is None else self.whole[:, :, c] * state
 
 
 def _same_document(xp: ModuleType, parts: numpy.ndarray | None, chunk: int, dtype: Any) -> list[Array]:

@@ -121,7 +121,7 @@ def forward(
     x may also be ops.embedding(table, tokens), with a table (V, I) and tokens (T, B).
 
     state           the State before the first step; zero if None
-    decay           λ in (0, 1], for params without a gate_bias
+    decay           λ in (0, 1], for params without a gate_bias. It has no gradient: a rule with a gate_bias learns one
     feature_map     φ of keys and queries: "identity", "elu", "dpfp-1", "dpfp-2", ...: see features.py
     normalization   of φ: "none", "l2" or "sum". None selects l2 for the delta rule, else none. The delta rule needs
                     β |k|² <= 2, else S grows without bound; l2 and sum guarantee it

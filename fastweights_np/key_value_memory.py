@@ -27,7 +27,8 @@ from .threads import of_each
 
 __all__ = ["Cache", "Gradients", "backward", "final_state", "forward"]
 
-CHUNK = 64  # steps in a chunk
+CHUNK = 32  # steps in a chunk
+BLOCKS = 4  # for each thread, if there are several: smaller arrays stay in the cache that they share
 
 
 @dataclass
@@ -51,10 +52,11 @@ class BlockCache:
 
 @dataclass
 class Cache:
-    """All that `backward` depends on: blocks of sequences and heads, one for each thread."""
+    """All that `backward` depends on: blocks of sequences and heads, which threads share."""
 
     blocks: list[tuple[slice, slice]]
     caches: list[BlockCache]
+    threads: int
 
 
 def forward(
@@ -103,16 +105,16 @@ def forward(
         )  # fmt: skip
 
     blocks = _blocks(batch_size, heads, threads)
-    outputs, caches = zip(*of_each(of_block, blocks), strict=True)
-    return _joined(outputs, blocks, 1), Cache(blocks, list(caches))
+    outputs, caches = zip(*of_each(of_block, blocks, threads), strict=True)
+    return _joined(outputs, blocks, 1), Cache(blocks, list(caches), threads)
 
 
 def _blocks(batch_size: int, heads: int, threads: int) -> list[tuple[slice, slice]]:
-    """Return blocks of sequences and heads (B, N), at most one for each thread."""
+    """Return blocks of sequences or of heads (B, N): all at once for one thread, else up to BLOCKS for each."""
     of_sequences = batch_size >= threads
     size = batch_size if of_sequences else heads
-    ends = [size * n // min(threads, size) for n in range(min(threads, size) + 1)]
-    cuts = [slice(*each) for each in pairwise(ends)]
+    count = 1 if threads == 1 else min(BLOCKS * threads, size)
+    cuts = [slice(*ends) for ends in pairwise(size * n // count for n in range(count + 1))]
     return [(cut, slice(None)) if of_sequences else (slice(None), cut) for cut in cuts]
 
 
@@ -132,44 +134,47 @@ def _forward(
     xp = array_module(queries=queries, keys=keys, values=values)
     steps, batch_size, heads, size = keys.shape
     L = min(chunk or CHUNK, steps)
-    learned = not isinstance(log_decay, float)
-    logs: Array = log_decay if learned else xp.full((1, 1, 1), log_decay)  # type: ignore[assignment]
-    logs, written = logs + xp.zeros((steps, 1, 1), logs.dtype), None
+    learned, written = not isinstance(log_decay, float), None
     if writes is not None:
         written = xp.asarray(writes[:, :, None], keys.dtype)
-        logs, beta = logs * written, written if beta is None else beta * written
-    D = Decays.of(logs, parts, L, keys.dtype)
+        beta = written if beta is None else beta * written
+    if parts is None and not learned and log_decay == 0:
+        D = Decays.none(xp, L, keys.dtype)
+    else:
+        decaying = xp.ones((steps, 1, 1), keys.dtype) if written is None else written
+        D = Decays.of(log_decay * decaying, parts, L, keys.dtype)
     Q, K, V = (by_chunks(each, L) for each in (queries, keys, values))
     b = None if beta is None else by_chunks(beta[..., None], L)
     S = xp.empty((Q.shape[2] + 1, batch_size, heads, values.shape[-1], size), keys.dtype)
     S[0] = 0 if state is None else state
-    K_to_end, overlaps, inverted = D.to_end * K, None, None
+    K_to_end, overlaps, inverted = _times(K, D.to_end), None, None
 
     if delta:
         overlaps = K @ K.swapaxes(3, 4)
         overlaps *= D.within
         _clear_diagonal(overlaps)
         inverted = inverse(_times(overlaps, None if b is None else b.swapaxes(3, 4)))
-        E, W = inverted @ V, inverted @ (D.from_start * K)
-        U = xp.empty_like(E)
+        K_before, E = _times(K, D.from_start), xp.empty_like(V)
+        U = E if b is None else xp.empty_like(V)
         for c in range(len(S) - 1):
             # e = v - α S(t-1) k                                                                                    (P7)
-            E[:, :, c] -= W[:, :, c] @ S[c].swapaxes(2, 3)
-            U[:, :, c] = E[:, :, c] if b is None else E[:, :, c] * b[:, :, c]
+            missing = V[:, :, c] - K_before[:, :, c] @ S[c].swapaxes(2, 3)
+            xp.matmul(inverted[:, :, c], missing, out=E[:, :, c])
+            if b is not None:
+                xp.multiply(E[:, :, c], b[:, :, c], out=U[:, :, c])
             # S = α S(t-1) + β e kᵀ                                                                           (P6), (P8)
             xp.matmul(U[:, :, c].swapaxes(2, 3), K_to_end[:, :, c], out=S[c + 1])
-            S[c + 1] += D.whole[:, :, c] * S[c]
+            S[c + 1] += D.left(S[c], c)
     else:
         E, U = V, _times(V, b)
         # S = α S(t-1) + β v kᵀ                                                                               (P6), (P8)
         xp.matmul(U.swapaxes(3, 4), K_to_end, out=_in_layout(S[1:]))
         for c in range(len(S) - 1):
-            S[c + 1] += D.whole[:, :, c] * S[c]
+            S[c + 1] += D.left(S[c], c)
     # o = S q                                                                                                       (P5)
     scores = Q @ K.swapaxes(3, 4)
     scores *= D.within
-    outputs = Q @ _in_layout(S[:-1]).swapaxes(3, 4)
-    outputs *= D.from_start
+    outputs = _times(Q, D.from_start) @ _in_layout(S[:-1]).swapaxes(3, 4)
     outputs += scores @ U
     cache = BlockCache(steps, Q, K, b, D, scores, overlaps, inverted, E, U, S, written, learned)
     return by_steps(outputs, steps), cache
@@ -181,7 +186,7 @@ class Gradients(NamedTuple):
     queries: Array
     keys: Array
     values: Array
-    beta: Array
+    beta: Array | None  # None if it was None
     log_decay: Array | None  # None if it was a number
     state: Array
 
@@ -194,7 +199,8 @@ def backward(do: Array, cache: Cache, dstate: Array | None = None) -> Gradients:
         return _backward(do[:, b, n], of_cache, None if dstate is None else dstate[b, n])
 
     blocks = cache.blocks
-    *of_steps, of_state = zip(*of_each(of_block, list(zip(blocks, cache.caches, strict=True))), strict=True)
+    parts = list(zip(blocks, cache.caches, strict=True))
+    *of_steps, of_state = zip(*of_each(of_block, parts, cache.threads), strict=True)
     joined: list[Any] = [None if pieces[0] is None else _joined(pieces, blocks, 1) for pieces in of_steps]
     return Gradients._make([*joined, _joined(of_state, blocks, 0)])
 
@@ -212,31 +218,30 @@ def _backward(do: Array, cache: BlockCache, dstate: Array | None) -> Gradients:
     of_pairs: Any = dscores * cache.scores if cache.learned_decay else None  # of D
     dscores *= D.within
     dU = cache.scores.swapaxes(3, 4) @ dO
-    dO_before = D.from_start * dO
+    dO_before = _times(dO, D.from_start)
     dQ = dO_before @ before
     of_start: Any = _dot(dQ, Q) if cache.learned_decay else None  # of d
     dQ += dscores @ K
     xp.matmul(dO_before.swapaxes(3, 4), Q, out=_in_layout(dS[:-1]))
     # S = α S(t-1) + β e kᵀ,   and with the delta rule e = v - α S(t-1) k                               (P6), (P7), (P8)
-    K_to_end = D.to_end * K
+    K_to_end = _times(K, D.to_end)
     if cache.inverted is not None:
-        transposed = cache.inverted.swapaxes(3, 4)
-        dE, W, K_before = transposed @ _times(dU, b), transposed @ _times(K_to_end, b), D.from_start * K
+        transposed, K_before, dE = cache.inverted.swapaxes(3, 4), _times(K, D.from_start), xp.empty_like(dO)
     for c in reversed(range(len(S) - 1)):
+        dU[:, :, c] += K_to_end[:, :, c] @ dS[c + 1].swapaxes(2, 3)
         if cache.inverted is not None:
-            dE[:, :, c] += W[:, :, c] @ dS[c + 1].swapaxes(2, 3)
+            xp.matmul(transposed[:, :, c], _times(dU[:, :, c], None if b is None else b[:, :, c]), out=dE[:, :, c])
             dS[c] -= dE[:, :, c].swapaxes(2, 3) @ K_before[:, :, c]
-        dS[c] += D.whole[:, :, c] * dS[c + 1]
+        dS[c] += D.left(dS[c + 1], c)
     after = _in_layout(dS[1:])
-    dU += K_to_end @ after.swapaxes(3, 4)
-    dK = (D.to_end * U) @ after
+    dK = _times(U, D.to_end) @ after
     of_end: Any = _dot(dK, K) if cache.learned_decay else None  # of r
     dK += dscores.swapaxes(3, 4) @ Q
     if cache.inverted is not None:
         dV, overlaps = dE, cache.overlaps
         assert overlaps is not None
         doverlaps = dE @ U.swapaxes(3, 4)
-        dK_before = (D.from_start * dE) @ before
+        dK_before = _times(dE, D.from_start) @ before
         if cache.learned_decay:
             of_pairs -= doverlaps * overlaps
             of_start -= _dot(dK_before, K)
@@ -248,11 +253,11 @@ def _backward(do: Array, cache: BlockCache, dstate: Array | None) -> Gradients:
     else:
         dV = _times(dU, b)
     dq, dk, dv = (by_steps(each, cache.steps) for each in (dQ, dK, dV))
-    dbeta = _times(by_steps(_dot(dU, E), cache.steps)[..., 0], cache.written)
+    dbeta = None if b is None else _times(by_steps(_dot(dU, E), cache.steps)[..., 0], cache.written)
     dlog = None
     if cache.learned_decay:
         # exp of the sum of log α over some steps                                                                   (P8)
-        of_whole = (D.whole * (after * before)).sum(axis=(3, 4))[..., None, None]
+        of_whole = _times(xp.einsum("...vk,...vk->...", after, before)[..., None, None], D.whole)
         dlog = by_steps(_span_sums(of_pairs, of_start, of_end) + of_whole, cache.steps)[..., 0]
         dlog = _times(dlog, cache.written)
     return Gradients(dq, dk, dv, dbeta, dlog, dS[0].copy())
@@ -267,9 +272,8 @@ def _span_sums(of_pairs: Array, of_start: Array, of_end: Array) -> Array:
     """
     xp, L = array_module(of_pairs=of_pairs), of_pairs.shape[-1]
     not_after, before = (xp.asarray(numpy.tri(L, k=k), of_pairs.dtype) for k in (0, -1))  # (a, i) i <= a; (i, j) j < i
-    pairs: Array = of_pairs @ before.T
-    pairs *= not_after
-    return pairs.sum(axis=3)[..., None] + not_after.T @ of_start + before @ of_end
+    pairs: Array = xp.einsum("...ai,ai->...i", of_pairs @ before.T, not_after)[..., None]
+    return pairs + not_after.T @ of_start + before @ of_end
 
 
 def final_state(cache: Cache) -> Array:
@@ -289,7 +293,7 @@ def _times(array: Array, factor: Array | None) -> Array:
 
 def _dot(left: Array, right: Array) -> Array:
     """Return the products of the rows of two arrays (.., L, d), as (.., L, 1)."""
-    dots: Array = (left * right).sum(axis=-1, keepdims=True)
+    dots: Array = array_module(left=left).einsum("...d,...d->...", left, right)[..., None]
     return dots
 
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 
-def of_each(function: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
-    """Return function(part) for each part, one thread each."""
-    if len(parts) == 1:
-        return [function(parts[0])]
+def of_each(function: Callable[[Any], Any], parts: Sequence[Any], threads: int | None = None) -> list[Any]:
+    """Return function(part) for each part, on this number of threads; None is one for each part."""
+    count = min(threads or len(parts), len(parts))
+    if count == 1:
+        return [function(part) for part in parts]
     from concurrent.futures import ThreadPoolExecutor  # few need it, and it slows down importing the package
 
-    with ThreadPoolExecutor(len(parts)) as threads:
-        return list(threads.map(function, parts))
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(function, parts))

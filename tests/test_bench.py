@@ -15,6 +15,7 @@ from bench import (
     actors,
     agents,
     base,
+    chunks,
     controls,
     generalization,
     inference,
@@ -28,7 +29,7 @@ from bench import (
 from bench import store as stored
 from bench.__main__ import main
 from bench.peers import runner
-from bench.peers.problem import Forward, Layer, Step, Training
+from bench.peers.problem import Forward, Layer, Programmer, Step, Training
 from bench.sizes import sizes_of
 
 ROOT = Path(__file__).parents[1]
@@ -351,7 +352,7 @@ FAST = ("fast_weights", "multilevel")  # the layers that have fast weights
 RECURRENT = [
     name
     for name, entry in runner.ENTRIES.items()
-    if "compile" not in name and "threads" not in entry.how and name not in runner.STEPPING
+    if "compile" not in name and "threads" not in entry.how and name not in (*runner.STEPPING, *runner.PROGRAMMING)
 ]
 
 
@@ -385,6 +386,46 @@ def test_every_peer_takes_the_same_steps(name):
     problem = Step("fast_weights", batch_size=3, steps=40, hidden_size=6, input_size=2)
     with runner.at_work(problem, [name], threads=1) as processes:
         assert processes, "left out: the message is in the captured output"
+
+
+PROGRAMMING = [name for name in runner.PROGRAMMING if "compile" not in name]
+
+
+@pytest.mark.parametrize("name", PROGRAMMING)
+def test_every_peer_has_the_same_write_rules(name):
+    package = runner.ENTRIES[name].package
+    pytest.importorskip(package, reason=f"{package} comes with the bench extra")
+    for rule in chunks.RULES:
+        problem = Programmer(rule, batch_size=2, steps=64, heads=2, size=5)
+        with runner.at_work(problem, [name], threads=2) as processes:
+            assert processes, "left out: the message is in the captured output"
+
+
+def test_the_table_of_write_rules_takes_the_best_number_of_threads():
+    def row(threads, **medians):
+        names = dict(zip(("ours", "halved", "torch", "jit", "jax"), runner.PROGRAMMING, strict=True))
+        times = {names[name]: {"median_ms": ms} for name, ms in medians.items()}
+        return {"rule": "sum", "size": [1, 64, 2, 4], "threads": threads, "times": times}
+
+    table = chunks.table([row(1, ours=3.0, torch=4.0, jax=9.0), row(2, halved=2.0, torch=5.0, jit=6.0, jax=8.0)])
+    assert "| sum | 1, 64, 2, 4 | 2.0 (2) | 4.0 (1) | 6.0 (2) | 8.0 (2) | **0.50** |" in table
+
+
+def test_time_is_measured_for_longer_sequences(store, monkeypatch):
+    monkeypatch.setattr(chunks, "take_turns", functools.partial(runner.take_turns, turn_seconds=0.01))
+    rows = chunks.measured([("sum", (1, 32, 1, 2)), ("sum", (1, 64, 1, 2))], ["ours, in chunks"], 1)
+    assert chunks.table_of_steps(rows).count("| sum | 64 | ") == 1
+
+
+def test_the_write_rules_forget_what_their_equations_say(store):
+    assert main(["rules"]) == 0
+    figures = json.loads((store / "rules-fast_weight_programmer.json").read_text())["figures"]
+    of = {row.pop("rule"): row for row in figures}
+    assert len(of) == 8
+    assert of["sum"]["64 pairs"] == 0 == of["delta"]["rebound"] == of["gated"]["document"]
+    assert of["sum"]["rebound"] > 40 < of["softmax attention"]["rebound"]
+    assert of["fixed decay"]["oldest"] == 100 > of["fixed decay"]["newest"] == 0
+    assert of["delta"]["64 pairs"] > 0 < of["sum"]["document"]
 
 
 def test_a_wrong_answer_is_left_out_and_said_so(monkeypatch, capsys):

@@ -6,13 +6,16 @@ import copy
 import pickle
 import re
 import tracemalloc
+from itertools import product
 
 import numpy
 import pytest
 
 from fastweights_np import checkpoint, key_value_memory, ops, optim
 from fastweights_np import fast_weight_programmer as layer
+from fastweights_np.audit.programmer import Case, programmer_links
 from fastweights_np.chunks import inverse
+from fastweights_np.features import NORMALIZATIONS
 from fastweights_np.memory import Memory
 
 T, B, I, N, D_K, D_V = 9, 3, 5, 2, 4, 3  # noqa: E741
@@ -124,6 +127,24 @@ def test_a_step_that_only_reads_changes_nothing(rule):
     numpy.testing.assert_allclose(layer.final_state(cache).S, layer.final_state(before).S, atol=1e-14)
     other, _ = layer.forward(params, numpy.concatenate([x, x[-1:]]), writes=alone[[*range(T), -1]])
     numpy.testing.assert_allclose(other[[-1, -2]], y[[-1, -1]], atol=1e-14)
+
+
+def combinations(rule):
+    """Every feature map, normalization and attention normalization that a rule takes."""
+    for feature_map, normalization, divided in product(("identity", "elu", "dpfp-2"), NORMALIZATIONS, (False, True)):
+        if (feature_map == "identity" and (normalization == "sum" or divided)) or (divided and "delta" in rule):
+            continue
+        decay = 0.8 if rule in ("sum", "delta") else 1.0
+        yield Case(rule, 1, decay, feature_map, normalization, divided, steps=3, heads=1, value_size=2)
+
+
+@pytest.mark.parametrize("rule", layer.RULES)
+def test_every_combination_of_options_passes_the_audit(rule):
+    """All forms are equal, for every chunk size, with a carried state and its gradient, lengths and resets."""
+    pytest.importorskip("autograd", reason="autograd comes with the test extra")
+    links = programmer_links(tuple(combinations(rule)), True, False, lambda tree: tree)
+    assert [(link.title, link.where) for link in links if not link.passed] == []
+    assert len(links) == 8
 
 
 # -------------------------------------------------------------------------------------------------- numbers stay finite

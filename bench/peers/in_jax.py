@@ -13,7 +13,7 @@ from jax import numpy as jnp
 from fastweights_np.associative_lstm import permutations
 from fastweights_np.multilevel import Controls
 
-from .problem import Arrays, Forward, Framework, Layer, Step
+from .problem import Arrays, Forward, Framework, Layer, Programmer, Step
 
 # asynchronous dispatch slows down programs of about a millisecond: measured 0.87 ms without it, up to 1.53 ms with it
 jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -237,3 +237,61 @@ def step(problem: Step) -> Framework:
         return jax.block_until_ready(state)
 
     return Framework(run, lambda state: dict(zip(("h", "A"), map(numpy.array, state), strict=True)))
+
+
+def chunks(
+    q: Array, k: Array, v: Array, beta: Array | None = None, log_decay: Array | None = None, length: int = 32
+) -> Array:  # fmt: skip
+    """Compute the memory of keys and values in chunks of this length, all of them in batched products.
+
+    S is (B, N, d_k, d_v) here. The delta rule is one triangular solve for all chunks. A scan over chunks changes S.
+    """
+    steps, batch_size, heads, size = q.shape
+    lower = jnp.tril(jnp.ones((length, length), bool))
+
+    def by_chunks(z: Array) -> Array:
+        """Return (C, B, N, L, ..) from (T, B, N, ..)."""
+        return jnp.moveaxis(z.reshape(-1, length, *z.shape[1:]), 1, 3)
+
+    Q, K, V = by_chunks(q), by_chunks(k), by_chunks(v)
+    D, from_start, to_end, kept = lower, 1.0, 1.0, jnp.ones((len(Q), 1, 1, 1, 1), q.dtype)
+    if log_decay is not None:
+        sums = jnp.cumsum(by_chunks(jnp.broadcast_to(log_decay, (steps, batch_size, heads))), axis=3)[..., None]
+        D = jnp.exp(jnp.where(lower, sums - jnp.swapaxes(sums, 3, 4), -jnp.inf))
+        kept = jnp.exp(sums[..., -1:, :])
+        from_start, to_end = jnp.exp(sums), jnp.exp(sums[..., -1:, :] - sums)
+    K_to_end = K * to_end
+    if beta is None:
+        values, weights = V, None
+    else:
+        b = by_chunks(beta)[..., None]
+        overlaps = jnp.tril(b * (K @ jnp.swapaxes(K, 3, 4)) * D, -1)
+        right = jnp.concatenate([b * V, b * from_start * K], axis=-1)
+        solved = jax.lax.linalg.triangular_solve(overlaps, right, left_side=True, lower=True, unit_diagonal=True)
+        values, weights = jnp.split(solved, 2, axis=-1)
+
+    def step(S: Array, of_chunk: Array) -> Array:
+        keys, value, weight, remains = of_chunk
+        written = value if weight is None else value - weight @ S
+        return remains * S + jnp.swapaxes(keys, 2, 3) @ written, (S, written)
+
+    S = jnp.zeros((batch_size, heads, size, size), q.dtype)
+    before, written = jax.lax.scan(step, S, (K_to_end, values, weights, kept))[1]
+    o = (Q * from_start) @ before + (Q @ jnp.swapaxes(K, 3, 4) * D) @ written
+    return jnp.moveaxis(o, 3, 1).reshape(q.shape)
+
+
+def programmer(problem: Programmer) -> Framework:
+    """Return the memory of keys and values and its vector-Jacobian product as one jit-compiled program."""
+    arrays, do = jax.device_put(problem.arrays())
+
+    @jax.jit
+    def program(arrays: Params, do: Array) -> Any:
+        o, pullback = jax.vjp(lambda arrays: chunks(**arrays), arrays)
+        return o, pullback(do)[0]
+
+    def answer(result: Any) -> Arrays:
+        o, grads = result
+        return {"o": numpy.asarray(o)} | {"d" + name: numpy.asarray(grad) for name, grad in grads.items()}
+
+    return Framework(lambda: jax.block_until_ready(program(arrays, do)), answer)

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy
 
-from fastweights_np import Workspace, fast_weights, optim, to_device, to_host
+from fastweights_np import Workspace, fast_weights, key_value_memory, optim, to_device, to_host
 from fastweights_np.network import LAYERS, train_step
 from fastweights_np.trees import flatten
 from tasks import mnist, retrieval
 from tasks.vision import images
 
-from .problem import Arrays, Forward, Framework, Layer, Step, Training
+from .problem import Arrays, Forward, Framework, Layer, Programmer, Step, Training
 
 
 def layer(problem: Layer, dtype: str = "float32") -> Framework:
@@ -67,6 +67,30 @@ def step(problem: Step, stepper: bool = False, dtype: str = "float32") -> Framew
         return state
 
     return Framework(run, lambda state: state._asdict())
+
+
+def programmer(problem: Programmer, threads: int = 1, dtype: str = "float32") -> Framework:
+    """Return the package's memory of keys and values, its sequences or heads shared by threads."""
+    arrays, do = problem.arrays(dtype)
+    beta, log_decay = arrays.get("beta"), arrays.get("log_decay")
+    if log_decay is not None and problem.rule == "decay":
+        log_decay = log_decay.reshape(1, 1, -1)
+
+    def run() -> Any:
+        o, cache = key_value_memory.forward(
+            arrays["q"], arrays["k"], arrays["v"], None, beta, 0.0 if log_decay is None else log_decay,
+            delta=beta is not None, threads=threads,
+        )  # fmt: skip
+        return o, key_value_memory.backward(do, cache)
+
+    def answer(result: Any) -> Arrays:
+        o, (dq, dk, dv, dbeta, dlog_decay, _) = result
+        if problem.rule == "decay":
+            dlog_decay = dlog_decay.sum(axis=(0, 1))
+        named = {"o": o, "dq": dq, "dk": dk, "dv": dv, "dbeta": dbeta, "dlog_decay": dlog_decay}
+        return {name: value for name, value in named.items() if name.removeprefix("d") in (*arrays, "o")}
+
+    return Framework(run, answer)
 
 
 def seconds_on_a_gpu(run: Any) -> float:

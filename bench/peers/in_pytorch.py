@@ -15,7 +15,7 @@ from fastweights_np.multilevel import Controls
 from fastweights_np.trees import flatten
 
 from .in_numpy import network_and_data
-from .problem import Arrays, Forward, Framework, Layer, Step, Training
+from .problem import Arrays, Forward, Framework, Layer, Programmer, Step, Training
 
 Params = dict[str, Tensor]
 
@@ -263,6 +263,70 @@ def step(problem: Step, compiled: bool = False) -> Framework:
         return h
 
     return Framework(run, lambda h: {"h": h.numpy(), "A": A.numpy()})
+
+
+def chunks(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor | None = None, log_decay: Tensor | None = None, length: int = 32
+) -> Tensor:
+    """Compute the memory of keys and values in chunks of this length, all of them in batched products.
+
+    S is (B N, d_k, d_v) here. The delta rule is one triangular solve for all chunks.
+    """
+    steps, batch_size, heads, size = q.shape
+
+    def by_chunks(z: Tensor) -> Tensor:
+        """Return (B N, C, L, ..) from (T, B, N, ..)."""
+        return z.flatten(1, 2).transpose(0, 1).contiguous().unflatten(1, (-1, length))
+
+    Q, K, V = by_chunks(q), by_chunks(k), by_chunks(v)
+    Q_before, K_to_end, kept = Q, K, None
+    scores, overlaps = Q @ K.mT, None if beta is None else K @ K.mT
+    if log_decay is not None:
+        sums = by_chunks(log_decay.expand(steps, batch_size, heads)).cumsum(2)[..., None]
+        D = (sums - sums.mT).tril().exp()
+        scores, overlaps = scores * D, None if overlaps is None else overlaps * D
+        Q_before, K_to_end = Q * sums.exp(), K * (sums[:, :, -1:] - sums).exp()
+        kept = sums[:, :, -1:].exp().unbind(1)
+    if overlaps is not None:
+        b = by_chunks(beta)[..., None]
+        K_before = K if log_decay is None else K * sums.exp()
+        solved = torch.linalg.solve_triangular(
+            (b * overlaps).tril(-1), torch.cat([b * V, b * K_before], -1), upper=False, unitriangular=True
+        )
+        values, weights = (each.unbind(1) for each in solved.split(size, -1))
+    S, states, errors = q.new_zeros(batch_size * heads, size, size), [], []
+    added = K_to_end.mT @ V if beta is None else K_to_end.mT
+    for c, each in enumerate(added.unbind(1)):
+        states.append(S)
+        old = S if kept is None else S * kept[c]
+        if beta is None:
+            S = old + each
+        else:
+            errors.append(torch.baddbmm(values[c], weights[c], S, alpha=-1))
+            S = torch.baddbmm(old, each, errors[-1])
+    o = Q_before @ torch.stack(states, 1) + scores.tril() @ (V if beta is None else torch.stack(errors, 1))
+    return o.flatten(1, 2).transpose(0, 1).unflatten(1, (batch_size, heads))
+
+
+def programmer(problem: Programmer, compiled: bool = False) -> Framework:
+    """Return the memory of keys and values under PyTorch's autograd, compiled or eager."""
+    arrays, do = problem.arrays()
+    inputs = {name: torch.from_numpy(value).requires_grad_() for name, value in arrays.items()}
+    do = torch.from_numpy(do)
+    function: Any = chunks
+    if compiled:  # the loop is unrolled: half as many chunks compile in half the time
+        function = torch.compile(partial(chunks, length=64), fullgraph=True, dynamic=False)
+
+    def run() -> Any:
+        o = function(**inputs)
+        return o, torch.autograd.grad(o, list(inputs.values()), do)
+
+    def answer(result: Any) -> Arrays:
+        o, grads = result
+        named = zip(["o", *("d" + name for name in inputs)], [o, *grads], strict=True)
+        return {name: value.detach().numpy() for name, value in named}
+
+    return Framework(run, answer)
 
 
 def seconds_on_a_gpu(run: Any) -> float:

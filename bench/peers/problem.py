@@ -77,6 +77,41 @@ class Step(Layer):
 
 
 @dataclass(frozen=True)
+class Programmer:
+    """Forward and backward of the memory of the fast weight programmer: T steps, B sequences, N heads of size d.
+
+    The answer is o and the gradients of all that the rule has among q, k, v, β and log α, from a dense dL/do.
+    S is zero before the first step.
+    """
+
+    rule: str  # "sum", "decay" (log α for each head), "delta" or "gated_delta"
+    batch_size: int
+    steps: int
+    heads: int
+    size: int
+    seed: int = 0
+
+    def arrays(self, dtype: str = "float32") -> tuple[Arrays, numpy.ndarray]:
+        """Return {q, k, v (T, B, N, d); beta, log_decay} and do: the same numbers for every dtype.
+
+        k and q have length 1. beta is (T, B, N). log_decay is (N,) for the rule "decay", (T, B, N) for "gated_delta".
+        """
+        rng = numpy.random.default_rng(self.seed)
+        each = (self.steps, self.batch_size, self.heads)
+        q, k, v, do = (rng.standard_normal((*each, self.size)) for _ in range(4))
+        q, k = (array / numpy.linalg.norm(array, axis=-1, keepdims=True) for array in (q, k))
+        arrays = {"q": q, "k": k, "v": v}
+        if "delta" in self.rule:
+            arrays["beta"] = 1 / (1 + numpy.exp(-rng.standard_normal(each)))
+        if self.rule == "decay":
+            arrays["log_decay"] = numpy.log(1 - 2.0 ** (-5 - numpy.arange(self.heads)))
+        elif self.rule == "gated_delta":
+            arrays["log_decay"] = -numpy.log1p(numpy.exp(-3 - rng.standard_normal(each)))
+        single = {name: array.astype("float32") for name, array in arrays.items()}
+        return {name: array.astype(dtype) for name, array in single.items()}, do.astype("float32").astype(dtype)
+
+
+@dataclass(frozen=True)
 class Training:
     """Some updates of a task's network, retrieval or mnist: select examples, loss, gradients, clipping, Adam.
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy
 
 from . import in_numpy
-from .problem import Arrays, Layer, Training
+from .problem import Arrays, Layer, Programmer, Training
 
 # the forms of a layer in the peers, all of the same equations; "nn" is PyTorch's own module
 FORMS = {
@@ -31,6 +31,9 @@ FORMS = {
 }
 BASE = "base"  # ours at another commit
 TOLERANCE = 1e-4  # of each array of an answer: |ours in float64 - theirs| / |ours in float64|, Euclidean norms
+
+
+Problem = Layer | Programmer | Training
 
 
 class Entry(NamedTuple):
@@ -61,8 +64,16 @@ STEPPING = {  # what computes a Step
     "torch.compile, in place": Entry("in_pytorch", "torch", {"compiled": True}),
     "JAX jit, donated": Entry("in_jax", "jax", {}),
 }
+PROGRAMMING = {  # what computes a Programmer
+    "ours, in chunks": Entry("in_numpy", "numpy", {}),
+    "ours, in chunks, halved": Entry("in_numpy", "numpy", {"threads": 2}),  # on two threads
+    "PyTorch eager, in chunks": Entry("in_pytorch", "torch", {}),
+    "torch.compile, in chunks": Entry("in_pytorch", "torch", {"compiled": True}),
+    "JAX scan, in chunks": Entry("in_jax", "jax", {}),
+}
 ENTRIES = (
     STEPPING
+    | PROGRAMMING
     | {
         "ours": Entry("in_numpy", "numpy", {}),
         "ours, batch halved": Entry("in_numpy", "numpy", {"threads": 2}),  # of the ConvNet
@@ -89,9 +100,7 @@ class WrongAnswer(Exception):
 class Process:
     """The process of one framework, which computes one problem."""
 
-    def __init__(
-        self, name: str, problem: Layer | Training, threads: int, folder: Path, root: Path | None = None
-    ) -> None:
+    def __init__(self, name: str, problem: Problem, threads: int, folder: Path, root: Path | None = None) -> None:
         """Start the process. folder: for its answer. root: the checkout whose code it runs; None for this one."""
         entry = ENTRIES[name]
         self.name = name
@@ -103,7 +112,8 @@ class Process:
         }  # fmt: skip
         names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
         blas = max(1, threads // entry.parts)
-        caches = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}  # an empty cache, so that compiling is timed
+        # an empty cache, so that compiling is timed; one that is set in the environment is used as it is
+        caches = {"TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.peers.worker", json.dumps(specification)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
@@ -176,27 +186,28 @@ def layer_frameworks(layer: str, threads: int, device: str = "cpu") -> list[str]
     return [
         name
         for name, entry in ENTRIES.items()
-        if name not in (BASE, *STEPPING) and entry.how.get("form", forms[0]) in forms and entry.parts <= threads
+        if name not in (BASE, *STEPPING, *PROGRAMMING)
+        and entry.how.get("form", forms[0]) in forms and entry.parts <= threads
         and not (layer in FORMS and "threads" in entry.how)
         and (device == "cpu" or (entry.module != "in_autograd" and entry.parts == 1))
     ]  # fmt: skip
 
 
-def _kind(problem: Layer | Training) -> str:
+def _kind(problem: Problem) -> str:
     """Return the name of the problem's function in the modules of the frameworks."""
     return type(problem).__name__.lower()
 
 
-def expected_answer(problem: Layer | Training) -> Arrays:
+def expected_answer(problem: Problem) -> Arrays:
     """Return our answer in float64, which the audit checks against the equations."""
-    on_the_host: Layer | Training = replace(problem, device="cpu") if isinstance(problem, Layer) else problem
+    on_the_host: Problem = replace(problem, device="cpu") if isinstance(problem, Layer) else problem
     framework = getattr(in_numpy, _kind(problem))(on_the_host, dtype="float64")
     return framework.answer(framework.run())
 
 
 @contextmanager
 def at_work(
-    problem: Layer | Training, names: list[str], threads: int, tolerance: float = TOLERANCE, base: Path | None = None
+    problem: Problem, names: list[str], threads: int, tolerance: float = TOLERANCE, base: Path | None = None
 ) -> Iterator[list[Process]]:
     """Yield the processes of the named frameworks whose answers are right. Print each wrong answer or failure.
 

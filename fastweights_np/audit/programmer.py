@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any
@@ -111,7 +111,9 @@ FULL = (
 )
 
 
-def programmer_links(quick: bool, few: bool, move: Move, only: Collection[str] = ()) -> list[Link]:
+def programmer_links(
+    cases: Sequence[Case], quick: bool, few: bool, move: Move, only: Collection[str] = ()
+) -> list[Link]:  # fmt: skip
     """Return the links; `only` these titles, if there are any. The gradient checks are always run."""
     forms = Link(1, "matrix form = attention form", NAME, 1e-12)
     fast = Link(2, "forward = plain forward", NAME, 1e-12)
@@ -127,7 +129,7 @@ def programmer_links(quick: bool, few: bool, move: Move, only: Collection[str] =
     def wanted(link: Link) -> bool:
         return not only or link.title in only
 
-    for case in QUICK if quick else FULL:
+    for case in cases:
         name, (params, given, cotangents) = str(case), case.arrays()
         y, S, saved = case.plain(params, given)
         expected = {"y": y.reshape(*y.shape[:2], -1), "S(T)": S}

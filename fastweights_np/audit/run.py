@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from ..backend import to_device
 from ..network import LAYERS
+from . import programmer
 from .cases import FULL, QUICK
 from .layers import device_link, layer_links
 from .links import Link, Move
@@ -28,7 +29,8 @@ def run(
     others: whether to run more than the links of these layers. few: whether link 4 runs a quarter of the layers' cases.
     """
     move: Move = (lambda tree: tree) if device == "cpu" else (lambda tree: to_device(tree, device))
-    links = programmer_links(quick, few, move, only) if NAME in layers else []
+    of_programmer = programmer.QUICK if quick else programmer.FULL
+    links = programmer_links(of_programmer, quick, few, move, only) if NAME in layers else []
     layers = [layer for layer in layers if layer in LAYERS]
     cases = tuple(case for case in (QUICK if quick else FULL) if case.layer in layers)
     for layer in layers:
