@@ -74,7 +74,7 @@ def forward(
     P += xp.asarray(_mask(count, L, pad, window or steps, parts, x.dtype.char))
     P -= P.max(axis=-1, keepdims=True)
     xp.exp(P, out=P)
-    scale = 1 / P.sum(axis=-1, keepdims=True)
+    scale = 1 / (P @ xp.ones((P.shape[-1], 1), P.dtype))  # 1 / the sums of rows: a product is faster than .sum
     o = xp.empty((batch_size, count * L, size), x.dtype)
     of_heads = _of_heads(o, heads, L)
     # the softmax is P · scale                                                                                (R3), (R4)
@@ -95,29 +95,26 @@ def backward(dy: Array, cache: Any) -> tuple[Params, Array]:
     xp.matmul(dy, params["output"], out=do[:, :steps])
     do[:, steps:] = 0
     # o = Σ_j p_j v(j)                                                                                              (R3)
-    dO = _of_heads(do, heads, L)
-    along: Any = (dO * _of_heads(o, heads, L)).sum(axis=-1, keepdims=True)
+    dO, p = _of_heads(do, heads, L), size // heads
+    along = (do * o).reshape(batch_size, -1, L, heads, p) @ xp.ones((p, 1), o.dtype)
+    along = along.swapaxes(2, 3) * scale
     dO *= scale
     dS = dO @ V.swapaxes(3, 4)
     # p = softmax(s)                                                                                                (R4)
-    dS -= along * scale
+    dS -= along
     dS *= P
     # s = q·k                                                                                                       (R5)
-    dqkv = xp.zeros_like(qkv)
-    dQ, _, _ = _blocks(dqkv, heads, pad, L)
+    dqkv = xp.empty_like(qkv)
+    dqkv[:, :pad] = 0
+    dQ, dK, dV = (_of_heads(dqkv[:, pad:, n * size : (n + 1) * size], heads, L) for n in range(3))
     xp.matmul(dS, K, out=dQ)
-    for n, of_block in ((1, dS.swapaxes(3, 4) @ Q), (2, P.swapaxes(3, 4) @ dO)):
-        whole = dqkv[:, :, n * size : (n + 1) * size]
-        _of_heads(whole[:, pad:], heads, L)[...] = of_block[..., pad:, :]
-        for c in range(P.shape[1] if pad else 0):  # the steps before a block belong to the block before it, too
-            before = whole[:, c * L : c * L + pad].reshape(batch_size, pad, heads, -1)
-            whole[:, c * L : c * L + pad] = (before + of_block[:, c, :, :pad].swapaxes(1, 2)).reshape(
-                batch_size, pad, size
-            )
-    dqkv = dqkv[:, pad : pad + steps]
+    for n, own, of_block in ((1, dK, dS.swapaxes(3, 4) @ Q), (2, dV, P.swapaxes(3, 4) @ dO)):
+        own[...] = of_block[..., pad:, :]
+        if pad:  # the steps before a block belong to the block before it, too
+            _of_heads(dqkv[:, : L * len(own[0]), n * size : (n + 1) * size], heads, L)[..., :pad, :] += of_block[..., :pad, :]
     # q and k are turned                                                                                            (R2)
     turns = xp.asarray(_turns(0, steps, size, heads, x.dtype.char))
-    dqkv = xp.ascontiguousarray(dqkv)
+    dqkv = xp.ascontiguousarray(dqkv[:, pad : pad + steps])
     dqkv.view(turns.dtype)[:, :, :size] *= turns.conj()
     # q, k, v = Q x, K x, V x                                                                                       (L1)
     rows = dqkv.reshape(-1, 3 * size)

@@ -10,6 +10,7 @@ of the token embeddings, or of the MLP's own input. T steps, B sequences, d entr
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -19,15 +20,37 @@ from . import attention, checks, gated_mlp, in_place_ttt, ops, rms_norm
 from .backend import Array, array_module
 from .network import Model
 from .parts import Classifier, Tree
+from .threads import of_each
+from .trees import flatten, unflatten
 from .workspace import Workspace
 
 __all__ = ["State", "Transformer"]
+
+ROWS = 1024  # tokens that are computed together, about
 
 
 class State(NamedTuple):
     """The state between steps: of each block, its attention's and its MLP's, None for an MLP that is not written."""
 
     blocks: list[tuple[attention.State, in_place_ttt.State | None]]
+
+
+class Part(NamedTuple):
+    """Some sequences of a batch, which are computed together."""
+
+    tokens: Array  # (T, B)
+    places: tuple[Array, Array] | None  # steps and columns of the outputs; None for all
+    resets: Array | None
+    outputs: Any  # the index of its outputs among those of the batch
+
+
+class Cache(NamedTuple):
+    """All that `backward` depends on."""
+
+    params: Tree
+    shape: tuple[int, ...]
+    parts: list[Part]
+    caches: list[Any]
 
 
 @dataclass(frozen=True)
@@ -115,17 +138,55 @@ class Transformer(Model):
 
     def forward(
         self, params: Tree, inputs: Any, workspace: Workspace | None = None, *, resets: Array | None = None
-    ) -> tuple[Array, Any]:  # fmt: skip
+    ) -> tuple[Array, Cache]:  # fmt: skip
         """Return the logits, and the cache.
 
         resets   (T, B), True at the first step of each further document in a sequence, as in spans.py. A step attends
                  to its own document, and reads what its own document has written
         """
-        tokens, *places = inputs if isinstance(inputs, tuple) else (inputs,)
+        tokens, places = _split(inputs)
+        parts = self._parts(params, tokens, places, resets)
+        found = self._of_each(lambda part: self._forward(params, part), parts)
+        logits = found[0][0]
+        if len(parts) > 1:
+            shape = (len(places[0]),) if places is not None else tokens.shape[::-1]
+            logits = numpy.empty((*shape, self.vocabulary), found[0][0].dtype)
+            logits = logits if places is not None else logits.swapaxes(0, 1)
+            for part, (of_part, _) in zip(parts, found, strict=True):
+                logits[part.outputs] = of_part
+        return logits, Cache(params, tokens.shape, parts, [cache for _, cache in found])
+
+    def _parts(self, params: Tree, tokens: Array, places: Any, resets: Array | None) -> list[Part]:
+        """Return the parts of a batch, of about ROWS tokens each, so that their arrays fit in the processor's cache."""
         checks.shape("tokens", tokens, ("T", "B"), "tokens are (steps, sequences)")
-        table = params["embedding"]["table"]
-        ops.embedding(table, tokens)  # raises for tokens that do not fit
-        source = table[tokens.T].swapaxes(0, 1)  # (L2)
+        ops.embedding(params["embedding"]["table"], tokens)  # raises for tokens that do not fit
+        (steps, batch_size), parts = tokens.shape, []
+        size = max(1, ROWS // steps) if array_module(tokens=tokens) is numpy else batch_size
+        size = min(size, -(-batch_size // self.threads))
+        for start in range(0, batch_size, size):
+            columns = slice(start, min(start + size, batch_size))
+            outputs, of_part = (slice(None), columns), None
+            if places is not None:
+                outputs, of_part = slice(None), places
+                if size < batch_size:
+                    outputs = numpy.flatnonzero((places[1] >= columns.start) & (places[1] < columns.stop))
+                    of_part = places[0][outputs], places[1][outputs] - start
+            of_resets = None if resets is None else resets[:, columns]
+            parts.append(Part(tokens[:, columns], of_part, of_resets, outputs))
+        return parts
+
+    def _of_each(self, function: Callable[[Part], Any], parts: list[Part]) -> list[Any]:
+        """Return function(part) for each part, shared by the threads."""
+        groups = [parts[n :: self.threads] for n in range(min(self.threads, len(parts)))]
+        found: list[Any] = [None] * len(parts)
+        for n, of_group in enumerate(of_each(lambda group: [function(part) for part in group], groups)):
+            found[n :: self.threads] = of_group
+        return found
+
+    def _forward(self, params: Tree, part: Part) -> tuple[Array, Any]:
+        """Return what `forward` does, for a part of the sequences."""
+        tokens, resets = part.tokens, part.resets
+        source = params["embedding"]["table"][tokens.T].swapaxes(0, 1)  # (L2)
         x, caches = source, []
         for n in self._numbers:
             block = params[f"block{n}"]
@@ -142,11 +203,10 @@ class Transformer(Model):
             x = x + m
             caches.append((of_norm, of_attention, of_mlp_norm, of_mlp))
         shape = x.shape
-        if places:
-            x = x[tuple(places)]
+        if part.places is not None:
+            x = x[part.places]
         read, of_read = rms_norm.forward(params["norm"]["gain"], x)
-        logits = read @ self._head(params).T
-        return logits, (params, tokens, places, shape, caches, read, of_read)
+        return read @ self._head(params).T, (shape, caches, read, of_read)  # (L1)
 
     def _head(self, params: Tree) -> Array:
         weight: Array = params["embedding"]["table"] if self.tied else params["head"]["weight"]
@@ -154,16 +214,23 @@ class Transformer(Model):
 
     def backward(self, doutputs: Array, cache: Any) -> Tree:
         """Return the gradients, shaped like the parameters, from dlogits. It overwrites the cache."""
-        params, tokens, places, shape, caches, read, of_read = cache
-        xp, head = array_module(dlogits=doutputs), self._head(params)
+        pairs = dict(zip(map(id, cache.parts), cache.caches, strict=True))
+        return _sum(self._of_each(
+            lambda part: self._backward(cache.params, part, doutputs[part.outputs], pairs[id(part)]), cache.parts
+        ))  # fmt: skip
+
+    def _backward(self, params: Tree, part: Part, doutputs: Array, cache: Any) -> Tree:
+        """Return what `backward` does, for a part of the sequences."""
+        shape, caches, read, of_read = cache
+        xp, head, tokens = array_module(dlogits=doutputs), self._head(params), part.tokens
         # logits = head rms(x)                                                                                      (L1)
         dhead = doutputs.reshape(-1, len(head)).T @ read.reshape(-1, self.size)
         dgain, dx = rms_norm.backward(doutputs @ head, of_read)
         grads: Tree = {"norm": {"gain": dgain}}
-        if places:
+        if part.places is not None:
             of_places = dx
             dx = xp.zeros((shape[1], shape[0], shape[2]), dx.dtype).swapaxes(0, 1)
-            dx[tuple(places)] = of_places
+            dx[part.places] = of_places
         dsource: Any = 0
         for n, of_block in zip(reversed(self._numbers), reversed(caches), strict=True):
             of_norm, of_attention, of_mlp_norm, of_mlp = of_block
@@ -198,10 +265,20 @@ class Transformer(Model):
         resets: Array | None = None,
     ) -> tuple[Array, Tree]:  # fmt: skip
         """Return the mean of the negative log likelihood of the targets (T, B), or (n,), in nats, and its gradients."""
-        outputs, cache = self.forward(params, inputs, workspace, resets=resets)
-        checks.shape("targets", targets, outputs.shape[:-1], "one for each row of logits")
-        loss, doutputs = self.readout.loss(outputs.reshape(-1, self.vocabulary), targets.reshape(-1))
-        return loss, self.backward(doutputs.reshape(outputs.shape), cache)
+        tokens, places = _split(inputs)
+        parts = self._parts(params, tokens, places, resets)
+        checks.shape("targets", targets, tokens.shape if places is None else places[0].shape, "one for each output")
+        count = targets.size
+
+        def of_part(part: Part) -> tuple[Array, Tree]:
+            logits, cache = self._forward(params, part)
+            labels = targets[part.outputs].reshape(-1)
+            nll, probabilities = ops.softmax_cross_entropy(logits.reshape(-1, self.vocabulary), labels)
+            doutputs = ops.softmax_cross_entropy_backward(0 * nll + 1 / count, probabilities, labels)
+            return nll.sum() / count, self._backward(params, part, doutputs.reshape(logits.shape), cache)
+
+        losses, grads = zip(*self._of_each(of_part, parts), strict=True)
+        return sum(losses), _sum(grads)
 
     def initial_state(self, params: Tree, batch_size: int) -> State:
         """Return the state before the first token of a batch."""
@@ -216,7 +293,7 @@ class Transformer(Model):
         """Return the state after the last token of a `forward` without resets, such as a prompt."""
         return State([
             (attention.final_state(of_attention), in_place_ttt.final_state(of_mlp) if n in self.written else None)
-            for n, (_, of_attention, _, of_mlp) in zip(self._numbers, cache[4], strict=True)
+            for n, (_, of_attention, _, of_mlp) in zip(self._numbers, cache.caches[0][1], strict=True)
         ])  # fmt: skip
 
     def step(self, params: Tree, tokens: Array, state: State) -> tuple[Array, State]:
@@ -238,3 +315,20 @@ class Transformer(Model):
             states.append((of_attention, of_mlp))
         read, _ = rms_norm.forward(params["norm"]["gain"], x)
         return read @ self._head(params).T, State(states)
+
+
+def _split(inputs: Any) -> tuple[Array, tuple[Array, Array] | None]:
+    """Return tokens, and the places of the outputs, None for all."""
+    if not isinstance(inputs, tuple):
+        return inputs, None
+    tokens, steps, columns = inputs
+    return tokens, (steps, columns)
+
+
+def _sum(trees: Sequence[Tree]) -> Tree:
+    """Return the sum of trees of arrays."""
+    first, *others = map(flatten, trees)
+    for other in others:
+        for name, value in other.items():
+            first[name] = first[name] + value
+    return unflatten(first)
