@@ -10,7 +10,6 @@ of the token embeddings, or of the MLP's own input. T steps, B sequences, d entr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -18,15 +17,12 @@ import numpy
 
 from . import attention, checks, gated_mlp, in_place_ttt, ops, rms_norm
 from .backend import Array, array_module
+from .batch_parts import Part, joined, of_parts, parts_of, sum_of
 from .network import Model
 from .parts import Classifier, Tree
-from .threads import of_each
-from .trees import flatten, unflatten
 from .workspace import Workspace
 
 __all__ = ["State", "Transformer"]
-
-ROWS = 1024  # tokens that are computed together, about
 
 
 class State(NamedTuple):
@@ -35,20 +31,10 @@ class State(NamedTuple):
     blocks: list[tuple[attention.State, in_place_ttt.State | None]]
 
 
-class Part(NamedTuple):
-    """Some sequences of a batch, which are computed together."""
-
-    tokens: Array  # (T, B)
-    places: tuple[Array, Array] | None  # steps and columns of the outputs; None for all
-    resets: Array | None
-    outputs: Any  # the index of its outputs among those of the batch
-
-
 class Cache(NamedTuple):
     """All that `backward` depends on."""
 
     params: Tree
-    shape: tuple[int, ...]
     parts: list[Part]
     caches: list[Any]
 
@@ -144,44 +130,10 @@ class Transformer(Model):
         resets   (T, B), True at the first step of each further document in a sequence, as in spans.py. A step attends
                  to its own document, and reads what its own document has written
         """
-        tokens, places = _split(inputs)
-        parts = self._parts(params, tokens, places, resets)
-        found = self._of_each(lambda part: self._forward(params, part), parts)
-        logits = found[0][0]
-        if len(parts) > 1:
-            shape = (len(places[0]),) if places is not None else tokens.shape[::-1]
-            logits = numpy.empty((*shape, self.vocabulary), found[0][0].dtype)
-            logits = logits if places is not None else logits.swapaxes(0, 1)
-            for part, (of_part, _) in zip(parts, found, strict=True):
-                logits[part.outputs] = of_part
-        return logits, Cache(params, tokens.shape, parts, [cache for _, cache in found])
-
-    def _parts(self, params: Tree, tokens: Array, places: Any, resets: Array | None) -> list[Part]:
-        """Return the parts of a batch, of about ROWS tokens each, so that their arrays fit in the processor's cache."""
-        checks.shape("tokens", tokens, ("T", "B"), "tokens are (steps, sequences)")
-        ops.embedding(params["embedding"]["table"], tokens)  # raises for tokens that do not fit
-        (steps, batch_size), parts = tokens.shape, []
-        size = max(1, ROWS // steps) if array_module(tokens=tokens) is numpy else batch_size
-        size = min(size, -(-batch_size // self.threads))
-        for start in range(0, batch_size, size):
-            columns = slice(start, min(start + size, batch_size))
-            outputs, of_part = (slice(None), columns), None
-            if places is not None:
-                outputs, of_part = slice(None), places
-                if size < batch_size:
-                    outputs = numpy.flatnonzero((places[1] >= columns.start) & (places[1] < columns.stop))
-                    of_part = places[0][outputs], places[1][outputs] - start
-            of_resets = None if resets is None else resets[:, columns]
-            parts.append(Part(tokens[:, columns], of_part, of_resets, outputs))
-        return parts
-
-    def _of_each(self, function: Callable[[Part], Any], parts: list[Part]) -> list[Any]:
-        """Return function(part) for each part, shared by the threads."""
-        groups = [parts[n :: self.threads] for n in range(min(self.threads, len(parts)))]
-        found: list[Any] = [None] * len(parts)
-        for n, of_group in enumerate(of_each(lambda group: [function(part) for part in group], groups)):
-            found[n :: self.threads] = of_group
-        return found
+        parts = parts_of(inputs, self.vocabulary, resets, self.threads)
+        found = of_parts(self.threads, lambda part: self._forward(params, part), parts)
+        logits, caches = zip(*found, strict=True)
+        return joined(logits, parts, inputs), Cache(params, parts, list(caches))
 
     def _forward(self, params: Tree, part: Part) -> tuple[Array, Any]:
         """Return what `forward` does, for a part of the sequences."""
@@ -214,18 +166,19 @@ class Transformer(Model):
 
     def backward(self, doutputs: Array, cache: Any) -> Tree:
         """Return the gradients, shaped like the parameters, from dlogits. It overwrites the cache."""
-        pairs = dict(zip(map(id, cache.parts), cache.caches, strict=True))
-        return _sum(self._of_each(
-            lambda part: self._backward(cache.params, part, doutputs[part.outputs], pairs[id(part)]), cache.parts
-        ))  # fmt: skip
+
+        def of_part(part: Part, own: Any) -> Tree:
+            return self._backward(cache.params, part, doutputs[part.outputs], own)
+
+        return sum_of(of_parts(self.threads, of_part, cache.parts, cache.caches))
 
     def _backward(self, params: Tree, part: Part, doutputs: Array, cache: Any) -> Tree:
         """Return what `backward` does, for a part of the sequences."""
         shape, caches, read, of_read = cache
         xp, head, tokens = array_module(dlogits=doutputs), self._head(params), part.tokens
         # logits = head rms(x)                                                                                      (L1)
-        dhead = doutputs.reshape(-1, len(head)).T @ read.reshape(-1, self.size)
-        dgain, dx = rms_norm.backward(doutputs @ head, of_read)
+        dread, dhead = ops.product_backward(doutputs, read, head)
+        dgain, dx = rms_norm.backward(dread, of_read)
         grads: Tree = {"norm": {"gain": dgain}}
         if part.places is not None:
             of_places = dx
@@ -265,9 +218,9 @@ class Transformer(Model):
         resets: Array | None = None,
     ) -> tuple[Array, Tree]:  # fmt: skip
         """Return the mean of the negative log likelihood of the targets (T, B), or (n,), in nats, and its gradients."""
-        tokens, places = _split(inputs)
-        parts = self._parts(params, tokens, places, resets)
-        checks.shape("targets", targets, tokens.shape if places is None else places[0].shape, "one for each output")
+        parts = parts_of(inputs, self.vocabulary, resets, self.threads)
+        shape = inputs[1].shape if isinstance(inputs, tuple) else inputs.shape
+        checks.shape("targets", targets, shape, "one for each output")
         count = targets.size
 
         def of_part(part: Part) -> tuple[Array, Tree]:
@@ -277,8 +230,8 @@ class Transformer(Model):
             doutputs = ops.softmax_cross_entropy_backward(0 * nll + 1 / count, probabilities, labels)
             return nll.sum() / count, self._backward(params, part, doutputs.reshape(logits.shape), cache)
 
-        losses, grads = zip(*self._of_each(of_part, parts), strict=True)
-        return sum(losses), _sum(grads)
+        losses, grads = zip(*of_parts(self.threads, of_part, parts), strict=True)
+        return sum(losses), sum_of(grads)
 
     def initial_state(self, params: Tree, batch_size: int) -> State:
         """Return the state before the first token of a batch."""
@@ -315,20 +268,3 @@ class Transformer(Model):
             states.append((of_attention, of_mlp))
         read, _ = rms_norm.forward(params["norm"]["gain"], x)
         return read @ self._head(params).T, State(states)
-
-
-def _split(inputs: Any) -> tuple[Array, tuple[Array, Array] | None]:
-    """Return tokens, and the places of the outputs, None for all."""
-    if not isinstance(inputs, tuple):
-        return inputs, None
-    tokens, steps, columns = inputs
-    return tokens, (steps, columns)
-
-
-def _sum(trees: Sequence[Tree]) -> Tree:
-    """Return the sum of trees of arrays."""
-    first, *others = map(flatten, trees)
-    for other in others:
-        for name, value in other.items():
-            first[name] = first[name] + value
-    return unflatten(first)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from fastweights_np.multilevel import quadrants
 from fastweights_np import transformer
+from fastweights_np.multilevel import quadrants
 from fastweights_np.network import LAYERS
 from fastweights_np.trees import map_leaves
 

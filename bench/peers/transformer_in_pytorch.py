@@ -33,7 +33,9 @@ class Model:
         x = source = functional.embedding(tokens, params["embedding/table"])
         for n in range(1, self.problem.blocks + 1):
             block = {
-                name.removeprefix(f"block{n}/"): value for name, value in params.items() if name.startswith(f"block{n}/")
+                name.removeprefix(f"block{n}/"): value
+                for name, value in params.items()
+                if name.startswith(f"block{n}/")
             }
             x = x + self._attention(block, _norm(x, block["attention_norm/gain"]))
             m = _norm(x, block["mlp_norm/gain"])

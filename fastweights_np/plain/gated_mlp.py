@@ -20,7 +20,7 @@ def hidden(params: dict[str, Any], x: Any, np: Any = numpy) -> tuple[Any, Any]:
     if "gate" not in params:
         return np.maximum(u, 0), (x, None, u)  # (L3)
     g = np.dot(x, params["gate"].T)
-    return g * sigmoid(g, np) * u, (x, g, u)
+    return g * sigmoid(g, np) * u, (x, g, u)  # (R6)
 
 
 def hidden_backward(dz: Any, saved: Any, params: dict[str, Any]) -> tuple[dict[str, Any], Any]:

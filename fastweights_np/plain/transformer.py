@@ -4,8 +4,8 @@
     x ← x + attention(rms(x)),   x ← x + mlp(rms(x))        in each block; the MLP may be written in place
     logits = head rms(x)
 
-tokens (T, B), x (T, B, d), logits (T, B, V). A block is written in place if it has an entry in `options`: the options of
-in_place_ttt.forward. Its source is the token embeddings, or None for the MLP's input.
+tokens (T, B), x (T, B, d), logits (T, B, V). A block is written in place if it has an entry in `options`: the options
+of in_place_ttt.forward. Its source is the token embeddings, or the MLP's input.
 """
 
 from __future__ import annotations
