@@ -24,7 +24,7 @@ from .spans import Spans
 
 __all__ = ["State", "backward", "final_state", "forward", "init", "initial_state", "step"]
 
-BLOCK = 32  # queries in a block, at least
+BLOCK = 16  # queries in a block, at least
 BASE = 10000.0  # the angle of pair j turns by BASE^(-2 j / p) at each step
 MODERATE = 60.0  # scores whose exp, and sums of it, neither overflow nor underflow in float32
 NAMES = ("Q", "K", "V")

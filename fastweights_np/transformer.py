@@ -242,12 +242,19 @@ class Transformer(Model):
             states.append((attention.initial_state(block["attention"], batch_size), of_mlp))
         return State(states)
 
-    def final_state(self, cache: Any) -> State:
+    def final_state(self, cache: Cache) -> State:
         """Return the state after the last token of a `forward` without resets, such as a prompt."""
-        return State([
-            (attention.final_state(of_attention), in_place_ttt.final_state(of_mlp) if n in self.written else None)
-            for n, (_, of_attention, _, of_mlp) in zip(self._numbers, cache.caches[0][1], strict=True)
-        ])  # fmt: skip
+        states = []
+        for n in self._numbers:
+            of_block = [caches[n - 1] for _, caches, *_ in cache.caches]
+            xp, turned = array_module(read=cache.caches[0][2]), [attention.final_state(each[1]) for each in of_block]
+            keys, values = (xp.concatenate(arrays) for arrays in list(zip(*turned, strict=True))[:2])
+            of_mlp = None
+            if n in self.written:
+                written = [in_place_ttt.final_state(each[3]) for each in of_block]
+                of_mlp = in_place_ttt.State._make(map(xp.concatenate, zip(*written, strict=True)))
+            states.append((attention.State(keys, values, turned[0].position), of_mlp))
+        return State(states)
 
     def step(self, params: Tree, tokens: Array, state: State) -> tuple[Array, State]:
         """Return the logits (B, V) and the next state, from the next tokens (B,) and a state, which is not changed."""

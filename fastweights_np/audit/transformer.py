@@ -21,6 +21,7 @@ from .links import Arrays, Link, Move
 
 NAME, LAYER = "transformer", "in_place_ttt"
 EXACT = 0.0
+DIRECTIONS = 4  # in which each case is differentiated
 SPREAD = 0.3  # of the noise that is added to the parameters, many of which start at 0 or 1
 
 
@@ -41,6 +42,7 @@ class Case:
     batch_size: int = 2
     heads: int = 2
     only_some: bool = False  # whether the loss depends on some outputs alone
+    threads: int = 1
 
     def __str__(self) -> str:
         given = ((field, getattr(self, field.name)) for field in fields(self))
@@ -50,7 +52,7 @@ class Case:
         """Return the fast model."""
         return fast.Transformer(
             5, 8, 2, self.heads, 6, self.window, self.gated, self.tied, self.written, self.source,  # type: ignore[arg-type]
-            {"kernel": self.kernel, "target": self.target}, self.options,
+            {"kernel": self.kernel, "target": self.target}, self.options, self.threads,
         )  # fmt: skip
 
     def of_blocks(self) -> dict[str, Any]:
@@ -91,16 +93,16 @@ class Case:
 
 next_token = {"chunk": 3, "taps": (1,)}
 QUICK = (
-    Case(1, options={"chunk": 4, "rate": 0.5}),
+    Case(1, options={"chunk": 4, "rate": 0.5}, steps=19),  # two blocks of attention
     Case(2, (2,), None, tied=True, options={"chunk": 4, "across": True, "decay": 0.7}),
-    Case(3, (1,), source="input", gated=False, kernel=False, options=next_token, only_some=True),
+    Case(3, (1,), source="input", gated=False, kernel=False, options=next_token, only_some=True, threads=2),
 )
 FULL = (
     *QUICK,
     Case(4, ()),
     Case(5, (), None, gated=False, tied=True),
     Case(6, (2,), target=False, options={"chunk": 3, "taps": (-1, 1), "across": True}),
-    Case(7, (2,), 33, kernel=False, target=False, options=next_token | {"across": True}, steps=35, batch_size=1),
+    Case(7, (2,), 17, kernel=False, target=False, options=next_token | {"across": True}, steps=20, batch_size=1),
     Case(8, (1, 2), 2, source="input", target=False, options={"chunk": 1, "decay": 0.5, "rate": 0.1}),
     Case(9, (1, 2), 4, kernel=False, options={"chunk": 5, "taps": (0,), "rate": 0.0}, heads=4),
     Case(10, (2,), options={"chunk": 16}),
@@ -189,17 +191,18 @@ def _autograd_gradients(case: Case, params: Arrays, tokens: Any, dlogits: Any) -
 
 
 def _compare_differences(link: Link, case: Case, params: Arrays, tokens: Any, dlogits: Any, references: Arrays) -> None:
-    """Compare the derivative in a random direction of each parameter."""
+    """Compare the derivatives in random directions of all parameters together."""
     rng = numpy.random.default_rng(case.seed)
-    directions = {name: rng.standard_normal(value.shape) for name, value in params.items()}
+    for n in range(DIRECTIONS):
+        direction = {name: rng.standard_normal(value.shape) for name, value in params.items()}
 
-    def loss(distances: Arrays) -> float:
-        moved = {name: value + distances[name][0] * directions[name] for name, value in params.items()}
-        return float((case.model().forward(unflatten(moved), tokens)[0] * dlogits).sum())
+        def loss(at: Arrays, direction: Arrays = direction) -> float:
+            moved = {name: value + at["distance"][0] * direction[name] for name, value in params.items()}
+            return float((case.model().forward(unflatten(moved), tokens)[0] * dlogits).sum())
 
-    at = {name: numpy.zeros(1) for name in params}
-    expected = {name: numpy.array([(references[name] * directions[name]).sum()]) for name in params}
-    link.compare(str(case), {name: differentiate(loss, at, name) for name in params}, expected)
+        found = differentiate(loss, {"distance": numpy.zeros(1)}, "distance")
+        expected = numpy.array([sum((references[name] * direction[name]).sum() for name in params)])
+        link.compare(f"{case} direction {n}", {"all parameters": found}, {"all parameters": expected})
 
 
 def _of_layer(case: Case, params: Arrays, tokens: Any) -> tuple[Arrays, Arrays, Any]:
@@ -272,6 +275,16 @@ def _compare_documents(link: Link, case: Case, params: Arrays, tokens: Any, dlog
     if not case.only_some:
         expected["logits"] = numpy.concatenate([each["logits"] for each in alone])
     link.compare(str(case), got, expected)
+    # two documents of different tokens, the second one from anywhere: it does not depend on the first one
+    edge, t = case.steps // 2, numpy.arange(case.steps)[:, None]
+    resets = numpy.broadcast_to(t == edge, tokens.shape)
+    first, other = (numpy.where(t < edge, (tokens + n) % 2, 2 + tokens % 3) for n in (0, 1))
+    later = dlogits * (t >= edge)[..., None]
+    one, two = (case.gradients(params, each, later, move, resets=resets) for each in (first, other))
+    if not case.only_some:
+        link.compare(f"{case} apart", {"logits": two["logits"][edge:]}, {"logits": one["logits"][edge:]})
+    if not case.tied:
+        link.compare(f"{case} apart", {"rows": one["embedding/table"][:2]}, {"rows": numpy.zeros((2, 8))})
 
 
 def _compare_without_writes(link: Link, case: Case, params: Arrays, tokens: Any, move: Move) -> None:

@@ -13,7 +13,7 @@ def forward(gain: Any, x: Any, np: Any = numpy) -> tuple[Any, Any]:
     """Return y (..., d), for gain (d,) and x (..., d), and what backward needs."""
     rho = (np.mean(x * x, -1, keepdims=True) + EPSILON) ** -0.5
     n = x * rho
-    return gain * n, (n, rho)
+    return gain * n, (n, rho)  # (R1)
 
 
 def backward(dy: Any, saved: Any, gain: Any) -> tuple[Any, Any]:
