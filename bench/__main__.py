@@ -56,7 +56,10 @@ def main(arguments: list[str]) -> int:
     )  # fmt: skip
     commands.add_parser("rules", help="measure what eight write rules hold and forget, without training")
     chunks = commands.add_parser("chunks", help="time the write rules in chunks, compared with PyTorch and JAX")
-    for each in (inference, step, chunks):
+    transformer = commands.add_parser(
+        "transformer", help="time an update of the transformer, compared with PyTorch eager and compiled"
+    )
+    for each in (inference, step, chunks, transformer):
         each.add_argument(
             "--threads", type=_positive, nargs="+", default=[1, cores], help="number of cores for each framework"
         )
@@ -180,6 +183,10 @@ def _do(chosen: argparse.Namespace) -> None:
         from . import chunks
 
         chunks.run(sorted(set(chosen.threads)))
+    elif chosen.command == "transformer":
+        from . import transformer
+
+        transformer.run(sorted(set(chosen.threads)))
     elif chosen.command == "step":
         if chosen.endure is not None:
             from . import endurance

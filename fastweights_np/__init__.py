@@ -24,6 +24,7 @@ from . import (
     fast_weight_programmer,
     fast_weights,
     features,
+    in_place_ttt,
     irnn,
     key_value_memory,
     lstm,
@@ -32,6 +33,7 @@ from . import (
     network,
     ops,
     optim,
+    transformer,
 )
 from .backend import to_device, to_host
 from .workspace import Workspace
@@ -39,8 +41,8 @@ from .workspace import Workspace
 __version__ = "0.1.0"
 __all__ = [
     "Workspace", "actor_critic", "associative_lstm", "audit", "checkpoint", "convnet", "distributed",
-    "fast_weight_programmer", "fast_weights", "features", "irnn", "key_value_memory", "lstm", "memory", "multilevel",
-    "network", "ops", "optim", "to_device", "to_host",
+    "fast_weight_programmer", "fast_weights", "features", "in_place_ttt", "irnn", "key_value_memory", "lstm", "memory",
+    "multilevel", "network", "ops", "optim", "to_device", "to_host", "transformer",
 ]  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from .trees import SEPARATOR
 # the last part of a parameter's path, without the number of its layer
 WEIGHTS = frozenset(
     {"W", "V", "C", "K", "Q", "beta", "gate", "weight", "table", "hidden", "output", "policy", "value"}
+    | {"up", "down", "kernel", "target"}
 )  # fmt: skip
 BIASES = frozenset({"hidden_bias", "output_bias", "policy_bias", "value_bias", "beta_bias", "gate_bias"})
 OTHERS = frozenset({"b", "gain", "bias", "decay", "rate"}) | BIASES

@@ -26,18 +26,27 @@ ORDER = [
     {"ops", "memory", "features", "chunks", "distributed"},
     {"spans", "memory_gradient", "inference", "key_value_memory"},
     {"recurrent"},
-    {"inner_loop", "stepper", "projections", "associative_lstm_cell"},
+    {
+        "inner_loop",
+        "stepper",
+        "projections",
+        "associative_lstm_cell",
+        "rms_norm",
+        "gated_mlp",
+        "attention",
+        "targets",
+    },
     {"stream"},
     {"fast_weights_stepper"},
     {"fast_weights_inference"},
-    {"fast_weights", "irnn", "lstm", "associative_lstm", "fast_weight_programmer"},
+    {"fast_weights", "irnn", "lstm", "associative_lstm", "fast_weight_programmer", "in_place_ttt"},
     {"multilevel", "convnet"},
     {"files", "roles"},
     {"structures"},
     {"optim", "checkpoint"},
     {"saving", "parts", "learned"},
-    {"network"},
-    {"actor_critic"},
+    {"network", "batch_parts"},
+    {"actor_critic", "transformer"},
 ]
 
 
@@ -65,6 +74,7 @@ def test_imports_run_one_way():
 def test_the_plain_files_import_nothing_from_the_rest_of_the_package():
     plain = {path.stem: path for path in (ROOT / "fastweights_np" / "plain").glob("*.py")}
     others = {"__init__", "ops", "features", "losses", "optim", "convnet", "fast_weight_programmer"}
+    others |= {"rms_norm", "gated_mlp", "attention", "in_place_ttt", "transformer"}
     assert set(plain) == others | set(network.LAYERS)
     for path in plain.values():
         tree = ast.parse(path.read_text())
@@ -242,7 +252,7 @@ def test_type_checkers_see_a_wrong_array_and_a_wrong_layer(tmp_path):
 
 def test_public_modules_list_their_names_and_pages_use_no_others():
     public = {name: value for name in fw.__all__ if isinstance(value := getattr(fw, name), ModuleType)}
-    assert len(public) == 17
+    assert len(public) == 19
     for module in public.values():
         assert sorted(set(module.__all__)) == sorted(module.__all__)
         assert all(hasattr(module, name) and not name.startswith("_") for name in module.__all__), module.__name__
