@@ -48,8 +48,21 @@ class Planned(NamedTuple):
             return ["search", cell.task, "--grid", *cell.grid.split(), *cell.options.split(), *out]
         if (self.folder / "settings.json").exists():
             return [cell.task, "--resume", str(self.folder)]
-        words = [*cell.options.split(), *best_of(cell.search), "--seed", str(self.seed), *out]
+        words = [*cell.options.split(), *best_of(cell.search), *self.start, "--seed", str(self.seed), *out]
         return [cell.task, *words, *(["--data-dir", str(data_dir)] if self.needs_data_dir else [])]
+
+    @property
+    def start(self) -> list[str]:
+        """Return the option of the run that this one starts from; none if it starts anew. Raise ValueError."""
+        if isinstance(self.cell, Search) or self.cell.start is None:
+            return []
+        folder = FOLDER / _name(self.cell.start, self.seed)
+        if not (folder / "result.json").exists():
+            raise ValueError(
+                f"reproduce: expected a finished run in {folder}, from which {self.name} starts, found none; make it: "
+                f"python -m tasks {self.cell.task} {self.cell.start.options} --seed {self.seed} --out {folder}"
+            )
+        return ["--initial", str(folder)]
 
     @property
     def needs_data_dir(self) -> bool:
@@ -61,6 +74,7 @@ class Planned(NamedTuple):
         if isinstance(cell, Search):
             return f"{self.name}: python -m tasks search {cell.task} --grid {cell.grid} {cell.options}"
         best = f" and the best of search/{cell.search}" if cell.search else ""
+        best += f", from {_name(cell.start, self.seed)}" if cell.start else ""
         return f"{self.name}: python -m tasks {cell.task} {cell.options} --seed {self.seed}{best}"
 
 
@@ -82,6 +96,11 @@ def _settings(task: str, options: str) -> dict[str, Any]:
     return settings_asked_for(kind, options.split(), f"python -m tasks {task}").as_json()
 
 
+def _name(cell: Cell, seed: int) -> str:
+    """Return the name of a cell's run in the store."""
+    return store.name_of(cell.group, _settings(cell.task, cell.options) | {"seed": seed})
+
+
 def planned(names: list[str]) -> Iterator[Planned]:
     """Yield each search and each run of these plans once."""
     seen = set()
@@ -92,7 +111,7 @@ def planned(names: list[str]) -> Iterator[Planned]:
                 yield Planned(name, cell)
             continue
         for seed in cell.seeds:
-            name = store.name_of(cell.group, _settings(cell.task, cell.options) | {"seed": seed})
+            name = _name(cell, seed)
             if name not in seen:
                 seen.add(name)
                 yield Planned(name, cell, seed)
