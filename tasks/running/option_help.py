@@ -21,8 +21,8 @@ GROUPS = {
     "run": ("settings", "resume", "seed", "device", "dtype", "threads"),
     "data": (
         "data", "data_dir", "variant", "pairs", "gap", "context", "keys", "repeat", "tokens", "mix", "vocabulary",
-        "training_size", "validation_size", "test_size", "keep_duplicates", "patch", "shift", "mirror", "glimpse_type", "size",
-        "visible", "paddle_width", "paddle_start",
+        "training_size", "validation_size", "test_size", "keep_duplicates", "patch", "shift", "mirror",
+        "glimpse_type", "size", "visible", "paddle_width", "paddle_start",
     ),
     "network": (
         "layer", "hidden_size", "window", "layer_norm", "recurrent_scale", "forget_bias", "convolution", "wipe",
