@@ -66,7 +66,7 @@ class TransformerSettings(LayerSettings, TrainingSettings):
         if self.hidden_size % (2 * HEADS):
             raise ValueError(f"hidden_size: expected a multiple of {2 * HEADS}, got {self.hidden_size}")
         if not self.decay:
-            raise ValueError("decay: expected a number above 0, got 0; pass --rate 0 for no memory")
+            raise ValueError(f"decay: expected a number above 0, got {self.decay}; pass --rate 0 for no memory")
 
     @classmethod
     def unused(cls, values: Mapping[str, Any]) -> dict[str, str]:
