@@ -125,7 +125,7 @@ def accuracy_at(run: Run, update: int) -> float:
 def _claims() -> list[Claim]:
     found = [
         Claim(
-            f"{row.name}, C = {size}: within {100 * plan.CEILING:g} points of the ceiling; "
+            f"{row.name}, C = {size}: within {plan.CEILING} of the predicted ceiling; "
             f"pairs not cut ≥ {100 * plan.NOT_CUT:g} %", [row],
             lambda run: abs(1 - run["test_error"] - run["ceiling"]) <= plan.CEILING
             and run["accuracy_of"]["not_cut"] >= plan.NOT_CUT, accuracy,
@@ -177,7 +177,7 @@ def _claims() -> list[Claim]:
             lambda run: 1 - run["test_error"] >= plan.BIGRAM, accuracy,
         ),
         Claim(
-            f"C = 64, query in the chunk of its key, 32 steps or farther: ≤ {100 * plan.BLIND:g} %; later chunks "
+            f"C = 64, query in the chunk of its key: ≤ {100 * plan.BLIND:g} %; in a later chunk "
             f"≥ {100 * plan.NOT_CUT:g} % (shown: the first)", [plan.NEAR[-1]],
             lambda run: run["accuracy_of"]["in_chunk"] <= plan.BLIND
             and run["accuracy_of"]["beyond_chunk"] >= plan.NOT_CUT,

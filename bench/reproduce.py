@@ -48,21 +48,28 @@ class Planned(NamedTuple):
             return ["search", cell.task, "--grid", *cell.grid.split(), *cell.options.split(), *out]
         if (self.folder / "settings.json").exists():
             return [cell.task, "--resume", str(self.folder)]
-        words = [*cell.options.split(), *best_of(cell.search), *self.start, "--seed", str(self.seed), *out]
+        words = [*cell.options.split(), *best_of(cell.search), "--seed", str(self.seed), *out]
+        if cell.start is not None:
+            words += ["--initial", str(self._made(cell.start))]
         return [cell.task, *words, *(["--data-dir", str(data_dir)] if self.needs_data_dir else [])]
 
     @property
-    def start(self) -> list[str]:
-        """Return the option of the run that this one starts from; none if it starts anew. Raise ValueError."""
-        if isinstance(self.cell, Search) or self.cell.start is None:
-            return []
-        folder = FOLDER / _name(self.cell.start, self.seed)
+    def initial(self) -> Path | None:
+        """Return the folder of the run that this one starts from; None if it starts anew."""
+        cell = self.cell
+        if isinstance(cell, Search) or cell.start is None:
+            return None
+        return FOLDER / _name(cell.start, self.seed)
+
+    def _made(self, start: Cell) -> Path:
+        """Return the folder of the run that this one starts from. Raise ValueError if there is no finished run."""
+        folder = FOLDER / _name(start, self.seed)
         if not (folder / "result.json").exists():
             raise ValueError(
                 f"reproduce: expected a finished run in {folder}, from which {self.name} starts, found none; make it: "
-                f"python -m tasks {self.cell.task} {self.cell.start.options} --seed {self.seed} --out {folder}"
+                f"python -m tasks {start.task} {start.options} --seed {self.seed} --out {folder}"
             )
-        return ["--initial", str(folder)]
+        return folder
 
     @property
     def needs_data_dir(self) -> bool:

@@ -18,7 +18,7 @@ WITHOUT = 0.05  # most that is recalled without fast weights
 DELAY, SOONER = 0.85, 2  # a learned target reaches this accuracy in this many times fewer updates than a fixed one
 REBIND, REBIND_AT = 0.93, 150  # least accuracy of rebound keys with λ < 1, at this update; λ = 1 is below it then
 BIGRAM = 0.93  # least accuracy of bigrams with fast weights in both blocks
-BLIND = 0.1  # most accuracy in the chunk of the key, beyond the reach of two windows
+BLIND = 0.1  # most accuracy of queries in the chunk of their key, with chunks of 64
 
 RATES = Search(
     "longrecall-full", "longrecall", "--layer full --epochs 40 --test-size 100",
