@@ -54,7 +54,10 @@ def main(arguments: list[str]) -> int:
         "--endure", type=_positive, metavar="STEPS",
         help="instead, measure time, memory and error of the stepper over this many steps",
     )  # fmt: skip
-    for each in (inference, step):
+    transformer = commands.add_parser(
+        "transformer", help="time an update of the transformer, compared with PyTorch eager and compiled"
+    )
+    for each in (inference, step, transformer):
         each.add_argument(
             "--threads", type=_positive, nargs="+", default=[1, cores], help="number of cores for each framework"
         )
@@ -166,6 +169,10 @@ def _do(chosen: argparse.Namespace) -> None:
         from . import inference
 
         inference.run(sorted(set(chosen.threads)), chosen.sizes or ())
+    elif chosen.command == "transformer":
+        from . import transformer
+
+        transformer.run(sorted(set(chosen.threads)))
     elif chosen.command == "step":
         if chosen.endure is not None:
             from . import endurance

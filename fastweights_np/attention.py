@@ -17,15 +17,16 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from . import checks
+from . import checks, ops
 from .backend import Array, array_module
 from .recurrent import Params
 from .spans import Spans
 
 __all__ = ["State", "backward", "final_state", "forward", "init", "initial_state", "step"]
 
-BLOCK = 32  # queries in a block, at least
+BLOCK = 16  # queries in a block, at least
 BASE = 10000.0  # the angle of pair j turns by BASE^(-2 j / p) at each step
+MODERATE = 60.0  # scores whose exp, and sums of it, neither overflow nor underflow in float32
 NAMES = ("Q", "K", "V")
 
 
@@ -71,57 +72,56 @@ def forward(
     qkv.view(turns.dtype)[:, pad : pad + steps, :size] *= turns  # (R2)
     Q, K, V = _blocks(qkv, heads, pad, L)
     P = Q @ K.swapaxes(3, 4)  # (R5)
+    moderate = xp is numpy and abs(P.max()) < MODERATE and abs(P.min()) < MODERATE
     P += xp.asarray(_mask(count, L, pad, window or steps, parts, x.dtype.char))
-    P -= P.max(axis=-1, keepdims=True)
+    if not moderate:
+        P -= P.max(axis=-1, keepdims=True)
     xp.exp(P, out=P)
-    scale = 1 / P.sum(axis=-1, keepdims=True)
+    scale = 1 / (P @ xp.ones((P.shape[-1], 1), P.dtype))  # 1 / the sums of rows: a product is faster than .sum
     o = xp.empty((batch_size, count * L, size), x.dtype)
     of_heads = _of_heads(o, heads, L)
     # the softmax is P · scale                                                                                (R3), (R4)
     xp.matmul(P, V, out=of_heads)
     of_heads *= scale
     y = o[:, :steps] @ params["output"].T  # (L1)
-    return y.swapaxes(0, 1), (params, x, heads, window, pad, L, qkv, P, scale, o)
+    return y.swapaxes(0, 1), (params, x, heads, window, pad, L, qkv, (Q, K, V), P, scale, o)
 
 
 def backward(dy: Array, cache: Any) -> tuple[Params, Array]:
     """Return the gradients of the parameters, and dx (T, B, d), from dy (T, B, d)."""
-    params, x, heads, _, pad, L, qkv, P, scale, o = cache
+    params, x, heads, _, pad, L, qkv, (Q, K, V), P, scale, o = cache
     xp, (batch_size, steps, size) = array_module(dy=dy), x.shape
-    dy, Q, K, V = batch_first(dy), *_blocks(qkv, heads, pad, L)
+    dy = batch_first(dy)
     # y = output o                                                                                                  (L1)
     doutput = dy.reshape(-1, size).T @ o[:, :steps].reshape(-1, size)
     do = xp.empty_like(o)
     xp.matmul(dy, params["output"], out=do[:, :steps])
     do[:, steps:] = 0
     # o = Σ_j p_j v(j)                                                                                              (R3)
-    dO = _of_heads(do, heads, L)
-    along: Any = (dO * _of_heads(o, heads, L)).sum(axis=-1, keepdims=True)
+    dO, p = _of_heads(do, heads, L), size // heads
+    along = (do * o).reshape(batch_size, -1, L, heads, p) @ xp.ones((p, 1), o.dtype)
+    along = along.swapaxes(2, 3) * scale
     dO *= scale
     dS = dO @ V.swapaxes(3, 4)
     # p = softmax(s)                                                                                                (R4)
-    dS -= along * scale
+    dS -= along
     dS *= P
     # s = q·k                                                                                                       (R5)
-    dqkv = xp.zeros_like(qkv)
-    dQ, _, _ = _blocks(dqkv, heads, pad, L)
-    xp.matmul(dS, K, out=dQ)
-    for n, of_block in ((1, dS.swapaxes(3, 4) @ Q), (2, P.swapaxes(3, 4) @ dO)):
-        whole = dqkv[:, :, n * size : (n + 1) * size]
+    dqkv = xp.empty_like(qkv)
+    dqkv[:, :pad] = 0
+    dq, dk, dv = _split(dqkv)
+    xp.matmul(dS, K, out=_of_heads(dq[:, pad:], heads, L))
+    for whole, of_block in ((dk, dS.swapaxes(3, 4) @ Q), (dv, P.swapaxes(3, 4) @ dO)):
         _of_heads(whole[:, pad:], heads, L)[...] = of_block[..., pad:, :]
-        for c in range(P.shape[1] if pad else 0):  # the steps before a block belong to the block before it, too
-            before = whole[:, c * L : c * L + pad].reshape(batch_size, pad, heads, -1)
-            whole[:, c * L : c * L + pad] = (before + of_block[:, c, :, :pad].swapaxes(1, 2)).reshape(
-                batch_size, pad, size
-            )
-    dqkv = dqkv[:, pad : pad + steps]
+        if pad:  # the steps before a block belong to the block before it, too
+            before = _of_heads(whole[:, : whole.shape[1] - pad], heads, L)[..., :pad, :]
+            before += of_block[..., :pad, :]
     # q and k are turned                                                                                            (R2)
     turns = xp.asarray(_turns(0, steps, size, heads, x.dtype.char))
-    dqkv = xp.ascontiguousarray(dqkv)
+    dqkv = xp.ascontiguousarray(dqkv[:, pad : pad + steps])
     dqkv.view(turns.dtype)[:, :, :size] *= turns.conj()
     # q, k, v = Q x, K x, V x                                                                                       (L1)
-    rows = dqkv.reshape(-1, 3 * size)
-    dstacked, dx = rows.T @ x.reshape(-1, size), (rows @ _stacked(params)).reshape(x.shape)
+    dx, dstacked = ops.product_backward(dqkv, x, _stacked(params))
     grads = {name: dstacked[n * size : (n + 1) * size] for n, name in enumerate(NAMES)}
     return grads | {"output": doutput}, dx.swapaxes(0, 1)
 
@@ -171,25 +171,25 @@ def _stacked(params: Params) -> Array:
 def _of_heads(array: Array, heads: int, L: int) -> Array:
     """Return (B, C, N, L, p), a view, from (B, C L, d)."""
     batch_size, rows, size = array.shape
-    *outer, inner = array.strides
-    p = size // heads
-    return array_module(array=array).lib.stride_tricks.as_strided(
-        array, (batch_size, rows // L, heads, L, p), (outer[0], L * outer[1], p * inner, outer[1], inner)
-    )
+    return array.reshape(batch_size, rows // L, L, heads, size // heads).swapaxes(2, 3)
 
 
-def _blocks(qkv: Array, heads: int, pad: int, L: int) -> list[Array]:
-    """Return queries (B, C, N, L, p), keys and values (B, C, N, pad + L, p) of each block: views."""
-    size = qkv.shape[-1] // 3
+def _blocks(qkv: Array, heads: int, pad: int, L: int) -> tuple[Array, Array, Array]:
+    """Return queries (B, C, N, L, p), keys and values (B, C, N, pad + L, p) of each block, which overlap: views."""
     strided, found = array_module(qkv=qkv).lib.stride_tricks.as_strided, []
-    for n in range(3):
-        of_steps = _of_heads(qkv[:, pad:, n * size : (n + 1) * size], heads, L)
-        if n:
+    for n, array in enumerate(_split(qkv)):
+        of_steps = _of_heads(array[:, pad:], heads, L)
+        if n and pad:
             batch_size, count, _, _, p = of_steps.shape
-            windows = qkv[:, :, n * size :]
-            of_steps = strided(windows, (batch_size, count, heads, pad + L, p), of_steps.strides)
+            of_steps = strided(array, (batch_size, count, heads, pad + L, p), of_steps.strides)
         found.append(of_steps)
-    return found
+    return found[0], found[1], found[2]
+
+
+def _split(qkv: Array) -> list[Array]:
+    """Return q, k and v (B, ., d), views, from (B, ., 3 d)."""
+    size = qkv.shape[-1] // 3
+    return [qkv[:, :, n * size : (n + 1) * size] for n in range(3)]
 
 
 @lru_cache(maxsize=64)

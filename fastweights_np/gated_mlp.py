@@ -55,7 +55,7 @@ def hidden_backward(dz: Array, cache: Any) -> tuple[Params, Array]:
     if "gate" not in params:
         # z = relu(up x)                                                                                            (L3)
         dz *= saved > 0
-        dx, dup, _ = ops.linear_backward(dz, x, params["up"])
+        dx, dup = ops.product_backward(dz, x, params["up"])
         return {"up": dup}, dx
     (u, sigma, phi), size = saved, len(params["up"])
     da = array_module(dz=dz).empty((*dz.shape[:-1], 2 * size), dz.dtype)
@@ -66,7 +66,7 @@ def hidden_backward(dz: Array, cache: Any) -> tuple[Params, Array]:
     phi += sigma
     da[..., :size] = dz * phi
     # g = gate x,   u = up x                                                                                        (L1)
-    dx, dstacked, _ = ops.linear_backward(da, x, _stacked(params))
+    dx, dstacked = ops.product_backward(da, x, _stacked(params))
     return {"gate": dstacked[:size], "up": dstacked[size:]}, dx
 
 
@@ -80,7 +80,7 @@ def backward(dy: Array, cache: Any) -> tuple[Params, Array]:
     """Return the gradients of the parameters, and dx. It overwrites the cache."""
     z, of_hidden = cache
     # y = down z                                                                                                    (L1)
-    dz, ddown, _ = ops.linear_backward(dy, z, of_hidden[0]["down"])
+    dz, ddown = ops.product_backward(dy, z, of_hidden[0]["down"])
     grads, dx = hidden_backward(dz, of_hidden)
     return grads | {"down": ddown}, dx
 

@@ -16,7 +16,7 @@ plain/in_place_ttt.py has the same equations in plain lines.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,13 +27,11 @@ from .attention import batch_first
 from .backend import Array, array_module
 from .recurrent import Params
 from .spans import Spans
+from .targets import TAPS, Masks, Taps, init_target, targets, targets_backward
 
 __all__ = [
     "TAPS", "Cache", "State", "backward", "final_state", "forward", "init", "init_target", "initial_state", "step",
 ]  # fmt: skip
-
-TAPS = (-2, -1, 0, 1, 2)  # of the paper's convolution
-SCALE = 0.02  # of the initial diagonal of target
 
 
 class State(NamedTuple):
@@ -49,9 +47,7 @@ class Options(NamedTuple):
 
     decay: float
     rate: float
-    chunk: int
-    taps: tuple[int, ...]
-    across: bool
+    taps: Taps
     clip: float | None
 
 
@@ -71,22 +67,6 @@ def init(
     return of_mlp | init_target(rng, size, taps, kernel=kernel, target=target, dtype=dtype)
 
 
-def init_target(
-    rng: numpy.random.Generator, size: int, taps: Sequence[int] = TAPS, *, kernel: bool = True, target: bool = True,
-    dtype: str = "float32",
-) -> Params:  # fmt: skip
-    """Return the parameters that `init` adds to an MLP's, such as for an MLP that has been trained without them."""
-    params: Params = {}
-    _check_taps(taps)
-    for name, value in (("kernel", kernel), ("target", target)):
-        checks.boolean(name, value)
-    if kernel:
-        params["kernel"] = numpy.zeros((len(taps), size), dtype)
-    if target:
-        params["target"] = numpy.diag(SCALE * rng.standard_normal(size)).astype(dtype)
-    return params
-
-
 @dataclass
 class Cache:
     """All that `backward` depends on. C chunks of L steps; only the first C - 1 are written, and the first reads 0."""
@@ -98,11 +78,11 @@ class Cache:
     of_hidden: Any
     z: Array  # (B, T, F)
     Z: Array  # (B, C, L, F)  z by chunks, filled up with zeros
-    Y: Array  # (B, C - 1, L, d)  Σ_j kernel_j ⊙ source(t + j)
+    of_target: Any
     V: Array  # (B, C - 1, L, d)
     U: Array  # (B, C - 1, L, d)  η v
     S: Array  # (B, C - 1, d, F)  S before chunks 1 .. C - 1
-    masks: Any
+    masks: Masks | None
 
 
 def forward(
@@ -115,8 +95,9 @@ def forward(
     decay    λ in (0, 1], a chunk
     rate     η >= 0; with 0, y is that of the plain MLP
     chunk    L, steps in a chunk. An incomplete last chunk is read, and not written
-    taps     the distances j of the steps that v(t) is made of; one for each row of kernel
-    across   whether the tap +1 reaches the first step of the next chunk. The other taps see zeros outside the chunk
+    taps     the distances j of the steps that v(t) is made of; one for each row of kernel. Steps outside the chunk of t
+             count as zeros
+    across   whether the tap +1 reaches the first step of the next chunk. The write stays causal: that step reads it
     clip     largest norm of what a chunk writes, ‖η Σ v zᵀ‖; for inference alone
     resets   (T, B), True at the first step of each further document in a sequence, as in spans.py: S is zero there, and
              no tap reaches another document
@@ -127,9 +108,9 @@ def forward(
     checks.shape("x", x, ("T", "B", len(params["down"])), "x is (steps, sequences, size)")
     if source is not None:
         checks.shape("source", source, x.shape, "a vector for each step of x")
-    xp, (steps, batch_size, size), L = array_module(x=x, **params), x.shape, options.chunk
+    xp, (steps, batch_size, size), L = array_module(x=x, **params), x.shape, options.taps.chunk
     parts, from_input = Spans(x, None, resets).parts(), source is None
-    masks = None if parts is None else _Masks.of(xp, parts, options, x.dtype)
+    masks = None if parts is None else Masks.of(xp, parts, options.taps, x.dtype)
     x = batch_first(x)
     source = x if source is None else batch_first(source)
     count = -(-steps // L)
@@ -140,9 +121,8 @@ def forward(
         Z = xp.zeros((batch_size, count * L, z.shape[-1]), z.dtype)
         Z[:, :steps] = z
     Z = Z.reshape(batch_size, count, L, -1)
-    Y = _convolved(params, source, options, count - 1, masks)
-    V = Y @ params["target"].T if "target" in params else Y  # (W2)
-    U = options.rate * V
+    V, of_target = targets(params, source, options.taps, count - 1, masks)
+    U = options.rate * V  # (W2)
     if masks is not None:
         U = U * masks.to_end
     # S_i+1 = λ S_i + Σ_t u(t) z(t)ᵀ                                                                                (W3)
@@ -157,7 +137,7 @@ def forward(
         if masks is not None:
             read *= masks.from_start
         y[:, L:] += read.reshape(batch_size, -1, size)[:, : steps - L]
-    return y.swapaxes(0, 1), Cache(params, options, from_input, source, of_hidden, z, Z, Y, V, U, S, masks)
+    return y.swapaxes(0, 1), Cache(params, options, from_input, source, of_hidden, z, Z, of_target, V, U, S, masks)
 
 
 def backward(dy: Array, cache: Cache, extra: Collection[str] = ()) -> tuple[Params, Array, Array]:
@@ -172,7 +152,7 @@ def backward(dy: Array, cache: Cache, extra: Collection[str] = ()) -> tuple[Para
     xp, (batch_size, count, L, _), (_, steps, size) = array_module(dy=dy), Z.shape, cache.source.shape
     dy = batch_first(dy)
     # y = (down + S_i) z                                                                                            (W4)
-    dz, ddown, _ = ops.linear_backward(dy, cache.z, params["down"])
+    dz, ddown = ops.product_backward(dy, cache.z, params["down"])
     dO = dy[:, L:]
     if steps % L:
         dO = xp.zeros((batch_size, (count - 1) * L, size), dy.dtype)
@@ -193,29 +173,14 @@ def backward(dy: Array, cache: Cache, extra: Collection[str] = ()) -> tuple[Para
     grads: Any = {}
     if "rate" in extra:
         grads["rate"] = (dU * cache.V).sum()  # (W2)
-    # u = η v,   v = target Σ_j kernel_j ⊙ source(t + j)                                                      (W1), (W2)
+    # u = η v                                                                                                       (W2)
     dU *= options.rate
-    if "target" in params:
-        grads["target"] = dU.reshape(-1, size).T @ cache.Y.reshape(-1, size)
-        dU = dU @ params["target"]
-    dsource = xp.zeros_like(cache.source)
-    dkernel = xp.zeros_like(params["kernel"]) if "kernel" in params else None
-    for n, (of_target, of_source) in enumerate(_taps(options, count - 1)):
-        dY, X, dX = of_target(dU), of_source(cache.source), of_source(dsource)
-        if masks is not None:
-            dY = dY * of_target(masks.taps[n])
-        if dkernel is None:
-            dX += dY
-        else:
-            dkernel[n] = (dY * X).reshape(-1, size).sum(0)
-            dX += dY * params["kernel"][n]
-    if dkernel is not None:
-        grads["kernel"] = dkernel
+    of_targets, dsource = targets_backward(dU, cache.of_target)
     of_mlp, dx = gated_mlp.hidden_backward(dz, cache.of_hidden)
     if cache.from_input:
         dx += dsource
         dsource = xp.zeros_like(dsource)
-    grads |= of_mlp | {"down": ddown}
+    grads |= of_mlp | of_targets | {"down": ddown}
     return {name: grads[name] for name in (*params, *extra)}, dx.swapaxes(0, 1), dsource.swapaxes(0, 1)
 
 
@@ -229,7 +194,7 @@ def initial_state(params: Params, batch_size: int) -> State:
 
 def final_state(cache: Cache) -> State:
     """Return the state after the last step of `forward`. The last chunk, even if complete, is not yet written."""
-    xp, S, written = array_module(z=cache.z), cache.S, cache.S.shape[1] * cache.options.chunk
+    xp, S, written = array_module(z=cache.z), cache.S, cache.S.shape[1] * cache.options.taps.chunk
     S = S[:, -1].copy() if S.shape[1] else xp.zeros((len(S), *S.shape[2:]), S.dtype)
     return State(S, cache.z[:, written:].copy(), cache.source[:, written:].copy())
 
@@ -245,11 +210,10 @@ def step(
     options = _checked(params, decay, rate, chunk, taps, across, clip)
     xp, (S, tail, sources) = array_module(x=x, **params), state
     source = x if source is None else source
-    if tail.shape[1] == options.chunk:
+    if tail.shape[1] == chunk:
         # S_i+1 = λ S_i + η Σ_t v(t) z(t)ᵀ                                                                          (W3)
-        Y = _convolved(params, xp.concatenate([sources, source[:, None]], axis=1), options, 1, None)[:, 0]
-        U = options.rate * (Y @ params["target"].T if "target" in params else Y)
-        write = U.swapaxes(1, 2) @ tail
+        V, _ = targets(params, xp.concatenate([sources, source[:, None]], axis=1), options.taps, 1)
+        write = options.rate * V[:, 0].swapaxes(1, 2) @ tail
         if options.clip is not None:
             norm = (write * write).sum(axis=(1, 2), keepdims=True) ** 0.5
             write *= options.clip / xp.maximum(norm, options.clip)
@@ -260,81 +224,9 @@ def step(
     return y, State(S, xp.concatenate([tail, z[:, None]], 1), xp.concatenate([sources, source[:, None]], 1))
 
 
-def _convolved(params: Params, source: Array, options: Options, count: int, masks: Any) -> Array:
-    """Return Σ_j kernel_j ⊙ source(t + j) (B, C, L, d) for the first C = count chunks of source (B, T, d)."""
-    xp, (batch_size, _, size) = array_module(source=source), source.shape
-    Y = xp.zeros((batch_size, count, options.chunk, size), source.dtype)
-    for n, (of_target, of_source) in enumerate(_taps(options, count)):
-        X = of_source(source)
-        if "kernel" in params:
-            X = X * params["kernel"][n]
-        if masks is not None:
-            X = X * of_target(masks.taps[n])
-        of_target(Y)[...] += X  # (W1)
-    return Y
-
-
-def _taps(options: Options, count: int) -> Iterator[tuple[Any, Any]]:
-    """Yield for each tap j two functions that return views of the same shape.
-
-    The first is given an array by chunks (B, C, L, .), and returns its steps t whose t + j v(t) may see. The second is
-    given an array (B, T, .), and returns its steps t + j.
-    """
-    L = options.chunk
-    for j in options.taps:
-        if j == 1 and options.across:
-            yield (
-                lambda by_chunks: by_chunks,
-                lambda array: array[:, 1 : count * L + 1].reshape(len(array), count, L, array.shape[-1]),
-            )
-        else:
-            first, last = max(0, -j), max(L - max(0, j), 0)
-            yield (
-                lambda by_chunks, first=first, last=last: by_chunks[:, :, first:last],
-                lambda array, first=first, last=last, j=j: array[:, : count * L].reshape(
-                    len(array), count, L, array.shape[-1]
-                )[:, :, first + j : last + j],
-            )
-
-
-class _Masks(NamedTuple):
-    """Where steps belong to the same document, as 0 or 1."""
-
-    to_end: Array  # (B, C - 1, L, 1)  a step, and the last step of its chunk
-    from_start: Array  # (B, C - 1, L, 1)  a step of chunks 1 .. C - 1, and the last step of the chunk before
-    whole: Array  # (B, C - 1, 1, 1)  the last steps of a chunk and of the chunk before
-    taps: list[Array]  # (B, C - 1, L, 1)  steps t and t + j
-
-    @classmethod
-    def of(cls, xp: Any, parts: numpy.ndarray, options: Options, dtype: Any) -> _Masks:
-        L, steps = options.chunk, len(parts)
-        count = -(-steps // L)
-        filled = numpy.concatenate([parts, *[parts[-1:]] * (count * L - steps)]).T  # (B, C L)
-        by_chunks = filled.reshape(len(filled), count, L, 1)
-        last = by_chunks[:, :-1, -1:]
-        before = numpy.concatenate([last[:, :1], last[:, :-1]], axis=1)
-        t = numpy.arange((count - 1) * L)
-        of_taps = [
-            (filled[:, t] == filled[:, (t + j).clip(0, steps - 1)]).reshape(len(filled), count - 1, L, 1)
-            for j in options.taps
-        ]
-        # S is zero before a reset: nothing is left of what was written before it                                   (S1)
-        of_chunks = (by_chunks[:, :-1] == last, by_chunks[:, 1:] == last, last == before)
-        to_end, from_start, whole = (xp.asarray(mask, dtype) for mask in of_chunks)
-        return cls(to_end, from_start, whole, [xp.asarray(mask, dtype) for mask in of_taps])
-
-
-def _kept(options: Options, masks: Any, c: int) -> Any:
+def _kept(options: Options, masks: Masks | None, c: int) -> Any:
     """Return how much of what is written before chunk c is left after it."""
     return options.decay if masks is None else options.decay * masks.whole[:, c]
-
-
-def _check_taps(taps: Any) -> None:
-    for j in taps:
-        if isinstance(j, bool) or not isinstance(j, int | numpy.integer):
-            raise TypeError(f"taps: expected whole numbers, got {j!r}")
-    if not len(taps) or len(set(taps)) < len(taps):
-        raise ValueError(f"taps: expected at least one distance, and none twice, got {tuple(taps)}")
 
 
 def _checked(
@@ -346,15 +238,6 @@ def _checked(
     checks.fraction("decay", decay)
     if not decay:
         raise ValueError("decay: expected a number above 0, got 0; S would be lost after each chunk")
-    checks.count("chunk", chunk, least=1)
-    _check_taps(taps)
-    checks.boolean("across", across)
-    if across and 1 not in taps:
-        raise ValueError(f"across: expected the tap 1 among taps, got {tuple(taps)}; leave across out")
-    if "kernel" in params:
-        checks.shape("kernel", params["kernel"], (len(taps), len(params["down"])), "a row for each of taps")
-    elif len(taps) > 1:
-        raise ValueError(f"taps: expected one for params without a kernel, got {tuple(taps)}; pass taps=(1,)")
     if clip is not None:
         checks.not_negative("clip", clip)
-    return Options(decay, rate, chunk, tuple(taps), across, clip)
+    return Options(decay, rate, Taps.checked(params, taps, chunk, across), clip)

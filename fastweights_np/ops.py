@@ -20,8 +20,8 @@ from .backend import Array, HoldsModule, array_module, scatter_add, take
 
 __all__ = [
     "ClosedLoop", "Embedded", "LayerNorm", "Relu", "Tanh", "embedding", "embedding_backward", "entropy",
-    "entropy_backward", "linear", "linear_backward", "softmax_cross_entropy", "softmax_cross_entropy_backward",
-    "squared_error", "squared_error_backward",
+    "entropy_backward", "linear", "linear_backward", "product_backward", "softmax_cross_entropy",
+    "softmax_cross_entropy_backward", "squared_error", "squared_error_backward",
 ]  # fmt: skip
 
 LAYER_NORM_EPSILON = 1e-5  # added to the variance, so that a constant row is not 0/0
@@ -162,6 +162,13 @@ def linear_backward(dy: Array, x: Input, weight: Array) -> tuple[Array, Array, A
     # y = x weightᵀ + bias                                                                                       (L1)
     dx = dy_rows @ weight
     return (dx.sum(axis=0) if blocks else dx).reshape(array.shape), dy_rows.swapaxes(-2, -1) @ x_rows, sum_rows(dy_rows)
+
+
+def product_backward(dy: Array, x: Array, weight: Array) -> tuple[Array, Array]:
+    """Return (dx, dweight) of y = x weightᵀ, `linear` without a bias; dy (..., O), x (..., I), weight (O, I)."""
+    rows = dy.reshape(-1, dy.shape[-1])
+    # y = x weightᵀ                                                                                              (L1)
+    return (rows @ weight).reshape(x.shape), rows.T @ x.reshape(-1, x.shape[-1])
 
 
 def _check_linear(x: Input, weight: Array, **others: Array) -> ModuleType:

@@ -17,6 +17,7 @@ import numpy
 
 from . import attention, checks, gated_mlp, in_place_ttt, ops, rms_norm
 from .backend import Array, array_module
+from .batch_parts import Part, joined, of_parts, parts_of, sum_of
 from .network import Model
 from .parts import Classifier, Tree
 from .workspace import Workspace
@@ -28,6 +29,14 @@ class State(NamedTuple):
     """The state between steps: of each block, its attention's and its MLP's, None for an MLP that is not written."""
 
     blocks: list[tuple[attention.State, in_place_ttt.State | None]]
+
+
+class Cache(NamedTuple):
+    """All that `backward` depends on."""
+
+    params: Tree
+    parts: list[Part]
+    caches: list[Any]
 
 
 @dataclass(frozen=True)
@@ -115,17 +124,21 @@ class Transformer(Model):
 
     def forward(
         self, params: Tree, inputs: Any, workspace: Workspace | None = None, *, resets: Array | None = None
-    ) -> tuple[Array, Any]:  # fmt: skip
+    ) -> tuple[Array, Cache]:  # fmt: skip
         """Return the logits, and the cache.
 
         resets   (T, B), True at the first step of each further document in a sequence, as in spans.py. A step attends
                  to its own document, and reads what its own document has written
         """
-        tokens, *places = inputs if isinstance(inputs, tuple) else (inputs,)
-        checks.shape("tokens", tokens, ("T", "B"), "tokens are (steps, sequences)")
-        table = params["embedding"]["table"]
-        ops.embedding(table, tokens)  # raises for tokens that do not fit
-        source = table[tokens.T].swapaxes(0, 1)  # (L2)
+        parts = parts_of(inputs, self.vocabulary, resets, self.threads)
+        found = of_parts(self.threads, lambda part: self._forward(params, part), parts)
+        logits, caches = zip(*found, strict=True)
+        return joined(logits, parts, inputs), Cache(params, parts, list(caches))
+
+    def _forward(self, params: Tree, part: Part) -> tuple[Array, Any]:
+        """Return what `forward` does, for a part of the sequences."""
+        tokens, resets = part.tokens, part.resets
+        source = params["embedding"]["table"][tokens.T].swapaxes(0, 1)  # (L2)
         x, caches = source, []
         for n in self._numbers:
             block = params[f"block{n}"]
@@ -142,11 +155,10 @@ class Transformer(Model):
             x = x + m
             caches.append((of_norm, of_attention, of_mlp_norm, of_mlp))
         shape = x.shape
-        if places:
-            x = x[tuple(places)]
+        if part.places is not None:
+            x = x[part.places]
         read, of_read = rms_norm.forward(params["norm"]["gain"], x)
-        logits = read @ self._head(params).T
-        return logits, (params, tokens, places, shape, caches, read, of_read)
+        return read @ self._head(params).T, (shape, caches, read, of_read)  # (L1)
 
     def _head(self, params: Tree) -> Array:
         weight: Array = params["embedding"]["table"] if self.tied else params["head"]["weight"]
@@ -154,16 +166,24 @@ class Transformer(Model):
 
     def backward(self, doutputs: Array, cache: Any) -> Tree:
         """Return the gradients, shaped like the parameters, from dlogits. It overwrites the cache."""
-        params, tokens, places, shape, caches, read, of_read = cache
-        xp, head = array_module(dlogits=doutputs), self._head(params)
+
+        def of_part(part: Part, own: Any) -> Tree:
+            return self._backward(cache.params, part, doutputs[part.outputs], own)
+
+        return sum_of(of_parts(self.threads, of_part, cache.parts, cache.caches))
+
+    def _backward(self, params: Tree, part: Part, doutputs: Array, cache: Any) -> Tree:
+        """Return what `backward` does, for a part of the sequences."""
+        shape, caches, read, of_read = cache
+        xp, head, tokens = array_module(dlogits=doutputs), self._head(params), part.tokens
         # logits = head rms(x)                                                                                      (L1)
-        dhead = doutputs.reshape(-1, len(head)).T @ read.reshape(-1, self.size)
-        dgain, dx = rms_norm.backward(doutputs @ head, of_read)
+        dread, dhead = ops.product_backward(doutputs, read, head)
+        dgain, dx = rms_norm.backward(dread, of_read)
         grads: Tree = {"norm": {"gain": dgain}}
-        if places:
+        if part.places is not None:
             of_places = dx
             dx = xp.zeros((shape[1], shape[0], shape[2]), dx.dtype).swapaxes(0, 1)
-            dx[tuple(places)] = of_places
+            dx[part.places] = of_places
         dsource: Any = 0
         for n, of_block in zip(reversed(self._numbers), reversed(caches), strict=True):
             of_norm, of_attention, of_mlp_norm, of_mlp = of_block
@@ -198,10 +218,20 @@ class Transformer(Model):
         resets: Array | None = None,
     ) -> tuple[Array, Tree]:  # fmt: skip
         """Return the mean of the negative log likelihood of the targets (T, B), or (n,), in nats, and its gradients."""
-        outputs, cache = self.forward(params, inputs, workspace, resets=resets)
-        checks.shape("targets", targets, outputs.shape[:-1], "one for each row of logits")
-        loss, doutputs = self.readout.loss(outputs.reshape(-1, self.vocabulary), targets.reshape(-1))
-        return loss, self.backward(doutputs.reshape(outputs.shape), cache)
+        parts = parts_of(inputs, self.vocabulary, resets, self.threads)
+        shape = inputs[1].shape if isinstance(inputs, tuple) else inputs.shape
+        checks.shape("targets", targets, shape, "one for each output")
+        count = targets.size
+
+        def of_part(part: Part) -> tuple[Array, Tree]:
+            logits, cache = self._forward(params, part)
+            labels = targets[part.outputs].reshape(-1)
+            nll, probabilities = ops.softmax_cross_entropy(logits.reshape(-1, self.vocabulary), labels)
+            doutputs = ops.softmax_cross_entropy_backward(0 * nll + 1 / count, probabilities, labels)
+            return nll.sum() / count, self._backward(params, part, doutputs.reshape(logits.shape), cache)
+
+        losses, grads = zip(*of_parts(self.threads, of_part, parts), strict=True)
+        return sum(losses), sum_of(grads)
 
     def initial_state(self, params: Tree, batch_size: int) -> State:
         """Return the state before the first token of a batch."""
@@ -212,12 +242,19 @@ class Transformer(Model):
             states.append((attention.initial_state(block["attention"], batch_size), of_mlp))
         return State(states)
 
-    def final_state(self, cache: Any) -> State:
+    def final_state(self, cache: Cache) -> State:
         """Return the state after the last token of a `forward` without resets, such as a prompt."""
-        return State([
-            (attention.final_state(of_attention), in_place_ttt.final_state(of_mlp) if n in self.written else None)
-            for n, (_, of_attention, _, of_mlp) in zip(self._numbers, cache[4], strict=True)
-        ])  # fmt: skip
+        states = []
+        for n in self._numbers:
+            of_block = [caches[n - 1] for _, caches, *_ in cache.caches]
+            xp, turned = array_module(read=cache.caches[0][2]), [attention.final_state(each[1]) for each in of_block]
+            keys, values = (xp.concatenate(arrays) for arrays in list(zip(*turned, strict=True))[:2])
+            of_mlp = None
+            if n in self.written:
+                written = [in_place_ttt.final_state(each[3]) for each in of_block]
+                of_mlp = in_place_ttt.State._make(map(xp.concatenate, zip(*written, strict=True)))
+            states.append((attention.State(keys, values, turned[0].position), of_mlp))
+        return State(states)
 
     def step(self, params: Tree, tokens: Array, state: State) -> tuple[Array, State]:
         """Return the logits (B, V) and the next state, from the next tokens (B,) and a state, which is not changed."""

@@ -14,7 +14,7 @@ from fastweights_np.audit.run import other_links
 from fastweights_np.network import LAYERS
 
 
-@pytest.mark.parametrize("what", [*LAYERS, "fast_weight_programmer", "the others"])
+@pytest.mark.parametrize("what", [*LAYERS, "fast_weight_programmer", "transformer", "the others"])
 def test_every_link_holds(what):
     layers = tuple(LAYERS)
     if what == "the others":

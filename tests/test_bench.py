@@ -15,7 +15,7 @@ from bench import actors, base, generalization, inference, paper, published, rep
 from bench import store as stored
 from bench.__main__ import main
 from bench.peers import runner
-from bench.peers.problem import Forward, Layer, Step, Training
+from bench.peers.problem import Forward, Layer, Step, Training, Transformer
 from bench.sizes import sizes_of
 
 ROOT = Path(__file__).parents[1]
@@ -342,6 +342,15 @@ def test_every_peer_answers_as_ours_without_gradients(name):
         problem = Forward("fast_weights", batch_size=3, steps=12, hidden_size=6, input_size=2)
         with runner.at_work(problem, [name], threads=2) as processes:
             assert processes, "left out: the message is in the captured output"
+
+
+@pytest.mark.parametrize("name", [name for name in runner.TRANSFORMERS if "compile" not in name])
+def test_every_peer_trains_the_same_transformer(name):
+    package, threads = runner.TRANSFORMERS[name].package, runner.TRANSFORMERS[name].parts
+    pytest.importorskip(package, reason=f"{package} comes with the bench extra")
+    problem = Transformer((1, 2), 2, 24, vocabulary=5, size=8, heads=2, hidden_size=6, window=4, chunk=6)
+    with runner.at_work(problem, [name], threads=threads) as processes:
+        assert processes, "left out: the message is in the captured output"
 
 
 @pytest.mark.parametrize("name", [name for name in runner.STEPPING if "compile" not in name])

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy
 
+from fastweights_np import transformer
 from fastweights_np.multilevel import quadrants
 from fastweights_np.network import LAYERS
+from fastweights_np.trees import map_leaves
 
 QUADRANT = 6  # glimpses: coarse, four fine, coarse
 
@@ -94,6 +96,54 @@ class Training:
     epsilon: float = 1e-4
     clip_norm: float = 5.0
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """One update of the transformer: loss of all steps of random tokens, gradients, clipping, Adam.
+
+    The answer is all parameters after it. The kernel starts at random numbers, so that every gradient is far from 0;
+    epsilon as in Training.
+    """
+
+    written: tuple[int, ...] = ()  # the blocks whose MLP is written in place
+    batch_size: int = 32
+    steps: int = 256
+    vocabulary: int = 128
+    size: int = 64
+    blocks: int = 2
+    heads: int = 4
+    hidden_size: int = 128
+    window: int = 16
+    chunk: int = 16
+    rate: float = 1.0
+    learning_rate: float = 1e-3
+    epsilon: float = 1e-4
+    clip_norm: float = 1.0
+    seed: int = 0
+
+    def model(self) -> transformer.Transformer:
+        """Return our model."""
+        return transformer.Transformer(
+            self.vocabulary, self.size, self.blocks, self.heads, self.hidden_size, self.window,
+            written=tuple(self.written), options={"chunk": self.chunk, "rate": self.rate},
+        )  # fmt: skip
+
+    def params(self, dtype: str = "float32") -> Any:
+        """Return the initial parameters: the same numbers for every dtype."""
+        rng = numpy.random.default_rng(self.seed)
+        params = self.model().init(rng)
+        for n in self.written:
+            mlp = params[f"block{n}"]["mlp"]
+            for name in ("kernel", "target"):
+                mlp[name] = mlp[name] + numpy.float32(0.02) * rng.standard_normal(mlp[name].shape, "float32")
+        return map_leaves(lambda leaf: leaf.astype(dtype), params)
+
+    def batch(self) -> tuple[numpy.ndarray, numpy.ndarray]:
+        """Return tokens and targets (T, B): each target is the next token."""
+        rng = numpy.random.default_rng(self.seed + 1)
+        tokens = rng.integers(0, self.vocabulary, (self.steps + 1, self.batch_size))
+        return tokens[:-1], tokens[1:]
 
 
 def seconds_of(run: Callable[[], Any]) -> float:

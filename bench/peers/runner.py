@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy
 
-from . import in_numpy
-from .problem import Arrays, Layer, Training
+from . import in_numpy, transformer_in_numpy
+from .problem import Arrays, Layer, Training, Transformer
 
 # the forms of a layer in the peers, all of the same equations; "nn" is PyTorch's own module
 FORMS = {
@@ -29,6 +29,7 @@ FORMS = {
     "lstm": ("plain", "nn"),
     "associative_lstm": ("plain",),
 }
+Problem = Layer | Training | Transformer
 BASE = "base"  # ours at another commit
 TOLERANCE = 1e-4  # of each array of an answer: |ours in float64 - theirs| / |ours in float64|, Euclidean norms
 
@@ -75,11 +76,21 @@ ENTRIES = (
         for form in ("attention", "matrix", "plain")
     }
 )
+TRANSFORMERS = {  # what trains a Transformer
+    "ours, transformer": Entry("transformer_in_numpy", "numpy", {}),
+    "ours, transformer, batch halved": Entry("transformer_in_numpy", "numpy", {"threads": 2}),
+    "PyTorch eager, transformer": Entry("transformer_in_pytorch", "torch", {}),
+    "torch.compile, transformer": Entry("transformer_in_pytorch", "torch", {"compiled": True}),
+}
+
+
+def _entry(name: str) -> Entry:
+    return TRANSFORMERS[name] if name in TRANSFORMERS else ENTRIES[name]
 
 
 def is_ours(name: str) -> bool:
     """Return whether the framework is this package. Older stored results also name "ours, 2 processes"."""
-    return name.startswith("ours") or ENTRIES[name].module == "in_numpy"
+    return name.startswith("ours") or _entry(name).module == "in_numpy"
 
 
 class WrongAnswer(Exception):
@@ -89,11 +100,9 @@ class WrongAnswer(Exception):
 class Process:
     """The process of one framework, which computes one problem."""
 
-    def __init__(
-        self, name: str, problem: Layer | Training, threads: int, folder: Path, root: Path | None = None
-    ) -> None:
+    def __init__(self, name: str, problem: Problem, threads: int, folder: Path, root: Path | None = None) -> None:
         """Start the process. folder: for its answer. root: the checkout whose code it runs; None for this one."""
-        entry = ENTRIES[name]
+        entry = _entry(name)
         self.name = name
         self._answer = folder / f"{name}.npz"
         self._errors = (folder / f"{name}.log").open("w+")  # a pipe without a reader would fill up
@@ -163,7 +172,7 @@ class Process:
 
 def available(names: list[str]) -> tuple[list[str], list[str]]:
     """Return the names whose package is installed, and the names whose package is not."""
-    absent = [name for name in names if importlib.util.find_spec(ENTRIES[name].package) is None]
+    absent = [name for name in names if importlib.util.find_spec(_entry(name).package) is None]
     return [name for name in names if name not in absent], absent
 
 
@@ -182,21 +191,22 @@ def layer_frameworks(layer: str, threads: int, device: str = "cpu") -> list[str]
     ]  # fmt: skip
 
 
-def _kind(problem: Layer | Training) -> str:
+def _kind(problem: Problem) -> str:
     """Return the name of the problem's function in the modules of the frameworks."""
     return type(problem).__name__.lower()
 
 
-def expected_answer(problem: Layer | Training) -> Arrays:
+def expected_answer(problem: Problem) -> Arrays:
     """Return our answer in float64, which the audit checks against the equations."""
-    on_the_host: Layer | Training = replace(problem, device="cpu") if isinstance(problem, Layer) else problem
-    framework = getattr(in_numpy, _kind(problem))(on_the_host, dtype="float64")
+    on_the_host: Problem = replace(problem, device="cpu") if isinstance(problem, Layer) else problem
+    module: Any = transformer_in_numpy if isinstance(problem, Transformer) else in_numpy
+    framework = getattr(module, _kind(problem))(on_the_host, dtype="float64")
     return framework.answer(framework.run())
 
 
 @contextmanager
 def at_work(
-    problem: Layer | Training, names: list[str], threads: int, tolerance: float = TOLERANCE, base: Path | None = None
+    problem: Problem, names: list[str], threads: int, tolerance: float = TOLERANCE, base: Path | None = None
 ) -> Iterator[list[Process]]:
     """Yield the processes of the named frameworks whose answers are right. Print each wrong answer or failure.
 

@@ -32,7 +32,7 @@ def main(specification: dict[str, Any]) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
     module = importlib.import_module(f"bench.peers.{specification['module']}")
-    if specification["module"] == "in_pytorch":
+    if hasattr(module, "torch"):
         module.torch.set_num_threads(specification["threads"])
     problem = getattr(problems, specification["kind"].title())(**specification["problem"])
     imported = memory("VmRSS")

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from ..network import LAYERS
 from .links import counted, table
-from .mutants import MUTANTS, PACKAGE, PROGRAMMER, caught_by
+from .mutants import BLOCKS, MUTANTS, PACKAGE, PROGRAMMER, caught_by
 from .programmer import NAME
 from .run import run
+from .transformer import NAME as TRANSFORMER
 
 EQUATIONS = range(1, 6)  # of the paper
 PARENTHESIS = re.compile(r"\(([A-Z]\d+)\)")
@@ -23,6 +24,7 @@ SUBJECTS = {
     "memory": ("fast_weights", "multilevel"), "inner_loop": ("fast_weights", "multilevel"),
     "recurrent": ("fast_weights", "multilevel", "irnn"), "losses": ("ops", "what has no time"),
     "ops": ("ops", "what has no time"), "backend": ("ops",), **dict.fromkeys(PROGRAMMER, (NAME,)),
+    **dict.fromkeys(BLOCKS, (TRANSFORMER, "in_place_ttt")),
 }  # fmt: skip
 
 
@@ -77,7 +79,7 @@ def explain(number: str, device: str, quick: bool = False, lines_only: bool = Fa
     print(
         f"\n--- errors of all that uses these lines: {', '.join(sorted(subjects))} ({device}, a quarter of the cases)\n"
     )
-    links = run(device, quick, _layers(subjects), others=not subjects <= {*LAYERS, NAME}, few=True)
+    links = run(device, quick, _layers(subjects), others=not subjects <= {*LAYERS, NAME, *BLOCKS}, few=True)
     links = [link for link in links if link.subject in subjects]
     print(table(links))
     for link in (link for link in links if link.number in (3, 4)):
@@ -95,7 +97,7 @@ def explain(number: str, device: str, quick: bool = False, lines_only: bool = Fa
 
 
 def _layers(subjects: set[str]) -> tuple[str, ...]:
-    return tuple(layer for layer in (*LAYERS, NAME) if layer in subjects) or ("fast_weights",)
+    return tuple(layer for layer in (*LAYERS, NAME, TRANSFORMER) if layer in subjects) or ("fast_weights",)
 
 
 def _print_mutants(numbers: list[str]) -> int:

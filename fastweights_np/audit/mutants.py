@@ -20,10 +20,12 @@ from .documents import DOCUMENTS
 from .layers import REFERENCES
 from .links import Link
 from .programmer import NAME
+from .transformer import NAME as TRANSFORMER
 
 PACKAGE = Path(__file__).parents[1]
 SHARED = ("memory", "memory_gradient", "inner_loop", "spans")  # what fast_weights uses
 PROGRAMMER = (NAME, "projections", "features", "key_value_memory", "chunks")  # what the fast weight programmer uses
+BLOCKS = (TRANSFORMER, "batch_parts", "in_place_ttt", "targets", "attention", "rms_norm", "gated_mlp")
 
 
 class Mutant(NamedTuple):
@@ -189,6 +191,44 @@ _MUTANTS: dict[str, tuple[str, str, str, str]] = {
     "programmer: decay's gradient from reads before": ("key_value_memory.py", "    pairs *= not_after\n", "", "P8"),
     "programmer: reset within a chunk ignored": ("chunks.py", "(filled[..., :, None] == filled[..., None, :]) & lower", "(filled[..., :, None] == filled[..., :, None]) & lower", "S1"),
     "programmer: S before the chunk read after a reset": ("chunks.py", "(filled == before)[..., None],", "(filled == filled)[..., None],", "S1"),
+    "rms norm: change of the norm dropped": ("rms_norm.py", "dx = n * -(dn @ column)", "dx = 0 * n", "R1"),
+    "rms norm: 1 / norm dropped": ("rms_norm.py", "    dx *= rho\n", "", "R1"),
+    "rms norm: gain's gradient without n": ("rms_norm.py", "dn = dy * n", "dn = dy * 1", "R1"),
+    "attention: positions not turned back": ("attention.py", "turns.conj()", "turns", "R2"),
+    "attention: values' gradient from unscaled weights": ("attention.py", "    dO *= scale\n", "", "R3"),
+    "attention: softmax's sum held fixed": ("attention.py", "    dS -= along\n", "", "R4"),
+    "attention: weights dropped from the scores' gradient": ("attention.py", "    dS *= P\n", "", "R4"),
+    "attention: keys' gradient of the block before dropped": ("attention.py", "before += of_block[..., :pad, :]", "pass", "R3 R5"),
+    "attention: keys for queries": ("attention.py", "dS.swapaxes(3, 4) @ Q)", "dS.swapaxes(3, 4) @ (Q + 1))", "R5"),
+    "gated mlp: slope of σ dropped": ("gated_mlp.py", "    phi *= 1 - sigma\n", "    phi *= 0\n", "R6"),
+    "gated mlp: gate's gradient without u": ("gated_mlp.py", "    dz *= u\n", "", "R6"),
+    "gated mlp: slope of relu dropped": ("gated_mlp.py", "        dz *= saved > 0\n", "", "L3"),
+    "targets: kernel's gradient from the step itself": ("targets.py", "(of_tap * of_source(source))", "(of_tap * of_target(Y))", "W1"),
+    "targets: source's gradient without the kernel": ("targets.py", "            of_tap = of_tap * params[\"kernel\"][n]\n", "", "W1"),
+    "targets: taps reach another document": ("targets.py", "X = X * of_target(masks.taps[n])", "pass", "S1"),
+    "targets: taps' gradient of another document kept": ("targets.py", "of_tap = of_tap * of_target(masks.taps[n])", "pass", "S1"),
+    "in place: S read after a reset": ("in_place_ttt.py", "            read *= masks.from_start\n", "            pass\n", "S1"),
+    "in place: η dropped": ("in_place_ttt.py", "    dU *= options.rate\n", "", "W2"),
+    "in place: η's gradient from u": ("in_place_ttt.py", "(dU * cache.V).sum()", "(dU * U).sum()", "W2"),
+    "in place: keys' gradient by later reads dropped": ("in_place_ttt.py", "(U @ dS).reshape", "(0 * U @ dS).reshape", "W3"),
+    "in place: targets' gradient from the chunk after": ("in_place_ttt.py", "dU = Z[:, :-1] @ dS", "dU = Z[:, 1:] @ dS", "W3"),
+    "in place: hidden units' gradient from down alone": ("in_place_ttt.py", "(dO @ S).reshape", "(0 * dO @ S).reshape", "W4"),
+    "in place: S's gradient not decayed": ("in_place_ttt.py", "dS[:, c - 1] += _kept(options, masks, c) * dS[:, c]", "dS[:, c - 1] += dS[:, c]", "W5"),
+    "in place: later chunks dropped from S's gradient": ("in_place_ttt.py", "dS[:, c - 1] += _kept(options, masks, c) * dS[:, c]", "pass", "W5"),
+    "transformer: gradient of the targets' source dropped": ("transformer.py", "dx = dx + dsource", "dx = dx * 1", "L2"),
+    "transformer: attention's way past its branch dropped": ("transformer.py", "dx = dx + da", "dx = da", "R1"),
+    "transformer: gradients of one part alone": ("batch_parts.py", "first[name] = first[name] + value", "first[name] = value", "L1"),
+    "plain rms norm: change of the norm dropped": ("plain/rms_norm.py", "(dn - n * (dn * n).mean(-1, keepdims=True))", "dn", "R1"),
+    "plain attention: positions not turned back": ("plain/attention.py", "turn(dq, -1)", "turn(dq, 1)", "R2"),
+    "plain attention: values' gradient by columns": ("plain/attention.py", '"bntj,tbnp->jbnp", w, do)', '"bnjt,tbnp->jbnp", w, do)', "R3"),
+    "plain attention: softmax's sum held fixed": ("plain/attention.py", "(dw - (dw * w).sum(-1, keepdims=True))", "dw", "R4"),
+    "plain attention: scale dropped": ("plain/attention.py", "    ds = ds / q.shape[-1] ** 0.5\n", "", "R5"),
+    "plain gated mlp: slope of σ dropped": ("plain/gated_mlp.py", "sigma * (1 + g * (1 - sigma))", "sigma", "R6"),
+    "plain in place: kernel dropped from the source's gradient": ("plain/in_place_ttt.py", "dsource + kernel[n] * numpy", "dsource + numpy", "W1"),
+    "plain in place: η dropped": ("plain/in_place_ttt.py", "(du * v).sum(), rate * du", "(du * v).sum(), du", "W2"),
+    "plain in place: keys' gradient by later reads dropped": ("plain/in_place_ttt.py", 'numpy.einsum("bdf,tbd->tbf", dS, u[t])', "0", "W3"),
+    "plain in place: S dropped from the hidden units' gradient": ("plain/in_place_ttt.py", ' + numpy.einsum("bdf,tbd->tbf", S, dy[t])', "", "W4"),
+    "plain in place: S's gradient not decayed": ("plain/in_place_ttt.py", "        dS = decay * dS  # (W5)\n", "", "W5"),
     "plain fast weights: λ's gradient from the A after": ('plain/fast_weights.py', '(G * A).sum()', '(G * (decay * A + rate * outer(h, h))).sum()', "F10"),
     "plain fast weights: η's gradient halved": ('plain/fast_weights.py', '(h * times(G, h)).sum()', '(h * times(G, h)).sum() / 2', "F9"),
     'plain fast weights: G not decayed': ('plain/fast_weights.py', 'G = decay * G + dA', 'G = G + dA', "F5"),
@@ -289,10 +329,12 @@ def mutated(mutant: Mutant, folder: Path) -> Iterator[Any]:
 def caught_by(mutant: Mutant, folder: Path) -> list[Link]:
     """Return the rows that fail for this mutant: of the gradient checks, link 3, and of DOCUMENTS, where it is run."""
     stem = Path(mutant.file).stem
-    layers, others = [stem if stem in LAYERS else "fast_weights"], stem not in (*LAYERS, *SHARED, *PROGRAMMER)
+    layers, others = [stem if stem in LAYERS else "fast_weights"], stem not in (*LAYERS, *SHARED, *PROGRAMMER, *BLOCKS)
     if stem in (*PROGRAMMER, "spans"):
         layers = [NAME] + ["fast_weights"] * (stem == "spans")
+    if stem in BLOCKS:
+        layers = [TRANSFORMER]
     with mutated(mutant, folder) as audit, numpy.errstate(all="ignore"):  # a mutant may overflow
-        only = [DOCUMENTS if NAME in layers else "the gradient checks"]
+        only = [DOCUMENTS if {NAME, TRANSFORMER} & set(layers) else "the gradient checks"]
         links = audit.run(quick=True, layers=layers, others=others, only=only)
     return [link for link in links if (link.number == 3 or link.title == DOCUMENTS) and not link.passed]

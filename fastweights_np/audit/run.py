@@ -13,23 +13,26 @@ from .networks import actor_critic_links, network_link
 from .operations import convnet_links, operation_links
 from .others import optimizer_link
 from .programmer import NAME, programmer_links
+from .transformer import NAME as TRANSFORMER
+from .transformer import transformer_links
 
 
 def run(
-    device: str = "cpu", quick: bool = False, layers: Sequence[str] = (*LAYERS, NAME), *, others: bool = True,
-    few: bool = False, only: Collection[str] = (),
+    device: str = "cpu", quick: bool = False, layers: Sequence[str] = (*LAYERS, NAME, TRANSFORMER), *,
+    others: bool = True, few: bool = False, only: Collection[str] = (),
 ) -> list[Link]:  # fmt: skip
     """Run the chain and return its rows. Raises ImportError if autograd or SciPy is absent.
 
     quick runs a quarter of the cases. It leaves out links 4 and 7; the finite differences of link 4 take most of the
     time.
-    layers: names of recurrent layers, and fast_weight_programmer.
+    layers: names of recurrent layers, fast_weight_programmer, and transformer.
     only: titles of the layers' links to run; all if empty.
     others: whether to run more than the links of these layers. few: whether to run a quarter of the cases, with all
     links.
     """
     move: Move = (lambda tree: tree) if device == "cpu" else (lambda tree: to_device(tree, device))
     links = programmer_links(quick, few, move, only) if NAME in layers else []
+    links += transformer_links(quick, few, move, only) if TRANSFORMER in layers else []
     layers = [layer for layer in layers if layer in LAYERS]
     cases = tuple(case for case in (QUICK if few or quick else FULL) if case.layer in layers)
     links += [
