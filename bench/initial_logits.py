@@ -13,6 +13,7 @@ from typing import Any
 import numpy
 
 from fastweights_np.transformer import Transformer
+from tasks.language import reading
 from tasks.language.settings import BLOCKS, FACTOR, HEADS, TARGETS, without_writes
 from tasks.recall import long_range
 from tasks.recall.long_range import FILLERS, VOCABULARY, Format
@@ -64,7 +65,7 @@ def measured(target: str, gated: bool) -> dict[str, Any]:
         found["right"].append(float(right[uncut].mean()))
         found["others"].append(float(((change.sum(axis=1) - right) / (VOCABULARY - 1))[uncut].mean()))
         found["accuracy"].append(float((logits.argmax(axis=1) == labels).mean()))
-        for name, value in cosines(cache[4][-1][-1].z, data).items():
+        for name, value in cosines(reading.memory(cache)[0], data).items():
             found[name].append(value)
     return {"target": target, "gated": gated} | {name: float(numpy.mean(each)) for name, each in found.items()}
 

@@ -129,10 +129,10 @@ def test_contributions_are_what_the_memory_returns():
     net = Settings(layer="next_token", hidden_size=8, chunk=1, across=True, decay=0.5).network(VOCABULARY)
     params, tokens = net.init(rng(), "float64"), rng().integers(0, VOCABULARY, (5, 2))
     found = reading.contributions(net, params, tokens)
-    of_mlp = net.forward(params, tokens)[1][4][-1][-1]
-    first = of_mlp.S[:, 0]  # what the first step wrote
+    z, written = reading.memory(net.forward(params, tokens)[1])
+    first = written[:, 0, 0, :, None] * z[:, 0, None]  # the outer product of the first step
     for t, decay in ((1, 1), (2, 0.5), (4, 0.125)):
-        read = decay * numpy.einsum("bdf,bf->bd", first, of_mlp.z[:, t])
+        read = decay * numpy.einsum("bdf,bf->bd", first, z[:, t])
         numpy.testing.assert_allclose(abs(found[:, t, 0]), numpy.linalg.norm(read, axis=1))
     assert not numpy.triu(found).any(), "a step reads what earlier chunks have written"
 

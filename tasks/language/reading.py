@@ -10,6 +10,14 @@ from fastweights_np.backend import to_host
 from fastweights_np.transformer import Transformer
 
 
+def memory(cache: Any) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Return z (B, T, F) and η v (B, chunks - 1, chunk, d) of the last block, from the cache of Transformer.forward."""
+    # each part of the sequences has (shape, caches of the blocks, ...), and a block ends with its MLP's cache
+    of_mlp = [blocks[-1][-1] for _, blocks, *_ in cache.caches]
+    z, U = (numpy.concatenate(to_host([getattr(each, name) for each in of_mlp])) for name in ("z", "U"))
+    return z, U
+
+
 def contributions(net: Transformer, params: Any, tokens: Any) -> numpy.ndarray:
     """Return what each step t reads of each step s in the last block: (B, T, T), at [b, t, s].
 
@@ -18,10 +26,7 @@ def contributions(net: Transformer, params: Any, tokens: Any) -> numpy.ndarray:
     The sum has the steps s of earlier chunks, and age is the number of chunks between them. The contribution is the
     length of a summand, with the sign of z(s)·z(t).
     """
-    _, cache = net.forward(params, tokens)
-    of_blocks = cache[4]
-    of_mlp = of_blocks[-1][-1]  # the cache of in_place_ttt.forward
-    z, U = to_host((of_mlp.z, of_mlp.U))  # (B, T, F), and η v (B, C - 1, L, d)
+    z, U = memory(net.forward(params, tokens)[1])
     steps, L = z.shape[1], net.options["chunk"]
     lengths = numpy.zeros(z.shape[:2], z.dtype)
     of_written = numpy.linalg.norm(U.reshape(len(U), -1, U.shape[-1]), axis=-1)
