@@ -176,12 +176,13 @@ def _of_heads(array: Array, heads: int, L: int) -> Array:
 
 def _blocks(qkv: Array, heads: int, pad: int, L: int) -> tuple[Array, Array, Array]:
     """Return queries (B, C, N, L, p), keys and values (B, C, N, pad + L, p) of each block, which overlap: views."""
-    strided, found = array_module(qkv=qkv).lib.stride_tricks.as_strided, []
+    windows, found = array_module(qkv=qkv).lib.stride_tricks.sliding_window_view, []
     for n, array in enumerate(_split(qkv)):
-        of_steps = _of_heads(array[:, pad:], heads, L)
         if n and pad:
-            batch_size, count, _, _, p = of_steps.shape
-            of_steps = strided(array, (batch_size, count, heads, pad + L, p), of_steps.strides)
+            of_steps = windows(array, pad + L, 1)[:, ::L]  # (B, C, d, pad + L)
+            of_steps = of_steps.reshape(*of_steps.shape[:2], heads, -1, pad + L).swapaxes(3, 4)
+        else:
+            of_steps = _of_heads(array[:, pad:], heads, L)
         found.append(of_steps)
     return found[0], found[1], found[2]
 

@@ -42,8 +42,7 @@ def parts_of(inputs: Any, vocabulary: int, resets: Array | None, threads: int) -
         for name, indices, size in zip(("steps", "columns"), places, tokens.shape, strict=True):
             checks.shape(name, indices, ("n",), "one for each output")
             checks.indices(name, indices, size)
-    size = max(1, ROWS // steps) if xp is numpy else batch_size
-    size = min(size, -(-batch_size // threads))
+    size = min(max(1, ROWS // steps), -(-batch_size // threads)) if xp is numpy else batch_size
     parts = []
     for start in range(0, batch_size, size):
         columns, of_part = slice(start, min(start + size, batch_size)), None

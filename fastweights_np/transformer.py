@@ -125,7 +125,7 @@ class Transformer(Model):
     def forward(
         self, params: Tree, inputs: Any, workspace: Workspace | None = None, *, resets: Array | None = None
     ) -> tuple[Array, Cache]:  # fmt: skip
-        """Return the logits, and the cache.
+        """Return the logits, and the cache. The workspace holds no buffers: a batch in parts needs few.
 
         resets   (T, B), True at the first step of each further document in a sequence, as in spans.py. A step attends
                  to its own document, and reads what its own document has written

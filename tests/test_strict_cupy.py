@@ -15,8 +15,9 @@ import pytest
 import fastweights_np as fw
 from bench import strict_cupy
 from fastweights_np import audit, optim, to_device
-from fastweights_np.audit import programmer
+from fastweights_np.audit import programmer, transformer
 from fastweights_np.network import Classifier, Network, TokenEncoder
+from fastweights_np.trees import unflatten
 from tasks.__main__ import main
 from tests.small import mnist_files
 from tests.test_expressions import fer_folders
@@ -146,6 +147,21 @@ def test_forward_and_backward_pull_nothing(case, cupy):
     case.module.final_state(cache)
     assert cupy.usage.pulls == []
     assert not numpy.isnan(h.get()).any()
+
+
+@pytest.mark.parametrize("case", transformer.QUICK, ids=str)
+def test_the_transformer_pulls_nothing(case, cupy):
+    params, tokens, dlogits = case.arrays()
+    resets = numpy.zeros(tokens.shape, bool)
+    resets[3] = True
+    tree, tokens, dlogits = fw.to_device((unflatten(params), tokens, dlogits), "cuda")
+    model = case.model()
+    cupy.usage.clear()
+    logits, cache = model.forward(tree, tokens, resets=resets)
+    model.backward(dlogits, cache)
+    model.final_state(cache)
+    assert cupy.usage.pulls == []
+    assert not numpy.isnan(logits.get()).any()
 
 
 @pytest.mark.parametrize("case", programmer.QUICK, ids=str)

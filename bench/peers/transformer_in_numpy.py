@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fastweights_np import optim
+from fastweights_np import Workspace, optim
 from fastweights_np.network import train_step
 from fastweights_np.trees import flatten
 
@@ -16,10 +16,13 @@ def transformer(problem: Transformer, threads: int = 1, dtype: str = "float32") 
     """Return updates by Adam."""
     model, params = replace(problem.model(), threads=threads), problem.params(dtype)
     adam = optim.Adam(params, epsilon=problem.epsilon)
-    tokens, targets = problem.batch()
+    (tokens, targets), workspace = problem.batch(), Workspace()  # as in training: it keeps freed memory
 
     def run() -> Any:
-        train_step(model, params, adam, tokens, targets, problem.learning_rate, clip_norm=problem.clip_norm)
+        train_step(
+            model, params, adam, tokens, targets, problem.learning_rate, clip_norm=problem.clip_norm,
+            workspace=workspace,
+        )  # fmt: skip
         return params
 
     return Framework(run, lambda params: {name: value.copy() for name, value in flatten(params).items()})
