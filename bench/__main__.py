@@ -76,6 +76,7 @@ def main(arguments: list[str]) -> int:
     actors = commands.add_parser("actors", help="measure frames per second of catch's training for numbers of actors")
     actors.add_argument("--layer", choices=("fast_weights", "irnn", "lstm"), default="fast_weights")
     actors.add_argument("--actors", type=_positive, nargs="+", default=[1, cores], help="numbers of actors to measure")
+    commands.add_parser("logits", help="measure what In-Place TTT adds to the logits of a network before training")
     commands.add_parser("launches", help="count array operations per time step: kernel launches on a GPU")
     faults = commands.add_parser("faults", help="test robustness: kill runs, fill disks, damage files and input data")
     faults.add_argument("kinds", nargs="*", metavar="KIND", help="kinds of fault (default: all)")
@@ -230,6 +231,10 @@ def _do(chosen: argparse.Namespace) -> None:
             raise ValueError(f"faults: expected among {', '.join(faults.COUNTS)}; got {', '.join(unknown)}")
         if wrong := faults.measure(chosen.kinds, chosen.count, chosen.seed, chosen.report):
             raise RuntimeError(f"{wrong} cases went wrong")
+    elif chosen.command == "logits":
+        from . import initial_logits
+
+        initial_logits.run()
     elif chosen.command == "launches":
         from . import launches
 

@@ -21,6 +21,7 @@ from . import (
     factorial,
     generalization,
     keyvalue,
+    longrecall,
     mqar,
     report,
     searches,
@@ -28,6 +29,7 @@ from . import (
     speed,
     store,
     tables,
+    text,
 )  # fmt: skip
 from .drawings import draw_glimpses
 from .plans.retrieval import SEEDS_OF_TABLE_1
@@ -60,13 +62,15 @@ def make() -> str:
         "figure5": agents.figure_5(missing),
         **keyvalue.tables(),
         "mqar": mqar.table(),
+        **longrecall.tables(),
+        **text.tables(),
     }
-    missing += keyvalue.missing() + mqar.missing()
+    missing += keyvalue.missing() + mqar.missing() + longrecall.missing() + text.missing()
     if synthetic := load(SYNTHETIC_FACES):
         made["table3-synthetic"] = tables.table(3, synthetic, TABLE_3, SEEDS, missing)
-    for name, text in made.items():
-        if text:
-            write_text(report.output / f"{name}.md", text)
+    for name, table in made.items():
+        if table:
+            write_text(report.output / f"{name}.md", table)
     draw_glimpses(report.output / "glimpses-digit.png")
     figure_2(runs, missing)
     capacity.make(missing)
@@ -116,8 +120,10 @@ def for_pages() -> dict[str, str]:
         "catch-random-start": agents.random_starts(),
         **keyvalue.tables(),
         "mqar": mqar.table(),
+        **longrecall.tables(),
+        **text.tables(),
     }
-    return {name: text for name, text in made.items() if text}
+    return {name: table for name, table in made.items() if table}
 
 
 def figure_2(runs: list[Run], missing: list[str]) -> None:

@@ -49,7 +49,27 @@ class Planned(NamedTuple):
         if (self.folder / "settings.json").exists():
             return [cell.task, "--resume", str(self.folder)]
         words = [*cell.options.split(), *best_of(cell.search), "--seed", str(self.seed), *out]
+        if cell.start is not None:
+            words += ["--initial", str(self._made(cell.start))]
         return [cell.task, *words, *(["--data-dir", str(data_dir)] if self.needs_data_dir else [])]
+
+    @property
+    def initial(self) -> Path | None:
+        """Return the folder of the run that this one starts from; None if it starts anew."""
+        cell = self.cell
+        if isinstance(cell, Search) or cell.start is None:
+            return None
+        return FOLDER / _name(cell.start, self.seed)
+
+    def _made(self, start: Cell) -> Path:
+        """Return the folder of the run that this one starts from. Raise ValueError if there is no finished run."""
+        folder = FOLDER / _name(start, self.seed)
+        if not (folder / "result.json").exists():
+            raise ValueError(
+                f"reproduce: expected a finished run in {folder}, from which {self.name} starts, found none; make it: "
+                f"python -m tasks {start.task} {start.options} --seed {self.seed} --out {folder}"
+            )
+        return folder
 
     @property
     def needs_data_dir(self) -> bool:
@@ -61,6 +81,7 @@ class Planned(NamedTuple):
         if isinstance(cell, Search):
             return f"{self.name}: python -m tasks search {cell.task} --grid {cell.grid} {cell.options}"
         best = f" and the best of search/{cell.search}" if cell.search else ""
+        best += f", from {_name(cell.start, self.seed)}" if cell.start else ""
         return f"{self.name}: python -m tasks {cell.task} {cell.options} --seed {self.seed}{best}"
 
 
@@ -82,6 +103,11 @@ def _settings(task: str, options: str) -> dict[str, Any]:
     return settings_asked_for(kind, options.split(), f"python -m tasks {task}").as_json()
 
 
+def _name(cell: Cell, seed: int) -> str:
+    """Return the name of a cell's run in the store."""
+    return store.name_of(cell.group, _settings(cell.task, cell.options) | {"seed": seed})
+
+
 def planned(names: list[str]) -> Iterator[Planned]:
     """Yield each search and each run of these plans once."""
     seen = set()
@@ -92,7 +118,7 @@ def planned(names: list[str]) -> Iterator[Planned]:
                 yield Planned(name, cell)
             continue
         for seed in cell.seeds:
-            name = store.name_of(cell.group, _settings(cell.task, cell.options) | {"seed": seed})
+            name = _name(cell, seed)
             if name not in seen:
                 seen.add(name)
                 yield Planned(name, cell, seed)

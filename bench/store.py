@@ -6,7 +6,7 @@
     pictures/         pictures of runs that a page shows
 
 A run's name is GROUP/LAYER-R50-seed0. The group is the task, or TASK-NAME for runs outside the paper's tables. Names of
-retrieval and mqar also have K, names of catch N, and names of keyvalue S, its number of keys.
+retrieval, mqar and longrecall also have K, names of catch N, and names of keyvalue S, its number of keys.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ RUNS, SEARCHES = "runs.jsonl", "searches.jsonl"
 LONG = ("curve", "confusion", "wrong_answers")  # entries of a run that are stored in TASK.jsonl
 NEEDED = {RUNS: ("run", "task", "settings", "seconds"), SEARCHES: ("search", "task", "trials")}  # in each line
 SIZES = {"pairs": "K", "size": "N", "keys": "S"}  # part of the name, before R, if a task has it
-MAY_DIFFER = ("seed", "test_curve", "generalize")  # between runs of one cell: they do not change its results
+# between runs of one cell: they do not change its results, or name a run of the same seed
+MAY_DIFFER = ("seed", "test_curve", "generalize", "initial")
 
 Run = dict[str, Any]
 

@@ -19,6 +19,8 @@ TASKS = {
     "catch": "catch a ball that becomes invisible (section 4.4, figure 5)",
     "keyvalue": "retrieve the value of a key by other write rules (Schlag 2021)",
     "mqar": "retrieve the values of several keys by other write rules",
+    "longrecall": "recall from beyond sliding windows by In-Place TTT (2026)",
+    "text": "model characters of a text, with and without In-Place TTT",
 }
 MISSING = 'tasks: {} is not installed; pip install -e ".[tasks]"'
 USAGE = """\

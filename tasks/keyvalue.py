@@ -13,7 +13,7 @@ Where keys repeat, training sequences have 2S pairs, and evaluation sequences S.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -28,6 +28,7 @@ from fastweights_np.network import Model, Network
 from .recall import pairs
 from .recall.retriever import MemoryRetriever, OneHotReadout, PairEncoder, one_hot
 from .running import runs, training
+from .running.drawn import Drawn
 from .running.layers import LayerSettings
 from .running.runs import Objective
 from .running.training import Split, TrainingSettings
@@ -83,27 +84,6 @@ class Settings(LayerSettings, TrainingSettings):
         if not losses:
             return False
         return losses[-1] <= SOLVED or len(losses) - 1 - losses.index(min(losses)) > self.patience
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Training sequences that are drawn anew for each epoch; `first` are those of the first one."""
-
-    first: Split
-    draw: Callable[[numpy.random.Generator], Split]
-
-    @property
-    def labels(self) -> Any:
-        """Return the labels (N,)."""
-        return self.first.labels
-
-    def batch(self, chosen: Any) -> tuple[Any, Any]:
-        """Return (inputs, labels) of the chosen sequences of the first epoch."""
-        return self.first.batch(chosen)
-
-    def augmented(self, rng: numpy.random.Generator) -> Split:
-        """Return new sequences."""
-        return self.draw(rng)
 
 
 def load(settings: Settings) -> Drawn:

@@ -26,7 +26,7 @@ def mnist_files(folder: Path) -> Path:
 
 LENGTH = {
     "retrieval": ("epochs", 2), "mnist": ("epochs", 2), "faces": ("epochs", 2), "catch": ("frames", 960),
-    "keyvalue": ("epochs", 2), "mqar": ("epochs", 2),
+    "keyvalue": ("epochs", 2), "mqar": ("epochs", 2), "longrecall": ("epochs", 2), "text": ("epochs", 2),
 }  # fmt: skip
 
 
@@ -38,6 +38,13 @@ def options(task: str, folder: Path) -> list[str]:
         return [task, "--layer", "delta", "--keys", "6", *NETWORK, "--epochs", "2"]
     if task == "mqar":
         return [task, *SEQUENCES, *NETWORK, "--tokens", "16", "--vocabulary", "32", "--epochs", "2"]
+    if task == "longrecall":
+        sizes = ["--pairs", "2", "--gap", "4", "--validation-size", "4", "--test-size", "4"]
+        return [task, *sizes, "--hidden-size", "8", "--batch-size", "2", "--epochs", "2"]
+    if task == "text":
+        (folder / "text.txt").write_text("the cat sat on the mat, and the dog sat on the log. " * 20)
+        sizes = ["--data", str(folder / "text.txt"), "--context", "32", "--validation-size", "99"]
+        return [task, *sizes, "--hidden-size", "8", "--batch-size", "2", "--epochs", "2"]
     if task == "mnist":
         return [
             task,

@@ -13,6 +13,7 @@ import pytest
 from fastweights_np import network
 from tasks import faces, mnist
 from tasks.__main__ import main
+from tasks.language.settings import TARGETS
 from tasks.running.layers import TAKES
 from tasks.vision import digits, duplicates, glimpses, images
 from tests.small import mnist_files
@@ -271,8 +272,9 @@ def test_a_patch_too_large_for_the_convnet_is_refused_before_a_run(side, patch):
 
 def test_every_layer_has_its_options():
     rules = {"sum", "decay", "gated", "delta", "gated_delta", "softmax"}  # of keyvalue and mqar
+    transformers = {"window", "full", *TARGETS}
     assert set(LAYERS) == {*network.LAYERS, "convnet"}
-    assert set(TAKES) == set(LAYERS) | rules
+    assert set(TAKES) == set(LAYERS) | rules | transformers
 
 
 def with_a_bad_test_set(data_dir, folder):

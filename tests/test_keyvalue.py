@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import autograd
 import autograd.numpy as anp
@@ -14,10 +15,12 @@ import pytest
 
 from fastweights_np import checkpoint
 from fastweights_np.network import Model
+from fastweights_np.transformer import Transformer
 from fastweights_np.trees import flatten
 from tasks import keyvalue
 from tasks.__main__ import main
 from tasks.recall import attention, pairs, reading
+from tasks.recall.mixing import MixingNetwork
 from tasks.recall.retriever import MemoryRetriever, OneHotReadout, PairEncoder
 from tasks.running import runs
 from tests.small import options
@@ -253,20 +256,20 @@ def test_every_evaluation_draws_new_sequences_of_s_pairs(tmp_path, monkeypatch):
             assert not numpy.array_equal(one, other)
 
 
-@pytest.mark.parametrize("task", ["keyvalue", "mqar"])
+@pytest.mark.parametrize("task", ["keyvalue", "mqar", "longrecall", "text"])
 def test_an_interrupted_run_ends_in_the_same_bits(task, tmp_path, monkeypatch):
     """Sequences and dropout of the rest of the epoch are drawn again."""
     words = options(task, tmp_path)
     assert main([*words, "--out", str(tmp_path / "whole")]) == 0
-    kind = MemoryRetriever if task == "keyvalue" else __import__("tasks.recall.mixing", fromlist=["x"]).MixingNetwork
+    kind: Any = {"keyvalue": MemoryRetriever, "mqar": MixingNetwork}.get(task, Transformer)
     original, count = kind.forward, 0
 
-    def interrupted(self, *arguments):
+    def interrupted(self, *arguments, **options):
         nonlocal count
         count += 1
         if count == 5:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(self, *arguments)
+        return original(self, *arguments, **options)
 
     monkeypatch.setattr(kind, "forward", interrupted)
     assert main([*words, "--out", str(tmp_path / "run")]) == runs.INTERRUPTED

@@ -17,6 +17,7 @@ import pytest
 
 from fastweights_np import checkpoint, files
 from fastweights_np.network import Network
+from fastweights_np.transformer import Transformer
 from tasks.__main__ import TASKS, USAGE, main
 from tasks.games import agents
 from tasks.recall.mixing import MixingNetwork
@@ -130,6 +131,7 @@ def test_a_folder_that_vanishes_during_the_run_is_named(task, change, message, t
     folder = tmp_path / "run"
     words = [*options(task, tmp_path), "--out", str(folder)]
     kinds = {"catch": agents.Learner, "keyvalue": MemoryRetriever, "mqar": MixingNetwork}
+    kinds |= dict.fromkeys(("longrecall", "text"), Transformer)
     kind, name = kinds.get(task, Network), "play" if task == "catch" else "loss_and_gradients"
     original = getattr(kind, name)
 
@@ -179,6 +181,9 @@ def test_a_read_only_folder_is_named(tmp_path, monkeypatch, capsys):
         ("keyvalue", "keys", 10**14),
         ("mqar", "training-size", 10**14),
         ("mqar", "vocabulary", 10**14),
+        ("longrecall", "test-size", 10**14),
+        ("longrecall", "gap", 10**14),
+        ("text", "hidden-size", 8 * 10**13),
     ],
 )
 def test_a_size_that_does_not_fit_into_memory_is_named(task, option, size, tmp_path, capsys):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from bench import references, store
 from bench.published import TABLE_1
-from tasks import catch, faces, keyvalue, mnist, mqar, retrieval
+from tasks import catch, faces, keyvalue, longrecall, mnist, mqar, retrieval, text
 from tasks.__main__ import TASKS, main
 from tasks.reporting import charts, markup
 from tasks.reporting.cells import cells
@@ -21,7 +21,7 @@ from tasks.reporting.reading import Run
 from tests.small import SEQUENCES, options
 
 SETTINGS = {
-    each.Settings.task: each.Settings for each in (retrieval, mnist, faces, catch, keyvalue, mqar)
+    each.Settings.task: each.Settings for each in (retrieval, mnist, faces, catch, keyvalue, mqar, longrecall, text)
 }  # fmt: skip
 KINDS_OF_DAMAGE = {
     "settings.json": ("{", "expected the settings of a run"),
@@ -30,7 +30,7 @@ KINDS_OF_DAMAGE = {
     "attention.png": ("no picture", "expected a picture, PNG or GIF"),
     "search.json": (
         '{"task": "chess"}',
-        "task: expected one of retrieval, mnist, faces, catch, keyvalue, mqar, got 'chess'",
+        "task: expected one of retrieval, mnist, faces, catch, keyvalue, mqar, longrecall, text, got 'chess'",
     ),
 }
 

@@ -29,6 +29,8 @@ def test_every_stored_run_is_planned_with_the_settings_that_it_has():
             continue  # still to be made, or a search
         options = " ".join([run.cell.options, *reproduce.best_of(run.cell.search)])
         wanted = reproduce._settings(run.cell.task, options) | {"seed": run.seed}
+        if run.initial is not None:
+            wanted["initial"] = str(run.initial)
         # settings that are younger than a stored run had the values that before_options gives, or their default
         older = store.before_options(run.cell.task)
         assert older | stored.pop(run.name)["settings"] == wanted, run.name

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import games, images, keyvalue, mqar, retrieval
+from . import games, images, keyvalue, longrecall, mqar, retrieval, text
 from .cells import Cell, Search
 
 # searches stand before the runs that take their best settings
@@ -35,4 +35,6 @@ PLANS: dict[str, Sequence[Cell | Search]] = {
     "figure5": games.FIGURE_5,
     "keyvalue": keyvalue.KEYVALUE,
     "mqar": mqar.MQAR,
+    "longrecall": longrecall.LONGRECALL,
+    "text": text.TEXT,
 }

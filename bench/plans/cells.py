@@ -26,6 +26,7 @@ class Cell(NamedTuple):
     options: str
     seeds: tuple[int, ...]
     search: str = ""  # name of the stored search whose best settings the runs take, too
+    start: Cell | None = None  # each run starts from the parameters of this cell's run with its seed, by --initial
 
     @property
     def task(self) -> str:

@@ -32,6 +32,14 @@ LAYERS = {
     "delta": ("Delta rule", "#009E73"),
     "gated_delta": ("Gated delta rule", "#E69F00"),
     "softmax": ("Softmax attention", "#CC79A7"),
+    # transformers, with and without In-Place TTT
+    "window": ("Sliding window", "#882255"),
+    "next_token": ("Next token", "#0072B2"),
+    "learned": ("Learned target", "#D55E00"),
+    "convolution": ("Learned convolution", "#E69F00"),
+    "matrix": ("Learned W_target", "#56B4E9"),
+    "reconstruction": ("Reconstruction", "#009E73"),
+    "full": ("Full attention", "#CC79A7"),
 }
 NAMES = {layer: name for layer, (name, _) in LAYERS.items()}
 NAMES_OF_AGENTS = NAMES | {"irnn": "ReLU RNN"}  # the paper's names for the agents of Catch

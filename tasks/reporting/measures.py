@@ -63,6 +63,10 @@ MEASURES = {
         ("update", "epoch", "train_loss", "validation_loss", "validation_error"),
     ),
     "mqar": Measure("Multi-query recall", "test error", _error, 2, " %", _NEEDED, _CURVE),
+    "longrecall": Measure("Recall over a long range", "test accuracy", _accuracy, 2, " %", _NEEDED, _CURVE),
+    "text": Measure(
+        "Character language model", "test loss", lambda result: result["test_nll"], 4, " nats", _NEEDED, _CURVE
+    ),
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOT
 # settings that determine the memory of a run
 SIZES = (
     "batch_size", "games", "hidden_size", "training_size", "validation_size", "test_size", "pairs", "copies", "heads",
-    "size", "keys", "tokens", "vocabulary", "actors", "steps", "inner_steps",
+    "size", "keys", "tokens", "vocabulary", "actors", "steps", "inner_steps", "gap", "context",
 )  # fmt: skip
 TOO_LARGE = ("array is too big", "maximum allowed dimension", "maximum allowed size")  # NumPy's words, in lower case
 

@@ -10,6 +10,7 @@ from fastweights_np import checks, fast_weights
 
 from .runs import RunSettings
 
+WRITTEN = ("window", "written", "chunk", "across", "decay", "rate")  # options of a transformer with fast weights
 # the options of each layer's init, and of its forward
 TAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "fast_weights": (
@@ -31,6 +32,14 @@ TAKES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "delta": ((), ("feature_map",)),
     "gated_delta": ((), ("feature_map",)),
     "softmax": ((), ()),
+    # transformers of longrecall and text
+    "window": ((), ("window",)),
+    "next_token": ((), WRITTEN),
+    "learned": ((), WRITTEN),
+    "convolution": ((), WRITTEN),
+    "matrix": ((), WRITTEN),
+    "reconstruction": ((), tuple(name for name in WRITTEN if name != "across")),
+    "full": ((), ()),
 }  # fmt: skip
 
 

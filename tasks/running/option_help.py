@@ -20,18 +20,21 @@ from .runs import RunSettings
 GROUPS = {
     "run": ("settings", "resume", "seed", "device", "dtype", "threads"),
     "data": (
-        "data", "data_dir", "pairs", "keys", "repeat", "tokens", "mix", "vocabulary", "training_size",
-        "validation_size", "test_size", "keep_duplicates", "patch", "shift", "mirror", "glimpse_type", "size",
-        "visible", "paddle_width", "paddle_start",
+        "data", "data_dir", "variant", "pairs", "gap", "context", "keys", "repeat", "tokens", "mix", "vocabulary",
+        "training_size", "validation_size", "test_size", "keep_duplicates", "patch", "shift", "mirror",
+        "glimpse_type", "size", "visible", "paddle_width", "paddle_start",
     ),
     "network": (
-        "layer", "hidden_size", "layer_norm", "recurrent_scale", "forget_bias", "shared_value", "recurrent_value",
-        "convolution", "wipe", "integrate", "initial",
+        "layer", "hidden_size", "window", "layer_norm", "recurrent_scale", "forget_bias", "shared_value",
+        "recurrent_value", "convolution", "wipe", "integrate", "initial",
     ),
-    "memory": ("feature_map", "decay", "rate", "inner_steps", "normalize_preliminary", "copies", "heads"),
+    "memory": (
+        "feature_map", "written", "chunk", "across", "decay", "rate", "inner_steps", "normalize_preliminary", "copies",
+        "heads",
+    ),
     "optimization": (
         "method", "actors", "games", "frames", "steps", "epochs", "patience", "batch_size", "optimizer",
-        "learning_rate", "schedule", "hold", "clip_norm", "weight_decay", "dropout", "best_by", "discount",
+        "learning_rate", "warmup", "schedule", "hold", "clip_norm", "weight_decay", "dropout", "best_by", "discount",
         "value_weight", "entropy_weight",
     ),
     "output": ("out", "checkpoint_every", "test_curve", "generalize"),

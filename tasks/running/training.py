@@ -48,6 +48,7 @@ class TrainingSettings(RunSettings):
     length: ClassVar[str] = "epochs"
     checkpoint: ClassVar[tuple[tuple[str, ...], type]] = (("params", "best_params", "optimizer"), Progress)
     metrics: ClassVar[tuple[str, str]] = ("validation_nll", "validation_error")  # loss and error of each line
+    beta2: ClassVar[float] = 0.999  # of Adam
 
     epochs: int = 20
     """Number of passes over the training set."""
@@ -90,6 +91,10 @@ class TrainingSettings(RunSettings):
         """Return the validation metrics that select the best epoch, the second one for ties."""
         loss, error = self.metrics
         return (loss,) if self.best_by == "loss" else (error, loss)
+
+    def filled(self, stored: Any, own: dict[str, Any]) -> Any:
+        """Return the stored parameters of --initial, with those of this run's `own` that a run may start without."""
+        return stored
 
     def stops(self, curve: Sequence[Mapping[str, float]]) -> bool:
         """Return whether training ends after these epochs, before the last one."""
@@ -239,7 +244,7 @@ class _Run:
         weights, self._order = settings.streams(2)
         self.network, self.settings, self.folder, self.training, self._data = network, settings, folder, training, data
         self.params = to_device(self._initial(network.init(weights, settings.dtype)), settings.device)
-        self.optimizer = optim.Adam(self.params, weight_decay=settings.weight_decay)
+        self.optimizer = optim.Adam(self.params, beta2=settings.beta2, weight_decay=settings.weight_decay)
         self.batches = len(training.labels) // settings.batch_size
         self.update, self.updates = 0, self.batches * settings.epochs
         self._ranks = distributed.ranks()
@@ -258,6 +263,7 @@ class _Run:
         if run is None or distributed.ranks().first((self.folder / checkpoints.NAME).exists):
             return params
         best, _ = distributed.ranks().first(lambda: checkpoints.initial_params(run))
+        best = self.settings.filled(best, params)
         checkpoints.check_arrays(run / checkpoints.NAME, best, params, "name a run of the same network by --initial")
         return best
 
