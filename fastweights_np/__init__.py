@@ -19,6 +19,7 @@ from . import (
     actor_critic,
     associative_lstm,
     checkpoint,
+    context_policy,
     convnet,
     distributed,
     fast_weight_programmer,
@@ -32,15 +33,16 @@ from . import (
     network,
     ops,
     optim,
+    policy_gradient,
 )
 from .backend import to_device, to_host
 from .workspace import Workspace
 
 __version__ = "0.1.0"
 __all__ = [
-    "Workspace", "actor_critic", "associative_lstm", "audit", "checkpoint", "convnet", "distributed",
+    "Workspace", "actor_critic", "associative_lstm", "audit", "checkpoint", "context_policy", "convnet", "distributed",
     "fast_weight_programmer", "fast_weights", "features", "irnn", "key_value_memory", "lstm", "memory", "multilevel",
-    "network", "ops", "optim", "to_device", "to_host",
+    "network", "ops", "optim", "policy_gradient", "to_device", "to_host",
 ]  # fmt: skip
 
 

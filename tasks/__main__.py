@@ -19,6 +19,7 @@ TASKS = {
     "catch": "catch a ball that becomes invisible (section 4.4, figure 5)",
     "keyvalue": "retrieve the value of a key by other write rules (Schlag 2021)",
     "mqar": "retrieve the values of several keys by other write rules",
+    "fast_slow": "learn hidden conventions by contexts, by weights, or by both",
 }
 MISSING = 'tasks: {} is not installed; pip install -e ".[tasks]"'
 USAGE = """\

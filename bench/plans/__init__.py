@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import games, images, keyvalue, mqar, retrieval
+from . import fast_slow, games, images, keyvalue, mqar, retrieval
 from .cells import Cell, Search
 
 # searches stand before the runs that take their best settings
@@ -33,4 +33,5 @@ PLANS: dict[str, Sequence[Cell | Search]] = {
     "figure5": games.FIGURE_5,
     "keyvalue": keyvalue.KEYVALUE,
     "mqar": mqar.MQAR,
+    "fast_slow": fast_slow.FAST_SLOW,
 }

@@ -21,7 +21,7 @@ PARAGRAPH = re.compile(r"\*\*\(([A-Z]\d+)\)")
 # the table's subjects for files that do not belong to one layer
 SUBJECTS = {
     "memory": ("fast_weights", "multilevel"), "inner_loop": ("fast_weights", "multilevel"),
-    "recurrent": ("fast_weights", "multilevel", "irnn"), "losses": ("ops", "what has no time"),
+    "recurrent": ("fast_weights", "multilevel", "irnn"), "losses": ("ops", "what has no time", "policy_gradient"),
     "ops": ("ops", "what has no time"), "backend": ("ops",), **dict.fromkeys(PROGRAMMER, (NAME,)),
 }  # fmt: skip
 
