@@ -20,7 +20,7 @@ from .episodes import Episodes, Family, draw, permutations, prompts_of
 from .evolution import PromptContexts
 
 REHEARSED = 32  # base episodes in each update, for the KL penalty
-EVALUATED, MEASURED = 256, 512  # problems of an evaluation, and base episodes on which the drift is measured
+EVALUATED, MEASURED = 128, 256  # problems of an evaluation, and base episodes on which the drift is measured
 BASE_PAIRS = 3
 
 Channel = NoContexts | StateContexts | PromptContexts
