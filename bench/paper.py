@@ -19,6 +19,8 @@ from . import (
     controls,
     digits,
     factorial,
+    fast_slow,
+    fast_slow_claims,
     generalization,
     keyvalue,
     mqar,
@@ -60,8 +62,10 @@ def make() -> str:
         "figure5": agents.figure_5(missing),
         **keyvalue.tables(),
         "mqar": mqar.table(),
+        **fast_slow.tables(),
+        "fast-slow-claims": fast_slow_claims.table(),
     }
-    missing += keyvalue.missing() + mqar.missing()
+    missing += keyvalue.missing() + mqar.missing() + fast_slow.missing()
     if synthetic := load(SYNTHETIC_FACES):
         made["table3-synthetic"] = tables.table(3, synthetic, TABLE_3, SEEDS, missing)
     for name, text in made.items():
@@ -116,6 +120,8 @@ def for_pages() -> dict[str, str]:
         "catch-random-start": agents.random_starts(),
         **keyvalue.tables(),
         "mqar": mqar.table(),
+        **fast_slow.tables(),
+        "fast-slow-claims": fast_slow_claims.table(),
     }
     return {name: text for name, text in made.items() if text}
 

@@ -35,7 +35,7 @@ from .running.runs import NOT_FINITE, Interruption, RunSettings, interrupts_note
 
 MOST_TASKS = 8  # so many different permutations are drawn with certainty
 LEARNED = 0.9  # reward at which a task counts as learned
-MEASURES = ("reward", "neutral_reward", "entropy", "kl", "base_accuracy")
+MEASURES = ("reward", "neutral_reward", "entropy", "kl", "base_accuracy", "mean_reward")
 LINE = ("update", "stage", "episodes", "seconds", *MEASURES)
 
 
@@ -253,7 +253,6 @@ def summary(settings: Settings, curve: Sequence[Mapping[str, float]]) -> dict[st
             {
                 "name": stage.name,
                 **last,
-                "mean_reward": fmean(line["reward"] for line in lines),
                 "episodes_to_learn": learned and learned["episodes"],
                 "kl_when_learned": learned and learned["kl"],
             }
@@ -368,7 +367,10 @@ class _Training:
 
     def _evaluate(self, acts: bool) -> None:
         within = (self.update - 1) % self.settings.updates + 1
-        measured = {name: float(f"{value:.4g}") for name, value in self.learner.measure(acts).items()}
+        measured = self.learner.measure(acts)
+        rewards = [line["reward"] for line in self.curve if line["stage"] == self._stage]
+        measured["mean_reward"] = fmean([*rewards, measured["reward"]])
+        measured = {name: float(f"{value:.4g}") for name, value in measured.items()}
         line = {"update": self.update, "stage": self._stage, "episodes": within * self.settings.batch}
         self.curve.append(line | {"seconds": round(self.seconds(), 2)} | measured)
 

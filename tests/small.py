@@ -26,7 +26,7 @@ def mnist_files(folder: Path) -> Path:
 
 LENGTH = {
     "retrieval": ("epochs", 2), "mnist": ("epochs", 2), "faces": ("epochs", 2), "catch": ("frames", 960),
-    "keyvalue": ("epochs", 2), "mqar": ("epochs", 2),
+    "keyvalue": ("epochs", 2), "mqar": ("epochs", 2), "fast_slow": ("tasks", 2),
 }  # fmt: skip
 
 
@@ -36,6 +36,10 @@ def options(task: str, folder: Path) -> list[str]:
         return [task, *SEQUENCES, *NETWORK, "--epochs", "2"]
     if task == "keyvalue":
         return [task, "--layer", "delta", "--keys", "6", *NETWORK, "--epochs", "2"]
+    if task == "fast_slow":
+        base = ["--hidden-size", "8", "--base-updates", "3", "--data-dir", str(folder / "bases")]
+        size = ["--episodes", "64", "--problems", "4", "--contexts", "2", "--rank", "3", "--interleave", "1"]
+        return [task, *base, *size, "--tasks", "2", "--no-second"]
     if task == "mqar":
         return [task, *SEQUENCES, *NETWORK, "--tokens", "16", "--vocabulary", "32", "--epochs", "2"]
     if task == "mnist":

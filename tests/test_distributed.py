@@ -117,7 +117,7 @@ def test_a_share_of_the_batch_and_its_weight_make_the_whole_update():
 
 
 @needs_mpi
-@pytest.mark.parametrize("task", [task for task in LENGTH if task != "mqar"])
+@pytest.mark.parametrize("task", [task for task in LENGTH if task not in ("mqar", "fast_slow")])
 def test_two_ranks_train_as_one_process_does(task, tmp_path):
     """The parameters are those of one process. Training itself compares their bits between ranks after each epoch."""
     command = [*options(task, tmp_path), "--dtype", "float64"]

@@ -312,6 +312,8 @@ def test_initial_weights_of_another_network_are_refused(words, message, finished
     task, own, folder = finished
     if task in ("keyvalue", "mqar"):  # which have no layer lstm
         words = [word.replace("lstm", "softmax") for word in words]
+    if task == "fast_slow" and "lstm" in words:
+        pytest.skip("it has one layer")
     assert main([*own, *words, "--initial", str(folder), "--out", str(tmp_path / "new")]) == 2
     said = capsys.readouterr().err
     assert message in said
