@@ -12,7 +12,7 @@ from .cells import Cell, Search
 
 SEEDS, BASES = 5, (0, 1)
 VALIDATION = "--seed 100 --base-seed 100 --tasks 1 --no-second"
-SLOW_GRID = "learning_rate=0.0001,0.0003,0.001,0.003"
+SLOW_GRID = "learning_rate=0.0003,0.001,0.003,0.01"
 FAST_GRID = "fast_learning_rate=0.01,0.02,0.04"
 
 # what the study must show with five digits, for each base, fixed before the runs
