@@ -63,7 +63,7 @@ def make() -> str:
         **keyvalue.tables(),
         "mqar": mqar.table(),
         **fast_slow.tables(),
-        "fast-slow-claims": fast_slow_claims.table(),
+        **fast_slow_claims.tables(),
     }
     missing += keyvalue.missing() + mqar.missing() + fast_slow.missing()
     if synthetic := load(SYNTHETIC_FACES):
@@ -121,7 +121,7 @@ def for_pages() -> dict[str, str]:
         **keyvalue.tables(),
         "mqar": mqar.table(),
         **fast_slow.tables(),
-        "fast-slow-claims": fast_slow_claims.table(),
+        **fast_slow_claims.tables(),
     }
     return {name: text for name, text in made.items() if text}
 
