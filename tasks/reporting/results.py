@@ -70,11 +70,10 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
 def _progress(run: Run) -> Iterator[tuple[str, str]]:
     """Yield the figures of an unfinished run."""
     length, last = run.settings.length, run.curve[-1] if run.curve else {}
-    if run.settings.task == "fast_slow":
-        done = len({line["stage"] for line in run.curve})
-    else:
-        done = last.get("epoch" if length == "epochs" else length, 0)
-    yield "progress", f"{done:,} of {getattr(run.settings, length):,} {length}"
+    done = last.get("epoch" if length == "epochs" else length, 0)
+    if run.settings.task == "fast_slow":  # a line has the number of its stage
+        done = min(len({line["stage"] for line in run.curve}), getattr(run.settings, length))
+    yield "progress", f"{done:,.0f} of {getattr(run.settings, length):,} {length}"
     if run.curve and run.settings.task == "catch":
         yield "mean reward so far", f"{last['mean_reward']:.3f}"
     elif run.curve and run.settings.task == "fast_slow":
