@@ -98,15 +98,17 @@ def _verdict(found: Sequence[str]) -> str:
 
 def _judged(runs: Runs, claim: Claim, ours: Row, theirs: Row) -> tuple[str, str]:
     """Return the verdict of one comparison, and the other arm's figure with the pairs."""
-    by_place = {_place(run): run for run in of(runs, theirs)}
+    if not (others := of(runs, theirs)):
+        return UNDECIDED, NOT_RUN
+    by_place, text = {_place(run): run for run in others}, claim.show([claim.measure(run) for run in others])
     pairs = [(run, by_place[_place(run)]) for run in of(runs, ours) if _place(run) in by_place]
     if not pairs:
-        return UNDECIDED, NOT_RUN
+        return UNDECIDED, text
     values = [(claim.measure(one), claim.measure(other)) for one, other in pairs]
     won = sum(one < other if claim.less else one > other for one, other in values)
     tied = sum(one == other for one, other in values)
     lost = len(values) - won - tied
-    text = f"{claim.show([other for _, other in values])}; {won}/{tied}/{lost}"
+    text += f"; {won}/{tied}/{lost}"
     if len(values) < FEWEST:
         return UNDECIDED, text
     if lost >= won:

@@ -21,6 +21,7 @@ from . import (
     factorial,
     fast_slow,
     fast_slow_claims,
+    fast_slow_figure,
     generalization,
     keyvalue,
     mqar,
@@ -75,6 +76,7 @@ def make() -> str:
     figure_2(runs, missing)
     capacity.make(missing)
     sensitivity.make(missing)
+    fast_slow_figure.make()
     figure_of_speed(missing)
     return "\n".join([*made.values(), *(f"missing: {what}" for what in missing)])
 
