@@ -19,6 +19,9 @@ from . import (
     controls,
     digits,
     factorial,
+    fast_slow,
+    fast_slow_claims,
+    fast_slow_figure,
     generalization,
     keyvalue,
     longrecall,
@@ -64,8 +67,11 @@ def make() -> str:
         "mqar": mqar.table(),
         **longrecall.tables(),
         **text.tables(),
+        **fast_slow.tables(),
+        **fast_slow_claims.tables(),
     }
     missing += keyvalue.missing() + mqar.missing() + longrecall.missing() + text.missing()
+    missing += fast_slow.missing()
     if synthetic := load(SYNTHETIC_FACES):
         made["table3-synthetic"] = tables.table(3, synthetic, TABLE_3, SEEDS, missing)
     for name, table in made.items():
@@ -75,6 +81,7 @@ def make() -> str:
     figure_2(runs, missing)
     capacity.make(missing)
     sensitivity.make(missing)
+    fast_slow_figure.make()
     figure_of_speed(missing)
     return "\n".join([*made.values(), *(f"missing: {what}" for what in missing)])
 
@@ -122,6 +129,8 @@ def for_pages() -> dict[str, str]:
         "mqar": mqar.table(),
         **longrecall.tables(),
         **text.tables(),
+        **fast_slow.tables(),
+        **fast_slow_claims.tables(),
     }
     return {name: table for name, table in made.items() if table}
 

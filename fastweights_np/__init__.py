@@ -19,6 +19,7 @@ from . import (
     actor_critic,
     associative_lstm,
     checkpoint,
+    context_policy,
     convnet,
     distributed,
     fast_weight_programmer,
@@ -33,6 +34,7 @@ from . import (
     network,
     ops,
     optim,
+    policy_gradient,
     transformer,
 )
 from .backend import to_device, to_host
@@ -40,9 +42,9 @@ from .workspace import Workspace
 
 __version__ = "0.1.0"
 __all__ = [
-    "Workspace", "actor_critic", "associative_lstm", "audit", "checkpoint", "convnet", "distributed",
+    "Workspace", "actor_critic", "associative_lstm", "audit", "checkpoint", "context_policy", "convnet", "distributed",
     "fast_weight_programmer", "fast_weights", "features", "in_place_ttt", "irnn", "key_value_memory", "lstm", "memory",
-    "multilevel", "network", "ops", "optim", "to_device", "to_host", "transformer",
+    "multilevel", "network", "ops", "optim", "policy_gradient", "to_device", "to_host", "transformer",
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The paper's four tasks and two of later papers, run by `python -m tasks NAME`.
+"""The paper's four tasks and three of later papers, run by `python -m tasks NAME`.
 
 Modules that moved into a room can still be imported by their former names, such as tasks.catch_environment.
 """

@@ -21,6 +21,7 @@ TASKS = {
     "mqar": "retrieve the values of several keys by other write rules",
     "longrecall": "recall from beyond sliding windows by In-Place TTT (2026)",
     "text": "model characters of a text, with and without In-Place TTT",
+    "fast_slow": "learn hidden conventions by contexts, by weights, or by both",
 }
 MISSING = 'tasks: {} is not installed; pip install -e ".[tasks]"'
 USAGE = """\

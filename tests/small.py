@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy
 
+from fastweights_np import checkpoint
+from tasks.contexts.base import BaseConfig, train
 from tasks.vision import digits
 from tests.test_digits import idx
 from tests.test_expressions import fer_folders
@@ -27,6 +29,7 @@ def mnist_files(folder: Path) -> Path:
 LENGTH = {
     "retrieval": ("epochs", 2), "mnist": ("epochs", 2), "faces": ("epochs", 2), "catch": ("frames", 960),
     "keyvalue": ("epochs", 2), "mqar": ("epochs", 2), "longrecall": ("epochs", 2), "text": ("epochs", 2),
+    "fast_slow": ("tasks", 2),
 }  # fmt: skip
 
 
@@ -36,6 +39,13 @@ def options(task: str, folder: Path) -> list[str]:
         return [task, *SEQUENCES, *NETWORK, "--epochs", "2"]
     if task == "keyvalue":
         return [task, "--layer", "delta", "--keys", "6", *NETWORK, "--epochs", "2"]
+    if task == "fast_slow":
+        made = BaseConfig(5, 8, decay=0.95, rate=0.5, updates=3, seed=0)
+        (folder / "bases").mkdir(exist_ok=True)
+        checkpoint.save(folder / "bases" / made.path, train(made))
+        base = ["--hidden-size", "8", "--base-updates", "3", "--data-dir", str(folder / "bases")]
+        size = ["--episodes", "64", "--problems", "4", "--contexts", "2", "--rank", "3", "--interleave", "1"]
+        return [task, *base, *size, "--tasks", "2", "--no-second"]
     if task == "mqar":
         return [task, *SEQUENCES, *NETWORK, "--tokens", "16", "--vocabulary", "32", "--epochs", "2"]
     if task == "longrecall":

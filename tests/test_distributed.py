@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 needs_mpi = pytest.mark.skipif(MPIEXEC is None, reason="needs mpiexec, for example of pip install mpich")
 TIMEOUT = 240
+ALONE = ("mqar", "fast_slow")  # they refuse several ranks
 
 
 def started(ranks: int, *arguments: str, undrawn: bool = True) -> subprocess.Popen[str]:
@@ -171,7 +172,7 @@ def test_a_share_of_the_batch_and_its_weight_make_the_whole_update():
 
 
 @needs_mpi
-@pytest.mark.parametrize("task", [task for task in LENGTH if task not in ("mqar", "text")])  # text is as longrecall
+@pytest.mark.parametrize("task", [task for task in LENGTH if task not in (*ALONE, "text")])  # text is as longrecall
 def test_two_ranks_train_as_one_process_does(task, tmp_path):
     """The parameters are those of one process. Training itself compares their bits between ranks after each epoch."""
     command = [*options(task, tmp_path), "--dtype", "float64"]

@@ -19,6 +19,7 @@ from fastweights_np import checkpoint, files
 from fastweights_np.network import Network
 from fastweights_np.transformer import Transformer
 from tasks.__main__ import TASKS, USAGE, main
+from tasks.contexts.learner import Learner
 from tasks.games import agents
 from tasks.recall.mixing import MixingNetwork
 from tasks.recall.retriever import MemoryRetriever
@@ -130,9 +131,9 @@ def replaced_by_a_file(folder: Path) -> None:
 def test_a_folder_that_vanishes_during_the_run_is_named(task, change, message, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
     words = [*options(task, tmp_path), "--out", str(folder)]
-    kinds = {"catch": agents.Learner, "keyvalue": MemoryRetriever, "mqar": MixingNetwork}
+    kinds = {"catch": agents.Learner, "keyvalue": MemoryRetriever, "mqar": MixingNetwork, "fast_slow": Learner}
     kinds |= dict.fromkeys(("longrecall", "text"), Transformer)
-    kind, name = kinds.get(task, Network), "play" if task == "catch" else "loss_and_gradients"
+    kind, name = kinds.get(task, Network), {"catch": "play", "fast_slow": "update"}.get(task, "loss_and_gradients")
     original = getattr(kind, name)
 
     def changing(*arguments):
@@ -301,7 +302,9 @@ def test_a_log_on_a_full_disk_does_not_stop_the_run(tmp_path):
     assert (tmp_path / "run" / "result.json").exists()
 
 
-@pytest.mark.parametrize(("task", "line"), [(task, "epoch 1 of 2: training loss") for task in TASKS if task != "catch"])
+@pytest.mark.parametrize(
+    ("task", "line"), [(task, "epoch 1 of 2: training loss") for task in TASKS if task not in ("catch", "fast_slow")]
+)
 def test_without_a_terminal_each_epoch_has_its_line(task, line, tmp_path, capsys):
     assert main([*options(task, tmp_path), "--out", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr().out

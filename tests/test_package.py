@@ -46,7 +46,7 @@ ORDER = [
     {"optim", "checkpoint"},
     {"saving", "parts", "learned"},
     {"network", "batch_parts"},
-    {"actor_critic", "transformer"},
+    {"actor_critic", "context_policy", "policy_gradient", "transformer"},
 ]
 
 
@@ -74,7 +74,7 @@ def test_imports_run_one_way():
 def test_the_plain_files_import_nothing_from_the_rest_of_the_package():
     plain = {path.stem: path for path in (ROOT / "fastweights_np" / "plain").glob("*.py")}
     others = {"__init__", "ops", "features", "losses", "optim", "convnet", "fast_weight_programmer"}
-    others |= {"rms_norm", "gated_mlp", "attention", "in_place_ttt", "transformer"}
+    others |= {"rms_norm", "gated_mlp", "attention", "in_place_ttt", "transformer", "context_policy"}
     assert set(plain) == others | set(network.LAYERS)
     for path in plain.values():
         tree = ast.parse(path.read_text())

@@ -12,7 +12,7 @@ from PIL import Image
 
 from bench import references, store
 from bench.published import TABLE_1
-from tasks import catch, faces, keyvalue, longrecall, mnist, mqar, retrieval, text
+from tasks import catch, faces, fast_slow, keyvalue, longrecall, mnist, mqar, retrieval, text
 from tasks.__main__ import TASKS, main
 from tasks.reporting import charts, markup
 from tasks.reporting.cells import cells
@@ -21,7 +21,8 @@ from tasks.reporting.reading import Run
 from tests.small import SEQUENCES, options
 
 SETTINGS = {
-    each.Settings.task: each.Settings for each in (retrieval, mnist, faces, catch, keyvalue, mqar, longrecall, text)
+    each.Settings.task: each.Settings
+    for each in (retrieval, mnist, faces, catch, keyvalue, mqar, longrecall, text, fast_slow)
 }  # fmt: skip
 KINDS_OF_DAMAGE = {
     "settings.json": ("{", "expected the settings of a run"),
@@ -30,7 +31,8 @@ KINDS_OF_DAMAGE = {
     "attention.png": ("no picture", "expected a picture, PNG or GIF"),
     "search.json": (
         '{"task": "chess"}',
-        "task: expected one of retrieval, mnist, faces, catch, keyvalue, mqar, longrecall, text, got 'chess'",
+        "task: expected one of retrieval, mnist, faces, catch, keyvalue, mqar, longrecall, text, fast_slow, "
+        "got 'chess'",
     ),
 }
 
@@ -94,7 +96,7 @@ def test_every_task_has_a_report_of_its_finished_and_unfinished_runs(task, tmp_p
     (tmp_path / "report.html").unlink()
     text = words(report(tmp_path, folder))
     assert "Not finished" in text
-    assert re.search(r"progress (2 of 2 epochs|\d+ of 960 frames)", text)
+    assert re.search(r"progress (2 of 2 (epochs|tasks)|\d+ of 960 frames)", text)
 
 
 def test_a_run_that_was_stopped_before_its_first_evaluation_has_a_report(copy, tmp_path):

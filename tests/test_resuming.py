@@ -87,7 +87,8 @@ def other_info(info):
         yield "text in the curve", info | {"curve": [line | {"validation_nll": "low"} for line in info["curve"]]}
         yield "an epoch twice", info | {"curve": [info["curve"][0]] * len(info["curve"])}
         yield "a fraction of an update", info | {"update": 1.5}
-        yield "another best", info | {"best": info["best"] | {"validation_nll": 0.0}}
+        if "best" in info:
+            yield "another best", info | {"best": info["best"] | {"validation_nll": 0.0}}
         for name, wrong in (
             ("bit_generator", "MT19937"),
             ("state", {"state": -1, "inc": 1}),
@@ -314,6 +315,8 @@ def test_initial_weights_of_another_network_are_refused(words, message, finished
         words = [word.replace("lstm", "softmax") for word in words]
     if task in ("longrecall", "text"):  # nor these; and heads have an even size
         words = [{"lstm": "window", "10": "16"}.get(word, word) for word in words]
+    if task == "fast_slow" and "lstm" in words:
+        pytest.skip("it has one layer")
     assert main([*own, *words, "--initial", str(folder), "--out", str(tmp_path / "new")]) == 2
     said = capsys.readouterr().err
     assert message in said

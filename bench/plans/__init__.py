@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from . import games, images, keyvalue, longrecall, mqar, retrieval, text
+from . import fast_slow, games, images, keyvalue, longrecall, mqar, retrieval, text
 from .cells import Cell, Search
 
 # searches stand before the runs that take their best settings
@@ -37,4 +37,5 @@ PLANS: dict[str, Sequence[Cell | Search]] = {
     "mqar": mqar.MQAR,
     "longrecall": longrecall.LONGRECALL,
     "text": text.TEXT,
+    "fast_slow": fast_slow.FAST_SLOW,
 }

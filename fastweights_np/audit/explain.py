@@ -23,7 +23,8 @@ PARAGRAPH = re.compile(r"\*\*\(([A-Z]\d+)\)")
 SUBJECTS = {
     "memory": ("fast_weights", "multilevel"), "inner_loop": ("fast_weights", "multilevel"),
     "recurrent": ("fast_weights", "multilevel", "irnn"), "associative_lstm_cell": ("associative_lstm",),
-    "losses": ("ops", "what has no time"), "ops": ("ops", "what has no time"), "backend": ("ops",),
+    "losses": ("ops", "what has no time", "policy_gradient"),
+    "ops": ("ops", "what has no time"), "backend": ("ops",),
     **dict.fromkeys(PROGRAMMER, (NAME,)),
     **dict.fromkeys(BLOCKS, (TRANSFORMER, "in_place_ttt")),
 }  # fmt: skip

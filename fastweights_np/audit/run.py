@@ -8,6 +8,7 @@ from ..backend import to_device
 from ..network import LAYERS
 from . import programmer
 from .cases import FULL, QUICK
+from .contexts import context_policy_links, policy_gradient_links
 from .layers import device_link, layer_links
 from .links import Link, Move
 from .networks import actor_critic_links, network_link
@@ -50,7 +51,9 @@ def other_links(layers: Sequence[str], quick: bool, move: Move) -> list[Link]:
     return [
         *convnet_links(quick, move),
         *operation_links(move),
+        *policy_gradient_links(move),
         optimizer_link(move),
         network_link(layers, move),
         *actor_critic_links(layers, quick, move),
+        *(context_policy_links(move) if "fast_weights" in layers else ()),
     ]

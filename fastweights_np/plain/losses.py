@@ -69,6 +69,37 @@ def actor_critic_backward(
     return dlogits, squared_error_backward(value_weight * one, values, targets)
 
 
+def clipped_policy(logits: Any, actions: Any, advantages: Any, weights: Any, np: Any = numpy) -> Any:
+    """Return -mean [w Â log π(a)]: logits (N, actions); actions, advantages Â and weights w = min(ρ, τ) (N, G).
+
+    Advantages and weights are constants.
+    """
+    rows = numpy.arange(len(actions))[:, None]
+    log_pi = np.log(softmax(logits, np))
+    return -np.sum(weights * advantages * log_pi[rows, actions]) / actions.size  # (G1)
+
+
+def clipped_policy_backward(logits: Any, actions: Any, advantages: Any, weights: Any) -> Any:
+    """Return dlogits."""
+    # -mean [w Â log π(a)]
+    dnll = weights * advantages / actions.size
+    taken = numpy.eye(logits.shape[-1])[actions]  # (N, G, actions)
+    return (dnll[:, :, None] * (softmax(logits)[:, None] - taken)).sum(1)  # (G1)
+
+
+def kl(logits: Any, log_beta: Any, np: Any = numpy) -> Any:
+    """Return Σ_k π_k (log π_k - log β_k) over the last axis, π = softmax(logits)."""
+    pi = softmax(logits, np)
+    return np.sum(pi * (np.log(pi) - log_beta), -1)  # (G2)
+
+
+def kl_backward(dkl: Any, logits: Any, log_beta: Any) -> Any:
+    """Return dlogits from dkl (N,); β is a constant."""
+    # KL = Σ_k π_k (log π_k - log β_k)
+    pi = softmax(logits)
+    return dkl[:, None] * pi * (numpy.log(pi) - log_beta - kl(logits, log_beta)[:, None])  # (G2)
+
+
 def relu_layer(params: dict[str, Any], x: Any, weight: str, bias: str, np: Any = numpy) -> Any:
     """Return relu(weight x + bias) over the last axis, for the parameters of these names."""
     return np.maximum(np.dot(x, params[weight].T) + params[bias], 0.0)

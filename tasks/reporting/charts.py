@@ -88,6 +88,9 @@ def curves(task: str, runs: Sequence[tuple[Look, Run]], floor: tuple[float, floa
     if task == "catch":
         yield _rewards(runs)
         return
+    if task == "fast_slow":
+        yield _rewards_of_tasks(runs)
+        return
 
     def losses(axes: Any) -> None:
         for look, run in runs:
@@ -128,6 +131,17 @@ def _rewards(runs: Sequence[tuple[Look, Run]]) -> Html:
         axes.set(ylabel="")
 
     return _chart("catch-reward", "Mean reward (dotted: random policy)", rewards)
+
+
+def _rewards_of_tasks(runs: Sequence[tuple[Look, Run]]) -> Html:
+    def rewards(axes: Any) -> None:
+        for look, run in runs:
+            first = [{**line, "episodes": line["episodes"] / 1e3} for line in run.curve if line["stage"] == 0]
+            _plot(axes, first, "episodes", "reward", look.options())
+        axes.set(xlabel="episodes (thousands)", ylim=(0, 1.03))
+        axes.grid(alpha=0.3)
+
+    return _chart("fast_slow-reward", "Reward on the first task", rewards)
 
 
 def _generalization(runs: Sequence[tuple[Look, Run]], name: str) -> Html:

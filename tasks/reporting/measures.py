@@ -48,6 +48,7 @@ def _accuracy(result: Mapping[str, Any]) -> float:
     return 100 - _error(result)
 
 
+REWARDED = ("catch", "fast_slow")  # tasks that learn from rewards: their curves have no losses
 MEASURES = {
     "retrieval": Measure("Associative retrieval", "test error", _error, 3, " %", _NEEDED, _CURVE),
     "mnist": Measure("Digits", "test error", _error, 2, " %", _NEEDED, _CURVE),
@@ -61,6 +62,10 @@ MEASURES = {
         "Retrieval of values by their keys", "test loss", lambda result: result["test_loss"], 4, "",
         ("test_error", "test_loss", "updates", "seconds"),
         ("update", "epoch", "train_loss", "validation_loss", "validation_error"),
+    ),
+    "fast_slow": Measure(
+        "Contexts and weights", "reward at the end of the first task", lambda result: result["final_reward"], 3, "",
+        ("final_reward", "mean_reward", "updates", "seconds"), ("update", "episodes", "reward", "kl"),
     ),
     "mqar": Measure("Multi-query recall", "test error", _error, 2, " %", _NEEDED, _CURVE),
     "longrecall": Measure("Recall over a long range", "test accuracy", _accuracy, 2, " %", _NEEDED, _CURVE),

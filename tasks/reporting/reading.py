@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..running import typed
 from ..running.runs import RunSettings, read_json, settings_and_notes
-from .measures import MEASURES
+from .measures import MEASURES, REWARDED
 
 DRAWN_BY_THE_REPORT = "learning_curve.png"
 SUFFIXES, FORMATS = (".png", ".gif"), ("PNG", "GIF")
@@ -106,9 +106,9 @@ def _result(path: Path, task: str) -> dict[str, Any]:
         _check_numbers(result, MEASURES[task].needed)
         if not isinstance(result.get("curve"), list):
             raise ValueError("curve: expected a list, found none")
-        if task != "catch":
+        if task not in REWARDED:
             _check_numbers(result.get("best_on_validation"), MEASURES[task].curve)
-        elif result.get("frames_to_learn") is not None:  # None: it did not learn
+        elif task == "catch" and result.get("frames_to_learn") is not None:  # None: it did not learn
             _check_numbers(result, ("frames_to_learn",))
         if "generalization" in result:
             for name in ("pairs", "separators"):

@@ -48,6 +48,11 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
         yield "random policy", f"{result['chance']:.3f}"
         yield "millions of frames to a reward of 0.9", "never" if learned is None else f"{learned / 1e6:.1f}"
         yield "frames", f"{result['frames']:,}"
+    elif run.settings.task == "fast_slow":
+        learned = result["episodes_to_learn"]
+        yield "thousands of episodes to a reward of 0.9", "never" if learned is None else f"{learned / 1e3:.0f}"
+        yield "mean reward", f"{result['mean_reward']:.3f}"
+        yield "updates", f"{result['updates']:,}"
     else:
         if "test_nll" in result:
             yield "test loss (nats)", f"{result['test_nll']:.4f}"
@@ -66,9 +71,13 @@ def _progress(run: Run) -> Iterator[tuple[str, str]]:
     """Yield the figures of an unfinished run."""
     length, last = run.settings.length, run.curve[-1] if run.curve else {}
     done = last.get("epoch" if length == "epochs" else length, 0)
-    yield "progress", f"{done:,} of {getattr(run.settings, length):,} {length}"
+    if run.settings.task == "fast_slow":  # a line has the number of its stage
+        done = min(len({line["stage"] for line in run.curve}), getattr(run.settings, length))
+    yield "progress", f"{done:,.0f} of {getattr(run.settings, length):,} {length}"
     if run.curve and run.settings.task == "catch":
         yield "mean reward so far", f"{last['mean_reward']:.3f}"
+    elif run.curve and run.settings.task == "fast_slow":
+        yield "reward so far", f"{last['reward']:.3f}"
     elif run.curve:
         loss = MEASURES[run.settings.task].loss
         best = min(run.curve, key=lambda line: line[loss])

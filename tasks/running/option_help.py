@@ -20,8 +20,9 @@ from .runs import RunSettings
 GROUPS = {
     "run": ("settings", "resume", "seed", "device", "dtype", "threads"),
     "data": (
-        "data", "data_dir", "variant", "pairs", "gap", "context", "keys", "repeat", "tokens", "mix", "vocabulary",
-        "training_size", "validation_size", "test_size", "keep_duplicates", "patch", "shift", "mirror",
+        "data", "data_dir", "variant", "pairs", "gap", "context", "digits", "base_seed", "base_updates", "keys",
+        "repeat", "tokens", "mix", "vocabulary", "training_size", "validation_size", "test_size", "keep_duplicates",
+        "patch", "shift", "mirror",
         "glimpse_type", "size", "visible", "paddle_width", "paddle_start",
     ),
     "network": (
@@ -33,11 +34,12 @@ GROUPS = {
         "heads",
     ),
     "optimization": (
-        "method", "actors", "games", "frames", "steps", "epochs", "patience", "batch_size", "optimizer",
-        "learning_rate", "warmup", "schedule", "hold", "clip_norm", "weight_decay", "dropout", "best_by", "discount",
-        "value_weight", "entropy_weight",
+        "method", "contexts", "rank", "context_scale", "feedback", "interleave", "tasks", "second",
+        "restart", "episodes", "problems", "rollouts", "actors", "games", "frames", "steps", "epochs", "patience",
+        "batch_size", "optimizer", "learning_rate", "fast_learning_rate", "warmup", "schedule", "hold", "clip_norm",
+        "clip", "kl_weight", "weight_decay", "dropout", "best_by", "discount", "value_weight", "entropy_weight",
     ),
-    "output": ("out", "checkpoint_every", "test_curve", "generalize"),
+    "output": ("out", "checkpoint_every", "evaluate_every", "test_curve", "generalize"),
 }  # fmt: skip
 EPILOG = "An option that the chosen layer does not use is refused, unless it has its default value."
 METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}

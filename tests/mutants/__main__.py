@@ -42,7 +42,8 @@ COPIED = ("fastweights_np", "tasks", "tests", "bench", "README.md", "pyproject.t
 TESTS = (
     "actor_critic", "arguments", "audit", "baselines", "checkpoint", "checks", "convnet", "defaults",
     "fast_weight_programmer", "fast_weights", "files", "layers", "memory", "multilevel", "network", "ops", "optim",
-    "package", "parts", "saving", "shared_arrays", "stepper", "strict_cupy", "transformer", "workspace",
+    "package", "parts", "policy_gradient", "saving", "shared_arrays", "stepper", "strict_cupy", "transformer",
+    "workspace",
 )  # fmt: skip
 # too slow to be run for one mutant; the last expects the source as it is
 NOT_RUN = (
