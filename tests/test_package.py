@@ -252,7 +252,7 @@ def test_type_checkers_see_a_wrong_array_and_a_wrong_layer(tmp_path):
 
 def test_public_modules_list_their_names_and_pages_use_no_others():
     public = {name: value for name in fw.__all__ if isinstance(value := getattr(fw, name), ModuleType)}
-    assert len(public) == 19
+    assert len(public) == 21
     for module in public.values():
         assert sorted(set(module.__all__)) == sorted(module.__all__)
         assert all(hasattr(module, name) and not name.startswith("_") for name in module.__all__), module.__name__
