@@ -134,7 +134,7 @@ def _claims() -> list[Claim]:
     ]  # fmt: skip
     found += [
         Claim(
-            f"{row.name}, tap +1 across the edge: ≥ {100 * plan.ACROSS:g} %", [row],
+            f"{row.name}: ≥ {100 * plan.ACROSS:g} %", [row],
             lambda run: 1 - run["test_error"] >= plan.ACROSS, accuracy,
         )
         for row in plan.EDGES
@@ -153,14 +153,14 @@ def _claims() -> list[Claim]:
             for row in (plan.NEXT, plan.LEARNED)
         ),
         Claim(
-            f"stored with a filler between: the learned target reaches {100 * plan.DELAY:g} % at least "
+            f"delay: the learned target reaches {100 * plan.DELAY:g} % at least "
             f"{plan.SOONER} times as soon as the fixed one (shown: its updates)", plan.DELAYED[::-1],
             lambda learned, fixed: _sooner(learned, fixed, plan.DELAY, plan.SOONER),
             lambda learned, _: updates_to(learned, plan.DELAY), "",
         ),
         *(
             Claim(
-                f"keys bound twice, {row.name}: ≥ {100 * plan.REBIND:g} % at update {plan.REBIND_AT}, "
+                f"{row.name}: ≥ {100 * plan.REBIND:g} % at update {plan.REBIND_AT}, "
                 "and less with λ = 1", [row, one],
                 lambda half, one: accuracy_at(half, plan.REBIND_AT) >= plan.REBIND > accuracy_at(one, plan.REBIND_AT),
                 lambda half, _: 100 * accuracy_at(half, plan.REBIND_AT),
@@ -173,7 +173,7 @@ def _claims() -> list[Claim]:
             lambda half, _: updates_to(half, 0.9), "",
         ),
         Claim(
-            f"keys of two tokens, fast weights in both blocks: ≥ {100 * plan.BIGRAM:g} %", [plan.BIGRAMS[-1]],
+            f"{plan.BIGRAMS[-1].name}: ≥ {100 * plan.BIGRAM:g} %", [plan.BIGRAMS[-1]],
             lambda run: 1 - run["test_error"] >= plan.BIGRAM, accuracy,
         ),
         Claim(

@@ -127,10 +127,10 @@ def run(settings: Settings, folder: Path, data: tuple[Drawn, LongRecalls, LongRe
         None if without is None else by_distance(test, without), 1 / VALUES,
     )  # fmt: skip
     if settings.writes:
-        tokens = test.tokens[:, :1]
+        (tokens, *_), _ = test.batch(slice(0, 1))
         figures.writes(
             folder / "writes.png", settings, reading.contributions(net, outcome.params, tokens)[0][test.steps[0]],
-            [spelled(token) for token in tokens[:, 0]], test.steps[0].tolist(), settings.chunk,
+            [spelled(token) for token in test.tokens[:, 0]], test.steps[0].tolist(), settings.chunk,
         )  # fmt: skip
     return result
 

@@ -20,7 +20,7 @@ from fastweights_np.network import Classifier, Network, TokenEncoder
 from fastweights_np.trees import unflatten
 from tasks import keyvalue
 from tasks.__main__ import main
-from tests.small import mnist_files
+from tests.small import mnist_files, options
 from tests.test_expressions import fer_folders
 
 SURFACE = Path(__file__).with_name("cupy_surface.txt")
@@ -121,18 +121,20 @@ def test_all_runs_on_the_device_gives_the_same_and_uses_what_is_listed(cupy, tmp
         [*KEYVALUE, "--layer", "fast_weights"],
         [*MQAR, "--layer", "gated_delta"],
         [*MQAR, "--layer", "softmax"],
+        options("longrecall", tmp_path),
+        options("text", tmp_path),
         ["catch", *CATCH],
         ["catch", *CATCH, "--layer", "lstm", "--steps", "2", "--optimizer", "rmsprop"],
     ]
-    for number, options in enumerate(runs):
+    for number, words in enumerate(runs):
         curves = []
         for device in ("cpu", "cuda"):
             folder = tmp_path / f"{number}-{device}"
-            assert main([*options, "--device", device, "--out", str(folder)]) == 0
+            assert main([*words, "--device", device, "--out", str(folder)]) == 0
             curves.append(json.loads((folder / "result.json").read_text())["curve"])
         for expected, got in zip(*curves, strict=True):
             for name in set(expected) - {"seconds"}:
-                assert got[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-5), (options, name)
+                assert got[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-5), (words, name)
     used = [" ".join([name, *sorted(words)]) for name, words in sorted(cupy.usage.functions.items())]
     assert SURFACE.read_text().split("\n")[1:-1] == used, (
         "what the package uses of CuPy has changed; the list is now:\n" + "\n".join(used)

@@ -82,7 +82,7 @@ def test_a_verdict_needs_every_seed():
 def test_a_learned_target_is_sooner_by_a_factor(learned, fixed, holds):
     for row, update in zip(plan.DELAYED, (fixed, learned), strict=True):
         add(row, curve=[(25 * n, 0.1 if update and 25 * n >= update else 0.9) for n in range(1, 7)])
-    shown, seeds, _ = verdict("stored with a filler between")
+    shown, seeds, _ = verdict("delay: the learned")
     assert seeds == f"{int(holds)} of 1"
     assert shown == ("never" if learned is None else str(float(learned)))
 
@@ -92,10 +92,10 @@ def test_rebound_keys_are_compared_at_one_update_with_the_run_of_the_same_seed()
     for seed, error in ((0, 0.05), (1, 0.5)):
         add(half, seed, curve=[(plan.REBIND_AT, error), (200, 0)])
         add(one, seed, curve=[(plan.REBIND_AT, 0.3), (200, 0)])
-    assert verdict("keys bound twice, next token, λ = 0.5")[1:] == ["1 of 2", "mixed"]
+    assert verdict("rebind, next token, λ = 0.5")[1:] == ["1 of 2", "mixed"]
     add(one, 2, curve=[(plan.REBIND_AT, 0.01)])
     add(half, 2, curve=[(plan.REBIND_AT, 0.01)])
-    assert verdict("keys bound twice, next token, λ = 0.5")[1] == "1 of 3", "λ = 1 reached it, too"
+    assert verdict("rebind, next token, λ = 0.5")[1] == "1 of 3", "λ = 1 reached it, too"
 
 
 def test_gains_of_text_are_of_the_same_seed():

@@ -57,22 +57,22 @@ SIZES = {
     16: (NEXT, LEARNED),
     **{size: tuple(row._replace(options=f"--chunk {size}") for row in (NEXT, LEARNED)) for size in (8, 32)},
 }
-EDGES = [row._replace(options="--across") for row in (NEXT, LEARNED)]
+EDGES = [row._replace(name=f"{row.name}, tap +1 across the edge", options="--across") for row in (NEXT, LEARNED)]
 DECAYED = LEARNED._replace(name="learned, λ = 0.5", epochs=12, options="--decay 0.5")
 DELAYED = [
-    NEXT._replace(epochs=16, options="--variant delay"), LEARNED._replace(options="--variant delay"),
-]  # fmt: skip
+    Row("delay, next token", "next_token", 16, "--variant delay"),
+    Row("delay, learned", "learned", 6, "--variant delay"),
+]
 REBOUND = [
-    row._replace(
-        name=f"{name}, λ = {decay}", epochs=8, options="--variant rebind" + (f" --decay {decay}" if decay < 1 else "")
-    )
-    for row, name in ((NEXT, "next token"), (LEARNED, "learned"))
+    Row(f"rebind, {name}, λ = {decay}", layer, 8, "--variant rebind" + (f" --decay {decay}" if decay < 1 else ""))
+    for name, layer in (("next token", "next_token"), ("learned", "learned"))
     for decay in (1, 0.7, 0.5)
 ]
 BIGRAMS = [
-    NEXT._replace(epochs=24, options="--variant bigram"), LEARNED._replace(epochs=24, options="--variant bigram"),
-    Row("learned, both blocks", "learned", 24, "--variant bigram --written all"),
-]  # fmt: skip
+    Row("bigram, next token", "next_token", 24, "--variant bigram"),
+    Row("bigram, learned", "learned", 24, "--variant bigram"),
+    Row("bigram, learned, both blocks", "learned", 24, "--variant bigram --written all"),
+]
 NEAR = [LEARNED._replace(name=f"learned, C = {size}", options=f"--gap 8 --chunk {size}") for size in (8, 64)]
 
 ARMS = [WINDOW, NEXT, LEARNED, CONVOLUTION, TARGET, RECONSTRUCTION, DECAYED, FULL]
