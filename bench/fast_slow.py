@@ -168,9 +168,15 @@ def _oracle(found: list[Run]) -> tuple[str, bool]:
 
 
 def _alone(found: list[Run]) -> tuple[str, bool]:
-    rewards, kls = [at_end("reward")(run) for run in found], [at_end("kl")(run) for run in found]
-    reached = sum(reward >= plan.CONTEXT_REWARD for reward in rewards)
-    return f"{reached} of {len(found)}, KL at most {max(kls):g}", reached >= plan.CONTEXT_SEEDS and not any(kls)
+    kls = [at_end("kl")(run) for run in found]
+    curves = {run["run"]: run["curve"] for run in store.load(found[0]["run"].partition("/")[0])}
+    highest = [max(line["reward"] for line in curves[run["run"]] if line["stage"] == 0) for run in found]
+    reached, kept = (
+        sum(reward >= plan.CONTEXT_REWARD for reward in each)
+        for each in (highest, [at_end("reward")(run) for run in found])
+    )
+    text = f"{reached} of {len(found)} ({kept} at the end), KL at most {max(kls):g}"
+    return text, reached >= plan.CONTEXT_SEEDS and not any(kls)
 
 
 def _median_episodes(found: list[Run]) -> tuple[str, bool]:
@@ -191,7 +197,7 @@ def _second(found: list[Run], most: bool) -> tuple[str, bool]:
 NEEDS = [
     Need(f"A0 written by showing π: accuracy of at least {plan.ORACLE}", ROWS["slow"], _oracle),
     Need(
-        f"reward of at least {plan.CONTEXT_REWARD} in {plan.CONTEXT_SEEDS} of {SEEDS} seeds, KL exactly 0",
+        f"reward of {plan.CONTEXT_REWARD} within the episodes in {plan.CONTEXT_SEEDS} of {SEEDS} seeds, KL exactly 0",
         ROWS["fast"], _alone,
     ),
     *(

@@ -73,7 +73,7 @@ def test_weight_decay_reaches_weight_matrices_and_nothing_else(name):
 def test_weights_to_decay_can_be_named_and_must_be_where_their_role_is_not_known():
     params = {"net": {"kernel": numpy.ones((2, 2)), "scale": numpy.ones((2, 2))}}
     zeros = map_leaves(numpy.zeros_like, params)
-    with pytest.raises(ValueError, match=r"weights: .* no layer of this package has a parameter 'net/kernel'; pass w"):
+    with pytest.raises(ValueError, match=r"weights: .* no layer of this package has a parameter 'net/scale'; pass w"):
         optim.Adam(params, weight_decay=0.1)
     with pytest.raises(ValueError, match="weights: expected names among net/kernel, net/scale; got 'kernel'"):
         optim.Adam(params, weights=["kernel"])

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 NAMES = [
-    "attention", "attention_to_places", "confusion", "film", "film_strip", "glimpses", "learning_curve",
-    "reward_curve", "search",
+    "accuracy_by_distance", "attention", "attention_to_places", "confusion", "contexts_curve", "film", "film_strip",
+    "glimpses", "learning_curve", "loss_by_position", "reward_curve", "search", "writes",
 ]  # fmt: skip
 
 
