@@ -262,7 +262,8 @@ def test_an_interrupted_run_ends_in_the_same_bits(task, tmp_path, monkeypatch):
     words = options(task, tmp_path)
     assert main([*words, "--out", str(tmp_path / "whole")]) == 0
     kind: Any = {"keyvalue": MemoryRetriever, "mqar": MixingNetwork}.get(task, Transformer)
-    original, count = kind.forward, 0
+    name, count = "loss_and_gradients" if kind is Transformer else "forward", 0
+    original = getattr(kind, name)
 
     def interrupted(self, *arguments, **options):
         nonlocal count
@@ -271,7 +272,7 @@ def test_an_interrupted_run_ends_in_the_same_bits(task, tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
         return original(self, *arguments, **options)
 
-    monkeypatch.setattr(kind, "forward", interrupted)
+    monkeypatch.setattr(kind, name, interrupted)
     assert main([*words, "--out", str(tmp_path / "run")]) == runs.INTERRUPTED
     assert main([task, "--resume", str(tmp_path / "run")]) == 0
     one, other = (checkpoint.load(tmp_path / name / "checkpoint.npz")[0] for name in ("whole", "run"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from statistics import mean
+from typing import get_args, get_type_hints
 
 import matplotlib
 import numpy
@@ -15,7 +16,7 @@ from matplotlib.text import Text
 
 from bench import agents, capacity, cells, generalization, paper, report, speed, store
 from fastweights_np.network import LAYERS
-from tasks import catch, figures, mnist, retrieval
+from tasks import catch, figures, longrecall, mnist, retrieval
 from tasks.figures import style
 from tasks.running.layers import TAKES
 
@@ -41,8 +42,9 @@ def texts(figure):
 def test_every_layer_of_the_tasks_has_a_name_and_a_colour_of_its_own():
     assert set(style.LAYERS) == set(TAKES)
     assert len(set(style.NAMES.values())) == len(TAKES)
-    rules = {layer for layer in TAKES if layer not in (*LAYERS, "convnet")}  # no picture shows both kinds
-    for together in (rules, TAKES.keys() - rules):
+    arms = set(get_args(get_type_hints(longrecall.Settings)["layer"]))
+    rules = {layer for layer in TAKES if layer not in (*LAYERS, "convnet")} - arms
+    for together in (rules, arms, TAKES.keys() - rules - arms):  # no picture shows two of these kinds
         assert len({to_hex(style.COLOURS[layer]) for layer in together}) == len(together)
 
 
