@@ -3,12 +3,13 @@
 A comparison takes pairs of runs of the same base policy and seed. It is supported if the sign test of at least FEWEST
 pairs has p <= LEVEL, not supported if at least as many pairs are lost as won, and undecided otherwise, and with fewer
 pairs. A claim is supported if all its comparisons are, and not supported if one is not. The rules were fixed before the
-runs, like the thresholds in plans/fast_slow.py.
+first run ended, like the thresholds in plans/fast_slow.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 from statistics import median
 from typing import NamedTuple
 
@@ -49,7 +50,12 @@ class Claim(NamedTuple):
 
 
 def _shown(decimals: int) -> Callable[[Sequence[float]], str]:
-    return lambda values: f"{median(values):.{decimals}f} ({min(values):.{decimals}f} to {max(values):.{decimals}f})"
+    def show(values: Sequence[float]) -> str:
+        each = (median(values), min(values), max(values))
+        middle, low, high = ("never" if value == inf else f"{value:.{decimals}f}" for value in each)
+        return f"{middle} ({low} to {high})"
+
+    return show
 
 
 def _count(values: Sequence[float]) -> str:

@@ -278,7 +278,7 @@ def test_tables_judge_by_thresholds_and_pairs_that_are_fixed_beforehand(tmp_path
     }
     assert claims["C1"] == ["undecided", "undecided", "20 (20 to 20)", "40 (40 to never); 5/0/0", *["not run"] * 4]
     assert claims["C3"][0] == "undecided", "one arm is not run"
-    assert claims["C3"][3] == "0.500 (0.500 to inf); 1/4/0"
+    assert claims["C3"][3] == "0.500 (0.500 to never); 1/4/0"
     assert claims["C4"][2:4] == ["5 in 5 runs", "0 in 5 runs; 5/0/0"]
     lost = [a_run("slow-best", seed, 10_000, 60_000) for seed in range(5)]
     store.write(store.RUNS, [*lines, *lost])
