@@ -2,7 +2,7 @@
 
 The theorem: in an induction setting with near-orthogonal embeddings, writing the next token raises the logit of the
 right answer, writing the token itself does not, and other logits change little. Its condition is that the MLP's hidden
-units z are aligned for the same key, and not for others. The network is that of longrecall, with the table as head, as
+units z are aligned for the same key, and not for others. It is longrecall's network, with the table as head, as
 in the theorem; its queries are asked, and the logits are compared with those for η = 0.
 """
 

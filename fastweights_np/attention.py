@@ -195,7 +195,7 @@ def _split(qkv: Array) -> list[Array]:
 
 @lru_cache(maxsize=64)
 def _turns(start: int, steps: int, size: int, heads: int, dtype: str) -> numpy.ndarray:
-    """Return the complex numbers (T, d) that turn pairs of entries of q and k; those of q include the factor 1/√p."""
+    """Return the complex numbers (T, d) that turn pairs of entries of q and k. For q they include the factor 1/√p."""
     p = size // heads
     angles = numpy.arange(start, start + steps)[:, None] * BASE ** (-numpy.arange(0, p, 2) / p)
     turns = numpy.tile(numpy.exp(1j * angles), heads)

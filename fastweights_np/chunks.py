@@ -44,7 +44,7 @@ class Decays(NamedTuple):
 
     @classmethod
     def none(cls, xp: ModuleType, chunk: int, dtype: Any) -> Decays:
-        """Return those of a memory without decay and without resets."""
+        """Return the decays of a memory without decay and without resets."""
         return cls(xp.asarray(numpy.tri(chunk), dtype), None, None, None)
 
     @classmethod
