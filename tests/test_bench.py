@@ -334,6 +334,13 @@ def test_two_runs_are_compared_by_the_examples_that_one_of_them_gets_wrong(store
 SMALL = Layer("fast_weights", batch_size=3, steps=4, hidden_size=5, input_size=2)
 
 
+def test_a_framework_that_does_not_answer_is_ended_and_left_out(monkeypatch, capfd):
+    monkeypatch.setattr(runner, "PATIENCE", 0.01)
+    with runner.at_work(SMALL, ["ours"], threads=1) as processes:
+        assert processes == []
+    assert "left out: ours: gave no answer within 0.01 s" in capfd.readouterr().err
+
+
 def test_frameworks_in_processes_of_their_own_give_equal_answers_and_take_turns():
     names = ["ours", "autograd, attention", "autograd, matrix"]
     with runner.at_work(SMALL, names, threads=2) as processes:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,6 +33,7 @@ FORMS = {
 Problem = Layer | Programmer | Training | Transformer
 BASE = "base"  # ours at another commit
 TOLERANCE = 1e-4  # of each array of an answer: |ours in float64 - theirs| / |ours in float64|, Euclidean norms
+PATIENCE = 600.0  # seconds that a framework may take for an answer: a thread pool of JAX once waited for ever
 
 
 class Entry(NamedTuple):
@@ -169,8 +171,14 @@ class Process:
         return self._receive()
 
     def _receive(self) -> dict[str, Any]:
+        """Return the answer to a command. Raise RuntimeError if the process ends, or does not answer in time."""
         assert self._process.stdout is not None
+        limit = threading.Timer(PATIENCE, self._process.kill)
+        limit.start()
         line = self._process.stdout.readline()
+        if not line and not limit.is_alive():
+            raise RuntimeError(f"{self.name}: gave no answer within {PATIENCE:g} s")
+        limit.cancel()
         if not line:
             self._process.wait()
             self._errors.seek(0)
