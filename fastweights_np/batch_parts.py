@@ -15,6 +15,7 @@ from .backend import Array, array_module
 from .parts import Tree
 from .threads import of_each
 from .trees import flatten, unflatten
+from .workspace import keep_freed_memory
 
 ROWS = 1024  # tokens in a part, about
 
@@ -43,6 +44,7 @@ def parts_of(inputs: Any, vocabulary: int, resets: Array | None, threads: int) -
             checks.shape(name, indices, ("n",), "one for each output")
             checks.indices(name, indices, size)
     size = min(max(1, ROWS // steps), -(-batch_size // threads)) if xp is numpy else batch_size
+    keep_freed_memory()
     parts = []
     for start in range(0, batch_size, size):
         columns, of_part = slice(start, min(start + size, batch_size)), None

@@ -24,6 +24,7 @@ from . import checks
 from .backend import Array, array_module
 from .chunks import Decays, by_chunks, by_steps, inverse
 from .threads import of_each
+from .workspace import keep_freed_memory
 
 __all__ = ["Cache", "Gradients", "backward", "final_state", "forward"]
 
@@ -104,6 +105,7 @@ def forward(
             None if parts is None else parts[:, b], chunk,
         )  # fmt: skip
 
+    keep_freed_memory()
     blocks = _blocks(batch_size, heads, threads)
     outputs, caches = zip(*of_each(of_block, blocks, threads), strict=True)
     return _joined(outputs, blocks, 1), Cache(blocks, list(caches), threads)

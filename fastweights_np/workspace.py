@@ -90,8 +90,9 @@ def keep_freed_memory() -> None:
     """Make the C library keep freed memory for the next arrays.
 
     glibc returns freed memory to the system, and each page of it costs a page fault at the next call: a tenth of the
-    time of a forward pass at T 24, B 128, H 100, and half of a step at B 16, H 128. It keeps more memory after
-    it has freed a large block: this one, which is never touched.
+    time of a forward pass at T 24, B 128, H 100, half of a step at B 16, H 128, and a fifth of forward and backward of
+    keys and values at T 1024, B 8. It keeps more memory after it has freed a large block: this one, which is never
+    touched.
     """
     numpy.empty(31 * 2**20, "uint8")
 
