@@ -36,6 +36,14 @@ def test_sequences_are_pairs_and_then_queries_among_fillers():
         assert dict(zip(keys, values, strict=True)) == dict(found)
 
 
+def test_keys_differ_where_almost_all_keys_are_needed():
+    tokens, *_ = multi_query.generate(rng(), Segment(32, 8, 2000), 18)
+    keys = tokens[0:16:2]
+    assert (numpy.sort(keys, axis=0) == numpy.arange(1, 9)[:, None]).all()
+    for place in keys:
+        assert abs(numpy.bincount(place)[1:] / 250 - 1).max() < 0.25, "each key is as likely in each place"
+
+
 def test_keys_values_and_gaps_are_drawn_as_published():
     tokens, steps, *_ = multi_query.generate(rng(), Segment(16, 3, 40_000), 12)
     counts = numpy.bincount(tokens[:6].ravel(), minlength=12)
@@ -57,9 +65,9 @@ def test_formats_are_joined_by_fillers_and_missing_queries():
     data = multi_query.joined(parts)
     assert data.tokens.shape == (16, 4)
     assert not data.tokens[8:, :2].any()
-    (tokens, steps, columns, seed), labels = data.batch(numpy.array([3, 0]))
+    (tokens, steps, columns, seeds), labels = data.batch(numpy.array([3, 0]))
     assert columns.tolist() == [0, 0, 0, 1]
-    assert seed is None
+    assert seeds is None
     numpy.testing.assert_array_equal(labels, [*parts[1].labels[1], *parts[0].labels[0]])
     numpy.testing.assert_array_equal(steps, [*parts[1].steps[1], *parts[0].steps[0]])
     numpy.testing.assert_array_equal(tokens[:, 0], parts[1].tokens[:, 1])
@@ -94,7 +102,7 @@ def test_no_logit_depends_on_a_later_token(layer):
         assert numpy.array_equal(first, second) == same
 
 
-def test_dropout_is_that_of_the_seed_and_keeps_the_mean():
+def test_dropout_depends_on_the_sequence_alone_and_keeps_the_mean():
     net = mixing.MixingNetwork(12, 64, "sum", dropout=0.25)
     params = net.init(rng())
     data = multi_query.generate(rng(), Segment(16, 2, 8), 12)
@@ -104,7 +112,10 @@ def test_dropout_is_that_of_the_seed_and_keeps_the_mean():
     other, _ = seeded.batch(numpy.arange(7, -1, -1))
     kept, too, different = (net.forward(params, each)[1][4] for each in (inputs, again, other))
     numpy.testing.assert_array_equal(kept, too)
-    assert not numpy.array_equal(kept, different), "each batch has its own"
+    numpy.testing.assert_array_equal(kept, different[:, ::-1])
+    assert not numpy.array_equal(kept[:, 0], kept[:, 1]), "each sequence has its own"
+    later, _ = data.augmented(rng(1)).batch(numpy.arange(8))
+    assert not numpy.array_equal(kept, net.forward(params, later)[1][4]), "each epoch has its own"
     assert set(numpy.unique(kept)) == {0, numpy.float32(4 / 3)}
     assert kept.mean() == pytest.approx(1, abs=0.05)
     assert net.forward(params, data.batch(numpy.arange(8))[0])[1][4] is None

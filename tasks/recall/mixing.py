@@ -27,7 +27,7 @@ SCALE = 0.02  # of the normal distribution that tables and output weights are dr
 
 @dataclass(frozen=True)
 class MixingNetwork(Model):
-    """logits (n, V) of the n queries of a batch, whose inputs are (tokens (T, B), steps (n,), columns (n,), seed).
+    """logits (n, V) of the n queries of a batch, whose inputs are (tokens (T, B), steps (n,), columns (n,), seeds).
 
     vocabulary   V
     size         of x, and of keys, queries and values
@@ -35,7 +35,7 @@ class MixingNetwork(Model):
     options      options of fast_weight_programmer.forward
     convolution  number of steps of the short convolution, the current one included; 0 for none
     positions    number of learned positions that are added to the embeddings; 0 for none
-    dropout      fraction of the embeddings' numbers that are set to 0 if there is a seed
+    dropout      fraction of the embeddings' numbers that are set to 0 if there are seeds, one for each sequence
     """
 
     vocabulary: int
@@ -84,15 +84,14 @@ class MixingNetwork(Model):
 
     def forward(self, params: Tree, inputs: Any, workspace: Workspace | None = None) -> tuple[Array, Any]:
         """Return the logits, and the cache."""
-        tokens, steps, columns, seed = inputs
+        tokens, steps, columns, seeds = inputs
         xp, table = array_module(tokens=tokens), params["tokens"]["table"]
         x = table[tokens]
         if self.positions:
             x += params["positions"]["table"][: len(x), None]
         kept = None
-        if self.dropout and seed is not None:
-            draws = numpy.random.default_rng(seed).random(x.shape, "float32")
-            kept = xp.asarray((draws >= self.dropout) / (1 - self.dropout), x.dtype)
+        if self.dropout and seeds is not None:
+            kept = xp.asarray(self._kept(seeds, len(x)), x.dtype)
             x *= kept
         caches = []
         for name in self._names:
@@ -102,6 +101,12 @@ class MixingNetwork(Model):
         read = _Norm(params["norm"], x[steps, columns])
         # logits = table LN(x) at the queries
         return read.y @ table.T, (params, tokens, steps, columns, kept, x.shape, caches, read)
+
+    def _kept(self, seeds: Any, length: int) -> numpy.ndarray:
+        """Return the embeddings' factors (T, B, size), 0 or 1 / (1 - dropout), which do not depend on the batch."""
+        shape = (length, self.size)
+        draws = [numpy.random.default_rng(seed).random(shape, "float32") for seed in seeds]
+        return (numpy.stack(draws, axis=1) >= self.dropout) / (1 - self.dropout)
 
     def backward(self, doutputs: Array, cache: Any) -> Tree:
         """Return the gradients from dlogits (n, V)."""

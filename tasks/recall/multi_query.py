@@ -35,7 +35,7 @@ class Recalls(NamedTuple):
     They stay on the host.
 
     device  where the arrays of a batch go
-    seed    with it, a batch has numbers for the dropout of its embeddings; None for evaluation
+    seed    with it, a sequence has a seed for the dropout of its embeddings; None for evaluation
     """
 
     tokens: numpy.ndarray
@@ -45,14 +45,14 @@ class Recalls(NamedTuple):
     seed: int | None = None
 
     def batch(self, chosen: Any) -> tuple[Any, Array]:
-        """Return ((tokens (T, B), steps (n,), columns (n,), seed), labels (n,)) of the chosen sequences' n queries."""
+        """Return ((tokens (T, B), steps (n,), columns (n,), seeds), labels (n,)) of the chosen sequences' n queries."""
         chosen = to_host(chosen)
         labels = self.labels[chosen]
         columns, places = numpy.nonzero(labels >= 0)
-        seed = None if self.seed is None else (self.seed, int(chosen[0]))
+        seeds = None if self.seed is None else [(self.seed, each) for each in chosen.tolist()]
         arrays = self.tokens[:, chosen], self.steps[chosen][columns, places], columns, labels[columns, places]
         tokens, steps, columns, labels = to_device(arrays, self.device)
-        return (tokens, steps, columns, seed), labels
+        return (tokens, steps, columns, seeds), labels
 
     def augmented(self, rng: numpy.random.Generator) -> Recalls:
         """Return the sequences with a new seed of the dropout."""
@@ -94,9 +94,12 @@ def joined(parts: Sequence[Recalls]) -> Recalls:
 def _distinct(rng: numpy.random.Generator, count: int, size: int, low: int, high: int) -> numpy.ndarray:
     """Return (count, size) integers from low to high - 1 that differ within a row. All such rows are equally likely."""
     found = rng.integers(low, high, (count, size))
-    while True:
-        ordered = numpy.sort(found, axis=1)
-        (repeated,) = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1).nonzero()
-        if not len(repeated):
-            return found
-        found[repeated] = rng.integers(low, high, (len(repeated), size))
+    rows = numpy.arange(count)
+    while len(rows):
+        # numbers that stand before in their row are drawn anew. No number is preferred, so that all rows are as likely
+        order = numpy.argsort(found[rows], axis=1, kind="stable")
+        ordered = numpy.take_along_axis(found[rows], order, axis=1)
+        which, places = (ordered[:, 1:] == ordered[:, :-1]).nonzero()
+        found[rows[which], order[which, places + 1]] = rng.integers(low, high, len(which))
+        rows = rows[numpy.unique(which)]
+    return found
