@@ -80,17 +80,31 @@ class Ranks:
         mine = self.share(count)
         return (mine.stop - mine.start) / count
 
+    def fraction(self, count: int) -> float:
+        """Return count / Σ_ranks count: the weight of this rank's mean if ranks have different numbers of labels.
+
+        All ranks must call it. For shares of sequences with one label each, `weight` is the same, without a message.
+        """
+        checks.count("count", count, least=0)
+        total = sum(self.gather(count))
+        if not total:
+            raise ValueError("count: expected at least 1 on a rank, got 0 on all ranks: there is no mean")
+        return count / total
+
     def add_up(self, tree: Tree, weight: float = 1.0) -> Tree:
         """Return Σ_ranks weight · tree for a nested dict of arrays of one dtype. All ranks get the same bits.
 
         Raises TypeError for what is no array, for several dtypes, and for integers with a weight other than 1. Raises
         ValueError, on every rank, if names, shapes or dtypes differ between ranks.
         """
+        compared, alone = self._calls < COMPARED, self.size == 1 and weight == 1
+        if alone and not compared:
+            return tree
         flat = flatten(tree)
-        if self._calls < COMPARED:
+        if compared:
             self._calls += 1
             self._check(flat, weight)
-        if not flat or (self.size == 1 and weight == 1):
+        if not flat or alone:
             return tree
         names = sorted(flat)  # ranks may have built their dicts in different orders
         xp = array_module(**{name: value for name, value in flat.items() if value.ndim})

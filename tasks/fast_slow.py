@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from fastweights_np import distributed
+
 from .contexts import base
 from .contexts.settings import Settings
 from .contexts.training import MEASURES, Training
@@ -39,6 +41,8 @@ def run(settings: Settings, folder: Path, data: dict[str, Any]) -> dict[str, Any
         "seconds": round(training.seconds(), 1),
         "curve": training.curve,
     }
+    if distributed.ranks().rank:
+        return result
     runs.store_result(folder, settings, result)
     print("\nstage: episodes to a reward of 0.9, reward and KL(policy‖base policy) at the end")
     for stage in result["stages"]:

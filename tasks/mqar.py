@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from fastweights_np import checks
+from fastweights_np import checks, distributed
 
 from .recall.mixing import MixingNetwork
 from .recall.multi_query import Recalls, Segment, generate, joined
@@ -101,13 +101,6 @@ class Settings(LayerSettings, TrainingSettings):
         own = {"tokens": "the mixture", "pairs": "the mixture"} if values["mix"] else {}
         return super().unused(values) | own
 
-    def check_ranks(self, ranks: int) -> None:
-        """Raise ValueError for several ranks: dropout is drawn for whole batches, and queries differ in number."""
-        if ranks > 1:
-            raise ValueError(
-                f"ranks: expected 1 for mqar, which draws dropout for whole batches, got {ranks}; leave mpiexec out"
-            )
-
     def stops(self, curve: Sequence[Mapping[str, float]]) -> bool:
         """Return whether the last epoch solved the task."""
         return bool(curve) and curve[-1]["validation_error"] < 1 - SOLVED
@@ -186,6 +179,8 @@ def run(settings: Settings, folder: Path, data: Data) -> dict[str, Any]:
         "test_error_by_format": {name: each for name, (_, each) in zip(formats, tested, strict=True)},
         **outcome.as_result(),
     }
+    if distributed.ranks().rank:
+        return result
     runs.store_result(folder, settings, result)
     chosen = f"epoch {outcome.best['epoch']:.0f}, the best on the validation set"
     print(f"\ntest accuracy {1 - error:.2%}, negative log likelihood {nll:.4f} nats ({chosen})")

@@ -24,6 +24,9 @@ def calls() -> None:
     assert [index for share in shares for index in range(10)[share]] == list(range(10))
     assert max(len(range(10)[share]) for share in shares) - min(len(range(10)[share]) for share in shares) <= 1
     assert abs(sum(ranks.gather(ranks.weight(10))) - 1) < 1e-15
+    assert ranks.fraction(n + 1) == (n + 1) / 6
+    with pytest.raises(ValueError, match="count: expected at least 1 on a rank, got 0 on all ranks"):
+        ranks.fraction(0)
     rng = numpy.random.default_rng(n)
     for dtype in ("float32", "float64"):
         own = {"a": rng.standard_normal((2, 3)).astype(dtype), "b": {"c": numpy.float64(n).astype(dtype)}}

@@ -144,13 +144,16 @@ def params_of(folder, group: str = "params") -> dict:
     return flatten(checkpoint.load(folder / "checkpoint.npz")[0][group])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("context", ["state", "block", "prompt"])
-def test_contexts_alone_leave_the_weights_as_they_are(context, folder):
-    words = ["--method", "both", "--context", context, "--learning-rate", "0"]
-    result = made(folder, f"fast-{context}", *words)
+def test_contexts_alone_leave_the_weights_as_they_are(context, dtype, folder):
+    words = ["--method", "both", "--context", context, "--learning-rate", "0", "--dtype", dtype]
+    result = made(folder, f"fast-{context}-{dtype}", *words)
     (path,) = (folder / "bases").glob("base-5-8-*")
     for name, value in flatten(checkpoint.load(path)[0]).items():
-        numpy.testing.assert_array_equal(params_of(folder / f"fast-{context}")[name], value)
+        found = params_of(folder / f"fast-{context}-{dtype}")[name]
+        numpy.testing.assert_array_equal(found, value)
+        assert found.dtype == dtype
     assert all(line["kl"] == 0 for line in result["curve"])
     assert len(result["stages"]) == 2
 

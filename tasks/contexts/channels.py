@@ -42,10 +42,16 @@ def log_softmax(logits: Any) -> Any:
     return shifted - numpy.log(numpy.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def sample(rng: numpy.random.Generator, log_pi: Any, count: int) -> numpy.ndarray:
-    """Return `count` actions (B, count) for each row of log π (B, actions)."""
+def sample(
+    rng: numpy.random.Generator, log_pi: Any, count: int, contexts: int, problems: int, mine: slice
+) -> numpy.ndarray:  # fmt: skip
+    """Return `count` actions (K P, count) for each row of log π (K P, actions), of P problems with K contexts.
+
+    The P problems are a share, `mine`, of all problems. Random numbers are drawn for all of them.
+    """
+    uniform = rng.random((contexts, problems, count))[:, mine].reshape(-1, count)
     below = numpy.exp(log_pi).cumsum(axis=1)[:, None, :-1]
-    return (rng.random((len(log_pi), count))[:, :, None] > below).sum(axis=2)
+    return (uniform[:, :, None] > below).sum(axis=2)
 
 
 class NoContexts:

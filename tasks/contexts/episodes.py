@@ -46,6 +46,10 @@ class Episodes(NamedTuple):
     x: numpy.ndarray
     values: numpy.ndarray
 
+    def part(self, chosen: slice) -> Episodes:
+        """Return the chosen episodes."""
+        return Episodes(self.x[:, chosen], self.values[chosen])
+
 
 def is_held_out(permutations: numpy.ndarray) -> numpy.ndarray:
     """Return whether permutations (..., D) are held out: Σ_v v ((π(v) - π(0)) mod D) is divisible by HELD_OUT.

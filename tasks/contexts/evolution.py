@@ -17,6 +17,7 @@ from typing import Any
 import numpy
 
 from fastweights_np.context_policy import ContextPolicy
+from fastweights_np.distributed import Ranks
 
 from .channels import Prompts, Tree, log_softmax, sample
 from .episodes import Episodes, Family
@@ -53,15 +54,19 @@ class PromptContexts(Prompts):
         """Return logits (P, actions) with the best prompt, and the cache."""
         return Prompts(self.family, self.prompts[:1]).forward(policy, params, problems, workspace)
 
-    def evolve(self, rng: numpy.random.Generator, policy: ContextPolicy, params: Tree, rollouts: int) -> None:
-        """Make a round: each of 2 K prompts answers each instance rollouts / (2 K) times."""
+    def evolve(
+        self, rng: numpy.random.Generator, policy: ContextPolicy, params: Tree, rollouts: int, ranks: Ranks
+    ) -> None:  # fmt: skip
+        """Make a round: each of 2 K prompts answers each instance rollouts / (2 K) times. Ranks share the instances."""
         shares = frontier(self.scores)
         children = numpy.stack([self._child(rng, shares) for _ in range(self.count)])
         pool = numpy.concatenate([self.prompts, children])
-        logits, _ = Prompts(self.family, pool).forward(policy, params, self.instances)
-        actions = sample(rng, log_softmax(logits), rollouts // len(pool))
-        right = actions == numpy.tile(self.answers, len(pool))[:, None]
-        found = right.mean(axis=1, dtype="float32").reshape(len(pool), -1)
+        mine = ranks.share(len(self.answers))
+        logits, _ = Prompts(self.family, pool).forward(policy, params, self.instances.part(mine))
+        actions = sample(rng, log_softmax(logits), rollouts // len(pool), len(pool), len(self.answers), mine)
+        right = actions == numpy.tile(self.answers[mine], len(pool))[:, None]
+        own = right.mean(axis=1, dtype="float32").reshape(len(pool), -1)
+        found = numpy.concatenate(ranks.gather(own), axis=1)  # (2 K, P)
         old = MEMORY * self.scores + (1 - MEMORY) * found[: self.count] if self.scores.any() else found[: self.count]
         scores = numpy.concatenate([old, found[self.count :]])
         means = scores.mean(axis=1)

@@ -3,6 +3,8 @@
 slow    θ goes up the clipped importance-weighted policy gradient; minus the gradient of c KL(π_θ‖π_base), if asked
 fast    the contexts go up the same gradient, or evolve
 same    both, on the same episodes: θ first. The contexts' gradient then has ratios ρ that differ from 1
+
+Several ranks share the problems of a batch, and add up their gradients. All of them draw the whole batch.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 
 import numpy
 
-from fastweights_np import Workspace, optim, policy_gradient
+from fastweights_np import Workspace, distributed, optim, policy_gradient
 from fastweights_np.context_policy import ContextPolicy
 
 from .channels import NoContexts, Rollouts, StateContexts, Tree, log_softmax, sample
@@ -65,6 +67,7 @@ class Learner:
         self.channel, self.pi = channel, pi
         self.pairs, self.problems, self.rollouts = pairs, problems, rollouts
         self.adam = optim.Adam(params)
+        self._ranks = distributed.ranks()
         self._none = NoContexts()
         self._workspaces = [Workspace() for _ in range(4)]
         rng = numpy.random.default_rng([7, 11])  # the same for all runs
@@ -79,12 +82,13 @@ class Learner:
         """Spend one batch of episodes; kind is slow, fast or same. with_contexts: whether the policy acts with them."""
         channel = self.channel if with_contexts else self._none
         if kind == "fast" and isinstance(self.channel, PromptContexts):
-            self.channel.evolve(rng, self.policy, self.params, self.rollouts)
+            self.channel.evolve(rng, self.policy, self.params, self.rollouts, self._ranks)
             return
-        problems = self._problems(rng, self.problems)
+        mine = self._ranks.share(self.problems)
+        problems = self._problems(rng, self.problems).part(mine)
         logits, cache = channel.forward(self.policy, self.params, problems, self._workspaces[0])
         log_pi = log_softmax(logits)
-        actions = sample(rng, log_pi, self.rollouts // channel.count)
+        actions = sample(rng, log_pi, self.rollouts // channel.count, channel.count, self.problems, mine)
         rows = numpy.arange(len(logits))[:, None]
         right = actions == numpy.tile(self.pi[problems.values], channel.count)[:, None]
         rollouts = Rollouts(problems, actions, right.astype(logits.dtype), log_pi[rows, actions])
@@ -94,6 +98,7 @@ class Learner:
             logits, cache = channel.forward(self.policy, self.params, problems, self._workspaces[0])
         if kind in ("fast", "same"):
             _, dcontexts = self.policy.backward(self._gradient(logits, rollouts, rates), cache)
+            dcontexts = self._whole(dcontexts)
             self.channel.ascend(dcontexts, rates.fast, rates.clip_norm)  # type: ignore[union-attr]
 
     def _gradient(self, logits: Any, rollouts: Rollouts, rates: Rates) -> Any:
@@ -102,8 +107,13 @@ class Learner:
             logits, rollouts.actions, advantages, rollouts.log_mu, rates.clip
         )[1]  # fmt: skip
 
+    def _whole(self, grads: Tree) -> Tree:
+        """Return the gradients of the mean over all ranks' problems."""
+        return self._ranks.add_up(grads, self._ranks.weight(self.problems))
+
     def _slow(self, rng: numpy.random.Generator, logits: Any, cache: Any, rollouts: Rollouts, rates: Rates) -> None:
         grads, _ = self.policy.backward(self._gradient(logits, rollouts, rates), cache, of_contexts=False)
+        grads = self._whole(grads)
         if rates.kl_weight:
             grads = _sum(grads, self._penalty(rng, rates.kl_weight))
         optim.clip_by_global_norm(grads, rates.clip_norm)
@@ -112,11 +122,13 @@ class Learner:
     def _penalty(self, rng: numpy.random.Generator, weight: float) -> Tree:
         """Return the gradients of weight · KL(π_θ‖π_base), the mean over new base episodes."""
         rehearsed = BaseEpisodes(self.policy, self.base, self.family, rng, REHEARSED)
-        logits, cache = self.policy.forward(self.params, rehearsed.x, workspace=self._workspaces[1])
-        kl, log_pi = policy_gradient.kl(logits, rehearsed.log_beta)
-        dkl = numpy.full_like(kl, weight / len(kl))
-        dlogits = policy_gradient.kl_backward(dkl, kl, log_pi, rehearsed.log_beta)
-        return self.policy.backward(dlogits, cache)[0]
+        mine = self._ranks.share(REHEARSED)
+        x, log_beta = rehearsed.x[:, mine], rehearsed.log_beta[mine]
+        logits, cache = self.policy.forward(self.params, x, workspace=self._workspaces[1])
+        kl, log_pi = policy_gradient.kl(logits, log_beta)
+        dkl = numpy.full_like(kl, weight / REHEARSED)
+        dlogits = policy_gradient.kl_backward(dkl, kl, log_pi, log_beta)
+        return self._ranks.add_up(self.policy.backward(dlogits, cache)[0])
 
     def measure(self, with_contexts: bool) -> dict[str, float]:
         """Return the exact reward on held-out problems, with and without contexts, its entropy, and the drift of θ."""

@@ -12,6 +12,7 @@ from fastweights_np import checks
 from ..running import runs
 from ..running.runs import RunSettings
 from .base import BaseConfig
+from .learner import REHEARSED
 from .stages import Stage, stages
 
 MOST_TASKS = 8  # so many different permutations are drawn with certainty
@@ -149,11 +150,12 @@ class Settings(RunSettings):
         return found
 
     def check_ranks(self, ranks: int) -> None:
-        """Raise ValueError for several ranks: the batches are too small to share."""
-        if ranks > 1:
-            raise ValueError(
-                f"ranks: expected 1 for fast_slow, whose batches are small, got {ranks}; leave mpiexec out"
-            )
+        """Raise ValueError unless this number of ranks can share the problems, and the KL penalty's episodes."""
+        for name, count in (("problems", self.problems), ("kl_weight", REHEARSED)):
+            if ranks > count and (name == "problems" or self.kl_weight):
+                raise ValueError(
+                    f"{name}: expected an episode of a batch for each of the {ranks} ranks, got {count}; start fewer"
+                )
 
     @property
     def base(self) -> BaseConfig:

@@ -12,13 +12,13 @@ from typing import Any
 import numpy
 from tqdm import tqdm
 
-from fastweights_np import files, optim
+from fastweights_np import distributed, files, optim
 from fastweights_np.trees import flatten, map_leaves
 
 from ..running import checkpoints, typed
 from ..running.runs import NOT_FINITE, Interruption, interrupts_noted
 from .channels import NoContexts, StateContexts
-from .episodes import draw, permutations
+from .episodes import Episodes, draw, permutations
 from .evolution import PromptContexts
 from .learner import Channel, Learner, Rates
 from .settings import Progress, Settings
@@ -39,6 +39,8 @@ class Training:
         self.params, self.kept = _copy(self.base), _copy(self.base)
         self.update, self.curve = 0, list[dict[str, float]]()
         self._before, self._started = 0.0, time.perf_counter()
+        self._ranks = distributed.ranks()
+        self._ranks.check_same({"data": f"SHA-256 {self._data}"})
         self.pi = permutations(numpy.random.default_rng([settings.seed, 1]), 64, settings.digits, held_out=True)
         self.pi = _distinct(self.pi, max(settings.tasks, 2))
         self._begin_stage()
@@ -48,7 +50,7 @@ class Training:
         run = self.settings.initial
         if run is None:
             return params
-        found, _ = checkpoints.initial_params(run)
+        found, _ = distributed.ranks().first(lambda: checkpoints.initial_params(run))
         checkpoints.check_arrays(run / checkpoints.NAME, found, params, "name a run of the same network by --initial")
         return found
 
@@ -80,6 +82,7 @@ class Training:
         if settings.context == "prompt":
             family = settings.base.family
             instances = draw(rng, family, settings.problems, settings.pairs)
+            instances = Episodes(instances.x.astype(settings.dtype, copy=False), instances.values)
             return PromptContexts(
                 rng, family, settings.contexts, instances, pi[instances.values], settings.feedback
             )  # fmt: skip
@@ -98,8 +101,9 @@ class Training:
                 bar.update(self.update - bar.n)
                 if bar.disable and self.update % self.settings.updates == 0:  # no terminal
                     print(self._line(), flush=True)
-                if interrupted and self.update < total:
+                if self._ranks.any(bool(interrupted)) and self.update < total:
                     self.save()
+                    self._ranks.any(False)  # the others wait until rank 0 has saved
                     raise Interruption
 
     def _learn(self) -> None:
@@ -128,7 +132,7 @@ class Training:
 
     def _evaluate(self, acts: bool) -> None:
         within = (self.update - 1) % self.settings.updates + 1
-        measured = self.learner.measure(acts)
+        measured = self._ranks.first(lambda: self.learner.measure(acts))
         rewards = [line["reward"] for line in self.curve if line["stage"] == self._stage]
         measured["mean_reward"] = fmean([*rewards, measured["reward"]])
         measured = {name: float(f"{value:.4g}") for name, value in measured.items()}
@@ -170,19 +174,24 @@ class Training:
 
     def save(self) -> None:
         """Write a checkpoint. Raise FloatingPointError if a number is not finite; the previous checkpoint is kept."""
+        self._ranks.check_equal(self._arrays())
+        if self._ranks.rank:
+            return
         info: Progress = {
             "settings": self.settings.as_json(), "data": self._data, "update": self.update,
             "random_state": dict(self._random.bit_generator.state), "curve": self.curve, "seconds": self.seconds(),
-            "ranks": 1,
+            "ranks": self._ranks.size,
         }  # fmt: skip
         checkpoints.save(self.folder, self._arrays(), dict(info), f"update {self.update}")
 
     def _write_metrics(self) -> None:
+        if self._ranks.rank:
+            return
         files.write_text(self.folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.curve))
 
     def restore(self) -> None:
         """Resume from the folder's checkpoint, if there is one. Raise ValueError if it does not fit the run."""
-        stored = checkpoints.load(self.folder, self.settings)
+        stored = self._ranks.first(lambda: checkpoints.load(self.folder, self.settings))
         if stored is None:
             return
         arrays, info = stored
@@ -193,6 +202,7 @@ class Training:
                 "name its folder by --data-dir, or start anew"
             )
         self._check_progress(path, info)
+        checkpoints.note_ranks(info["ranks"])
         self.update, self.curve, self._before = info["update"], info["curve"], info["seconds"]
         self._begin_stage()
         checkpoints.check_arrays(path, arrays, self._arrays())

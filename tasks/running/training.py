@@ -279,7 +279,7 @@ class _Run:
                 loss = train_step(
                     self.network, self.params, self.optimizer, inputs, labels,
                     self.settings.rate_at(self.update, self.updates), clip_norm=self.settings.clip_norm,
-                    workspace=self._workspace, ranks=self._ranks, weight=self._ranks.weight(size),
+                    workspace=self._workspace, ranks=self._ranks, weight=self._ranks.fraction(labels.size),
                 )  # fmt: skip
             except FloatingPointError as error:
                 raise FloatingPointError(f"{error}; it was update {self.update + 1}; {NOT_FINITE}") from error
