@@ -28,6 +28,10 @@ TASKS = {  # 200 updates each; an update of catch takes 10 steps of 32 games
     "mnist": ["--validation-size", "34400", "--epochs", "1"],
     "catch": ["--method", "a2c", "--games", "32", "--steps", "10", "--frames", "64000"],
     "keyvalue": ["--layer", "delta", "--epochs", "2"],
+    "mqar": ["--training-size", "12800", "--batch-size", "64", "--vocabulary", "512", "--epochs", "1"],
+    "longrecall": ["--epochs", "8"],
+    "text": ["--context", "64", "--epochs", "4"],
+    "fast_slow": ["--episodes", "51200", "--tasks", "1", "--no-second"],
 }
 DTYPES = ("float64", "float32")
 
