@@ -72,11 +72,19 @@ def add(folder: Path, group: str = "", replace: bool = False) -> str:
                     f"folders: expected the settings of {fellow['run']}, except the seed; {folder} differs in "
                     f"{', '.join(odd)}; keep it apart with --group NAME"
                 )
+    if settings.get("initial"):
+        settings["initial"] = _in_a_checkout(Path(settings["initial"]))
     short = {key: value for key, value in result.items() if key not in LONG}
     long = {key: value for key, value in result.items() if key in LONG} | {"curve": curve}
     _put(RUNS, {"run": name} | short, replace, folder)
     _put(f"{task}.jsonl", {"run": name} | long, True, folder)
     return name
+
+
+def _in_a_checkout(path: Path) -> str:
+    """Return a run's folder without the folders of this machine: from the current folder on, or its last two names."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else Path(*path.parts[-2:]))
 
 
 def name_of(group: str, settings: Run) -> str:

@@ -207,6 +207,17 @@ def test_generalization_has_the_median_and_range_of_each_format(store, tmp_path,
     assert (store / "generalization.png").stat().st_size > 0
 
 
+def test_the_run_that_another_begins_from_is_stored_without_the_folders_of_this_machine(store, tmp_path, monkeypatch):
+    for seed, (initial, wanted) in enumerate(
+        [(tmp_path / "here" / "runs" / "a", "runs/a"), (tmp_path / "elsewhere" / "a", "elsewhere/a"), (None, None)]
+    ):
+        folder = finished_run(tmp_path / str(seed), 0.1, seed, initial=initial and str(initial))
+        (tmp_path / "here").mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / "here")
+        name = stored.add(folder, "continued")
+        assert next(run for run in stored.read("runs.jsonl") if run["run"] == name)["settings"]["initial"] == wanted
+
+
 def test_a_run_does_not_replace_or_join_another_unasked(store, tmp_path, capsys):
     first, second = finished_run(tmp_path / "a", 0.1), finished_run(tmp_path / "b", 0.2, epochs=3)
     assert main(["add", str(first)]) == 0
