@@ -72,8 +72,9 @@ def add(folder: Path, group: str = "", replace: bool = False) -> str:
                     f"folders: expected the settings of {fellow['run']}, except the seed; {folder} differs in "
                     f"{', '.join(odd)}; keep it apart with --group NAME"
                 )
-    if settings.get("initial"):
-        settings["initial"] = _in_a_checkout(Path(settings["initial"]))
+    for begun, key in ((settings, "initial"), (result.get("origin") or {}, "run")):
+        if begun.get(key):
+            begun[key] = _in_a_checkout(Path(begun[key]))
     short = {key: value for key, value in result.items() if key not in LONG}
     long = {key: value for key, value in result.items() if key in LONG} | {"curve": curve}
     _put(RUNS, {"run": name} | short, replace, folder)

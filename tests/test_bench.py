@@ -212,10 +212,15 @@ def test_the_run_that_another_begins_from_is_stored_without_the_folders_of_this_
         [(tmp_path / "here" / "runs" / "a", "runs/a"), (tmp_path / "elsewhere" / "a", "elsewhere/a"), (None, None)]
     ):
         folder = finished_run(tmp_path / str(seed), 0.1, seed, initial=initial and str(initial))
+        result = json.loads((folder / "result.json").read_text())
+        result["origin"] = initial and {"option": "--initial", "run": str(initial)}
+        (folder / "result.json").write_text(json.dumps(result))
         (tmp_path / "here").mkdir(exist_ok=True)
         monkeypatch.chdir(tmp_path / "here")
         name = stored.add(folder, "continued")
-        assert next(run for run in stored.read("runs.jsonl") if run["run"] == name)["settings"]["initial"] == wanted
+        line = next(run for run in stored.read("runs.jsonl") if run["run"] == name)
+        assert line["settings"]["initial"] == wanted
+        assert not wanted or line["origin"]["run"] == wanted
 
 
 def test_a_run_does_not_replace_or_join_another_unasked(store, tmp_path, capsys):
