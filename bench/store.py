@@ -84,7 +84,7 @@ def add(folder: Path, group: str = "", replace: bool = False) -> str:
 
 def _in_a_checkout(path: Path) -> str:
     """Return a run's folder without the folders of this machine: from the current folder on, or its last two names."""
-    here = Path.cwd()
+    path, here = path.absolute(), Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else Path(*path.parts[-2:]))
 
 

@@ -209,7 +209,12 @@ def test_generalization_has_the_median_and_range_of_each_format(store, tmp_path,
 
 def test_the_run_that_another_begins_from_is_stored_without_the_folders_of_this_machine(store, tmp_path, monkeypatch):
     for seed, (initial, wanted) in enumerate(
-        [(tmp_path / "here" / "runs" / "a", "runs/a"), (tmp_path / "elsewhere" / "a", "elsewhere/a"), (None, None)]
+        [
+            (tmp_path / "here" / "runs" / "a", "runs/a"),
+            (tmp_path / "elsewhere" / "a", "elsewhere/a"),
+            ("runs/a", "runs/a"),
+            (None, None),
+        ]
     ):
         folder = finished_run(tmp_path / str(seed), 0.1, seed, initial=initial and str(initial))
         result = json.loads((folder / "result.json").read_text())
