@@ -126,18 +126,24 @@ def _rates(settings: dict[str, Any]) -> str:
     return f"{weights}, {settings['fast_learning_rate']:g}" if gradient else f"{weights}, -"
 
 
+def shown(values: Sequence[float]) -> str:
+    """Return median and range with three decimals; infinity is "never", the value of a run that did not learn."""
+    each = (median(values), min(values), max(values))
+    middle, low, high = ("never" if value == inf else f"{value:.3f}" for value in each)
+    return f"{middle} ({low} to {high})"
+
+
 def _cells(found: list[Run]) -> list[str]:
     times = [episodes(run) for run in found]
     learned = [time for time in times if time < inf]
     later = sum(learned_in_a_row(run) for run in found)
     of_later = sum(len(run["stages"]) - 2 for run in found)
-    drifts = [value for run in found if (value := drift(run)) < inf]
     return [
         f"{len(learned)} of {len(found)}",
         thousands(times),
         median_and_range([at_end("reward")(run) for run in found], 3, ""),
         median_and_range([at_end("neutral_reward")(run) for run in found], 2, ""),
-        median_and_range(drifts, 3, "") if drifts else "-",
+        shown([drift(run) for run in found]),
         median_and_range([at_end("kl")(run) for run in found], 3, ""),
         median_and_range([at_end("base_accuracy")(run) for run in found], 3, ""),
         f"{sum(second(run) for run in found):.0f} of {len(found)}",
