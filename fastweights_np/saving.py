@@ -14,7 +14,7 @@ from .structures import class_name, difference, split
 def save(path: str | Path, net: Any, params: dict[str, Any]) -> None:
     """Write a network and its parameters as one file, which `load` reads; if anything fails, the old file stays.
 
-    net: a Network, a ConvolutionalNetwork or an ActorCritic, with any encoder, layer and readout of this package.
+    net: a Network, ConvolutionalNetwork, ActorCritic, Transformer or ContextPolicy, with any parts of this package.
     params: made by net.init, and trained; NumPy or CuPy.
 
     Raises OSError if the file cannot be written. Raises TypeError or ValueError for a class from elsewhere, and for
@@ -48,7 +48,7 @@ def load(path: str | Path) -> tuple[Any, dict[str, Any]]:
 def _is_network(net: Any) -> bool:
     """Return whether this is a network of this package, and not an encoder or a readout alone."""
     module, _, _ = (class_name(type(net)) or "").partition(".")
-    return module in ("network", "actor_critic") and hasattr(net, "init")
+    return module in ("network", "actor_critic", "transformer", "context_policy") and hasattr(net, "init")
 
 
 def _misfit(net: Any, params: Any) -> str | None:

@@ -13,10 +13,12 @@ import pytest
 from fastweights_np import checkpoint, network, optim
 from fastweights_np.actor_critic import ActorCritic
 from fastweights_np.checkpoint import CheckpointError
+from fastweights_np.context_policy import ContextPolicy
 from fastweights_np.convnet import Convolution
 from fastweights_np.multilevel import Controls
 from fastweights_np.network import LAYERS, Classifier, ConvolutionalNetwork, Network, PatchEncoder, TokenEncoder
 from fastweights_np.structures import split
+from fastweights_np.transformer import Transformer
 from fastweights_np.trees import flatten
 
 CONTROLS = Controls([True, False], [False, False], [False, True], [False, True])
@@ -34,6 +36,22 @@ NETWORKS = {
     "patches": (Network(PatchEncoder(3), Classifier(numpy.int64(3)), 6, "irnn"), PATCHES),
     "convnet": (ConvolutionalNetwork((Convolution(2, 3, pool=2), Convolution(3, 2)), Classifier(3), 8), IMAGES),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("net", "inputs"),
+    [
+        (Transformer(5, size=8, written=(2,), options={"chunk": 2, "taps": (0, 1)}), TOKENS),
+        (ContextPolicy(3, 2, 6, {"decay": 0.9}), PATCHES),
+    ],
+    ids=["transformer", "context policy"],
+)
+def test_a_network_of_its_own_kind_comes_back(net, inputs, tmp_path):
+    params = net.init(numpy.random.default_rng(0))
+    network.save(tmp_path / "net.npz", net, params)
+    again, found = network.load(tmp_path / "net.npz")
+    assert again == net
+    numpy.testing.assert_array_equal(again.forward(found, inputs)[0], net.forward(params, inputs)[0])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
