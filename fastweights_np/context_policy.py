@@ -63,7 +63,11 @@ class ContextPolicy:
         self, params: Tree, x: Array, contexts: Mapping[str, Array] | None = None,
         workspace: Workspace | None = None,
     ) -> tuple[Array, Any]:  # fmt: skip
-        """Return logits (B, actions) and the cache, from x (T, B, inputs); B is K N for K contexts."""
+        """Return logits (B, actions) and the cache, from x (T, B, inputs); B is K N for K contexts.
+
+        The workspace is not used for blocks, whose K passes would share it. Raises ValueError or TypeError for contexts
+        that do not fit.
+        """
         checks.keys("params", params, ("layer", "readout"))
         contexts = dict(contexts or {})
         if not contexts:
@@ -72,7 +76,8 @@ class ContextPolicy:
         elif set(contexts) == set(STATE):
             last, layer_caches = self._from_states(params["layer"], x, contexts, workspace)
         else:
-            checks.keys("contexts", contexts, BLOCK)
+            names = BLOCK if set(contexts) & set(BLOCK) else STATE
+            checks.keys("contexts", contexts, names, remedy="a state has h0 and a, a block U, V, b and bias")
             last, layer_caches = self._with_blocks(params["layer"], x, contexts)
         logits = ops.linear(last, params["readout"]["output"], params["readout"]["output_bias"])
         return logits, (params, contexts, last, layer_caches)
@@ -90,7 +95,16 @@ class ContextPolicy:
         return h[-1], [cache]
 
     def _with_blocks(self, layer: Tree, x: Array, contexts: Tree) -> Any:
-        xp, K = array_module(**contexts), len(contexts["b"])
+        xp, K, H = array_module(**contexts), len(contexts["b"]), self.hidden_size
+        if "bias" not in layer:
+            raise ValueError(
+                "contexts: expected a layer with layer norm for blocks, got one without; use state contexts"
+            )
+        for name in ("b", "bias"):
+            checks.shape(name, contexts[name], (K, H), "one for each context")
+        checks.shape("U", contexts["U"], (K, H, "R"), "R columns for each context")
+        checks.shape("V", contexts["V"], contexts["U"].shape, "it has the shape of U")
+        checks.floating(W=layer["W"], **contexts)
         count, last, caches = self._sequences_of_each(x, K), [], []
         for k in range(K):
             U, V, b, bias = (contexts[name][k] for name in BLOCK)

@@ -11,6 +11,8 @@ are those of GRPO (arXiv 2402.03300). Numbers such as (G1) are in DERIVATION.md.
 
 from __future__ import annotations
 
+import numpy
+
 from . import checks, ops
 from .backend import Array, array_module
 
@@ -23,8 +25,15 @@ def group_advantages(rewards: Array, epsilon: float = EPSILON) -> Array:
     """Return Â (N, G) of rewards (N, G): G rollouts of each of N problems. A group of equal rewards has zeros."""
     checks.shape("rewards", rewards, ("N", "G"), "rewards is (problems, rollouts)")
     checks.floating(rewards=rewards)
-    centered = rewards - rewards.mean(axis=1, keepdims=True)
-    return centered / (rewards.std(axis=1, keepdims=True) + epsilon)
+    checks.finite("epsilon", epsilon)
+    if epsilon <= 0:
+        raise ValueError(f"epsilon: expected a number above 0, got {epsilon}; a group of equal rewards would be 0/0")
+    xp = array_module(rewards=rewards)
+    if xp is numpy and not numpy.isfinite(rewards).all():
+        raise ValueError("rewards: expected finite numbers, got others")
+    above = rewards - rewards[:, :1]  # exactly 0 in a group of equal rewards
+    centered = above - above.mean(axis=1, keepdims=True)
+    return centered / (above.std(axis=1, keepdims=True) + epsilon)
 
 
 def clipped_loss_and_gradient(

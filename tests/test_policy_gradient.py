@@ -20,6 +20,47 @@ def test_advantages_compare_a_rollout_with_its_group_alone():
     assert not found[2].any(), "equal rewards teach nothing"
 
 
+@pytest.mark.parametrize("reward", [0.1, 1000.1, 1e-8])
+def test_equal_rewards_have_advantages_of_exactly_zero(reward):
+    assert not policy_gradient.group_advantages(numpy.full((2, 7), reward, "float32")).any()
+
+
+@pytest.mark.parametrize(
+    ("rewards", "epsilon", "message"),
+    [
+        ([[1.0, 1]], 0, "epsilon: expected a number above 0, got 0"),
+        ([[1.0, 1]], -1, "epsilon: expected a number above 0, got -1"),
+        ([[1.0, numpy.nan]], 1e-6, "rewards: expected finite numbers, got others"),
+    ],
+)
+def test_rewards_without_advantages_are_refused(rewards, epsilon, message):
+    with pytest.raises(ValueError, match=message):
+        policy_gradient.group_advantages(numpy.array(rewards), epsilon)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"b": (K, 1)}, ValueError, r"b: expected shape \(2, 6\), got \(2, 1\)"),
+        ({"bias": (K + 1, H)}, ValueError, r"bias: expected shape \(2, 6\), got \(3, 6\)"),
+        ({"U": (K + 1, H, 2)}, ValueError, r"U: expected shape \(2, 6, R\)"),
+        ({"V": (K, H, 1)}, ValueError, r"V: expected shape \(2, 6, 2\), got \(2, 6, 1\)"),
+        ({"V": None}, ValueError, "contexts: expected U, V, b, bias; missing V; a state has h0 and a"),
+        (
+            {"U": None, "V": None, "b": None, "bias": None, "h0": (K, H)},
+            ValueError,
+            "contexts: expected h0, a; missing a",
+        ),
+    ],
+)
+def test_contexts_that_do_not_fit_are_named(change, error, message):
+    policy = ContextPolicy(3, 2, H)
+    shapes = {"U": (K, H, 2), "V": (K, H, 2), "b": (K, H), "bias": (K, H)} | change
+    contexts = {name: numpy.zeros(shape, "float32") for name, shape in shapes.items() if shape is not None}
+    with pytest.raises(error, match=message):
+        policy.forward(policy.init(numpy.random.default_rng(0)), numpy.zeros((T, K * N, 3), "float32"), contexts)
+
+
 def test_a_ratio_is_clipped_from_above_alone():
     logits, actions = numpy.zeros((1, 2)), numpy.array([[0, 1]])
     log_mu = numpy.log([[0.05, 0.99]])  # ρ = 10 and 0.505
