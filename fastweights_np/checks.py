@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 
-from .backend import Array
+from .backend import Array, is_device_array
 
 FLOATS = ("float32", "float64")
 
@@ -30,6 +30,13 @@ def shape(name: str, array: Any, expected: Sequence[int | str], remedy: str = ""
         if any(isinstance(axis, str) for axis in expected):
             wanted += " with every size at least 1"
         raise ValueError(f"{name}: expected shape {wanted}, got {got}" + (f"; {remedy}" if remedy else ""))
+
+
+def on_host(name: str, array: Any, kind: str) -> None:
+    """Raise TypeError unless the array is NumPy's, on the host."""
+    if not isinstance(array, numpy.ndarray):
+        remedy = "move it to the host with to_host" if is_device_array(array) else "convert it with numpy.asarray"
+        raise TypeError(f"{name}: expected a NumPy array of {kind}, got {type(array).__name__}; {remedy}")
 
 
 def given(**arrays: Array | None) -> dict[str, Array]:

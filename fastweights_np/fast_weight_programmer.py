@@ -42,7 +42,7 @@ from .memory import fold, read_matrix
 from .projections import Projected, project, project_backward
 from .projections import check as check_params
 from .recurrent import Params, check_kind, gradient_of_state, uniform
-from .spans import Spans, check_host
+from .spans import Spans
 
 __all__ = ["RULES", "Cache", "State", "backward", "final_state", "forward", "init", "initial_state", "step"]
 
@@ -303,7 +303,7 @@ def _of_state(options: Options) -> dict[str, Any]:
 def _written(writes: Any, spans: Spans, x: Any) -> numpy.ndarray | None:
     """Return which steps write, (T, B), on the host: those of `writes`, before each sequence's end. None is all."""
     if writes is not None:
-        check_host("writes", writes, "booleans")
+        checks.on_host("writes", writes, "booleans")
         if writes.dtype != bool:
             raise TypeError(f"writes: expected booleans, got {writes.dtype}; convert it with .astype(bool)")
         checks.shape("writes", writes, x.shape[:2], "one for each step and sequence of x")

@@ -74,10 +74,10 @@ def features(z: Array, feature_map: str, normalization: str) -> tuple[Array, Sav
         phi = xp.exp(xp.minimum(z, 0))  # (P1)
         phi += xp.maximum(z, 0)
     elif feature_map != "identity":
+        phi = xp.empty((*z.shape[:-1], count(feature_map, z.shape[-1])), z.dtype)
         r = xp.maximum(xp.concatenate([z, -z], axis=-1), 0)  # (L3)
         size, nu = r.shape[-1], _nu(feature_map)
         rolled = xp.concatenate([r[..., size - nu :], r], axis=-1)
-        phi = xp.empty((*z.shape[:-1], nu * size), z.dtype)
         for n in range(1, nu + 1):
             xp.multiply(r, rolled[..., nu - n : nu - n + size], out=phi[..., (n - 1) * size : n * size])  # (P2)
     if normalization == "none":

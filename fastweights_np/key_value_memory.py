@@ -93,6 +93,24 @@ def forward(
         checks.shape("state", state, (batch_size, heads, values.shape[-1], size), "a matrix for each sequence and head")
     if beta is not None:
         checks.shape("beta", beta, (steps, batch_size, heads), "one for each key")
+    if not isinstance(log_decay, int | float):
+        checks.floating(keys=keys, log_decay=log_decay)
+        wanted = (1, 1, heads) if log_decay.shape[:2] == (1, 1) else (steps, batch_size, heads)
+        checks.shape("log_decay", log_decay, wanted, "one for each key, or (1, 1, heads)")
+    else:
+        checks.finite("log_decay", log_decay)
+        if log_decay > 0:
+            raise ValueError(f"log_decay: expected at most 0, got {log_decay}; S would grow without bound")
+        log_decay = float(log_decay)
+    for name, array, dtypes in (("writes", writes, "b"), ("parts", parts, "iu")):
+        if array is not None:
+            checks.on_host(name, array, "booleans" if dtypes == "b" else "integers")
+            checks.shape(name, array, (steps, batch_size), "one for each step of a sequence")
+            if array.dtype.kind not in dtypes:
+                raise TypeError(f"{name}: expected {'booleans' if dtypes == 'b' else 'integers'}, got {array.dtype}")
+    if chunk is not None:
+        checks.count("chunk", chunk, least=1)
+    checks.count("threads", threads, least=1)
 
     def of_block(block: tuple[slice, slice]) -> tuple[Array, BlockCache]:
         b, n = block

@@ -17,7 +17,7 @@ from typing import Any
 import numpy
 
 from . import checks, ops
-from .backend import Array, array_module, is_device_array
+from .backend import Array, array_module
 from .memory import Ages
 
 
@@ -40,7 +40,7 @@ class Spans:
             ops.refuse_closed_loop(x, "a batch with lengths; leave them out, or pass an array")
             self.ended = _rows(x, ~self.active())
         if resets is not None:
-            _check_resets(resets, steps, batch_size)
+            check_resets(resets, steps, batch_size)
             self.restarted = _rows(x, self._starts())
 
     def lasts(self) -> numpy.ndarray:
@@ -186,7 +186,7 @@ def _rows(x: ops.Input, where: Array) -> dict[int, Array]:
 
 
 def _check_lengths(lengths: Any, steps: int, batch_size: int) -> None:
-    check_host("lengths", lengths, "integers")
+    checks.on_host("lengths", lengths, "integers")
     if lengths.dtype.kind not in "iu":
         raise TypeError(f"lengths: expected integers, got {lengths.dtype}; convert it with .astype(int)")
     checks.shape("lengths", lengths, (batch_size,), "one for each sequence of x")
@@ -196,15 +196,9 @@ def _check_lengths(lengths: Any, steps: int, batch_size: int) -> None:
         raise ValueError(f"lengths: expected numbers from 1 to {steps}, the steps of x, got {lengths[n]} at index {n}")
 
 
-def _check_resets(resets: Any, steps: int, batch_size: int) -> None:
-    check_host("resets", resets, "booleans")
+def check_resets(resets: Any, steps: int, batch_size: int) -> None:
+    """Raise ValueError or TypeError unless resets are booleans (T, B) on the host."""
+    checks.on_host("resets", resets, "booleans")
     if resets.dtype != bool:
         raise TypeError(f"resets: expected booleans, got {resets.dtype}; convert it with .astype(bool)")
     checks.shape("resets", resets, (steps, batch_size), "one for each step and sequence of x")
-
-
-def check_host(name: str, array: Any, kind: str) -> None:
-    """Raise TypeError unless the array is NumPy's, on the host."""
-    if not isinstance(array, numpy.ndarray):
-        remedy = "move it to the host with to_host" if is_device_array(array) else "convert it with numpy.asarray"
-        raise TypeError(f"{name}: expected a NumPy array of {kind}, got {type(array).__name__}; {remedy}")

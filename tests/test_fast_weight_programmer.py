@@ -11,7 +11,7 @@ from itertools import product
 import numpy
 import pytest
 
-from fastweights_np import checkpoint, key_value_memory, ops, optim
+from fastweights_np import checkpoint, features, key_value_memory, ops, optim
 from fastweights_np import fast_weight_programmer as layer
 from fastweights_np.audit.programmer import Case, programmer_links
 from fastweights_np.chunks import inverse
@@ -385,3 +385,27 @@ def test_wrong_arguments_of_other_functions_are_refused_by_name():
     ):
         with pytest.raises(error, match=re.escape(message)):
             call()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"log_decay": 0.5}, ValueError, "log_decay: expected at most 0, got 0.5"),
+        ({"log_decay": numpy.zeros((6, 1, 1))}, ValueError, r"log_decay: expected shape \(6, 2, 1\), got \(6, 1, 1\)"),
+        ({"parts": numpy.zeros((5, 2), int)}, ValueError, r"parts: expected shape \(6, 2\), got \(5, 2\)"),
+        ({"writes": numpy.full((6, 2), 2.0)}, TypeError, "writes: expected booleans, got float64"),
+        ({"chunk": 0}, ValueError, "chunk: expected at least 1, got 0"),
+        ({"threads": 0}, ValueError, "threads: expected at least 1, got 0"),
+    ],
+)
+def test_wrong_arguments_of_the_memory_are_named(options, error, message):
+    q, k, v = numpy.random.default_rng(0).standard_normal((3, 6, 2, 1, 3))
+    with pytest.raises(error, match=message):
+        key_value_memory.forward(q, k, v, **options)
+
+
+def test_a_dpfp_with_too_many_shifts_is_refused():
+    with pytest.raises(
+        ValueError, match="feature_map: expected a ν of at most 2, twice the size of keys, got 'dpfp-3'"
+    ):
+        features.features(numpy.array([[-1.0]]), "dpfp-3", "none")
