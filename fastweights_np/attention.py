@@ -58,6 +58,7 @@ def forward(
     resets   (T, B), True at the first step of each further document in a sequence, as in spans.py: a step attends to
              its own document alone
     """
+    _check(params, x, heads, window, ("T", "B"))
     parts = Spans(x, None, resets).parts()
     xp, (steps, batch_size, size) = array_module(x=x, **params), x.shape
     x = batch_first(x)
@@ -84,12 +85,12 @@ def forward(
     xp.matmul(P, V, out=of_heads)
     of_heads *= scale
     y = o[:, :steps] @ params["output"].T  # (L1)
-    return y.swapaxes(0, 1), (params, x, heads, window, pad, L, qkv, (Q, K, V), P, scale, o)
+    return y.swapaxes(0, 1), (params, x, heads, window, pad, L, qkv, (Q, K, V), P, scale, o, parts is not None)
 
 
 def backward(dy: Array, cache: Any) -> tuple[Params, Array]:
     """Return the gradients of the parameters, and dx (T, B, d), from dy (T, B, d)."""
-    params, x, heads, _, pad, L, qkv, (Q, K, V), P, scale, o = cache
+    params, x, heads, _, pad, L, qkv, (Q, K, V), P, scale, o, _ = cache
     xp, (batch_size, steps, size) = array_module(dy=dy), x.shape
     dy = batch_first(dy)
     # y = output o                                                                                                  (L1)
@@ -134,8 +135,9 @@ def initial_state(params: Params, batch_size: int) -> State:
 
 
 def final_state(cache: Any) -> State:
-    """Return the state after the last step of `forward`."""
-    _, x, _, window, pad, _, qkv, *_ = cache
+    """Return the state after the last step of `forward`. Raises ValueError after a `forward` with resets."""
+    _, x, _, window, pad, _, qkv, *_, documents = cache
+    refuse_documents(documents)
     steps, size = x.shape[1:]
     kept = qkv[:, max(pad + steps - ((window or steps + 1) - 1), pad) : pad + steps]
     return State(kept[..., size : 2 * size].copy(), kept[..., 2 * size :].copy(), steps)
@@ -143,7 +145,9 @@ def final_state(cache: Any) -> State:
 
 def step(params: Params, x: Array, state: State, heads: int, window: int | None = None) -> tuple[Array, State]:
     """Return y (B, d) and the next state, from x (B, d). Equals `forward` up to rounding error."""
+    _check(params, x, heads, window, ("B",))
     xp, (batch_size, size) = array_module(x=x, **params), x.shape
+    checks.shape("state.keys", state.keys[:, :0], (batch_size, 0, size), "a state of the same sequences")
     qkv = x @ _stacked(params).T
     turns = xp.asarray(_turns(state.position, 1, size, heads, x.dtype.char))
     qkv.view(turns.dtype)[:, :size] *= turns
@@ -156,6 +160,28 @@ def step(params: Params, x: Array, state: State, heads: int, window: int | None 
     first = 0 if window is None else max(0, keys.shape[1] - (window - 1))
     following = State(keys[:, first:], values[:, first:], state.position + 1)
     return o.reshape(batch_size, size) @ params["output"].T, following
+
+
+def _check(params: Params, x: Array, heads: int, window: int | None, axes: tuple[str, ...]) -> None:
+    """Raise ValueError or TypeError for arguments that do not fit one another."""
+    checks.keys("params", params, (*NAMES, "output"))
+    size = len(params["output"])
+    checks.shape("x", x, (*axes, size), "a vector of size d for each step")
+    checks.floating(x=x, **params)
+    checks.count("heads", heads, least=1)
+    if size % (2 * heads):
+        raise ValueError(f"heads: expected heads of an even size, got size {size} and {heads} heads")
+    if window is not None:
+        checks.count("window", window, least=1)
+
+
+def refuse_documents(documents: bool) -> None:
+    """Raise ValueError if there were resets: the state would have steps of several documents."""
+    if documents:
+        raise ValueError(
+            "final_state: expected a forward without resets, got one with resets; pass the last document of each "
+            "sequence alone"
+        )
 
 
 def batch_first(x: Array) -> Array:

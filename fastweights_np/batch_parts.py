@@ -13,6 +13,7 @@ import numpy
 from . import checks
 from .backend import Array, array_module
 from .parts import Tree
+from .spans import check_resets
 from .threads import of_each
 from .trees import flatten, unflatten
 from .workspace import keep_freed_memory
@@ -35,14 +36,18 @@ def parts_of(inputs: Any, vocabulary: int, resets: Array | None, threads: int) -
     On a GPU, there is one. Raises ValueError or TypeError for inputs that do not fit.
     """
     tokens, *places = inputs if isinstance(inputs, tuple) else (inputs,)
+    if len(places) not in (0, 2):
+        raise ValueError(f"inputs: expected tokens, or (tokens, steps, columns), got {1 + len(places)} arrays")
     xp = array_module(tokens=tokens, **dict(zip(("steps", "columns"), places, strict=False)))
     checks.shape("tokens", tokens, ("T", "B"), "tokens are (steps, sequences)")
     checks.indices("tokens", tokens, vocabulary)
     steps, batch_size = tokens.shape
     if places:
         for name, indices, size in zip(("steps", "columns"), places, tokens.shape, strict=True):
-            checks.shape(name, indices, ("n",), "one for each output")
+            checks.shape(name, indices, ("n",) if name == "steps" else places[0].shape, "one for each output")
             checks.indices(name, indices, size)
+    if resets is not None:
+        check_resets(resets, steps, batch_size)
     size = min(max(1, ROWS // steps), -(-batch_size // threads)) if xp is numpy else batch_size
     keep_freed_memory()
     parts = []

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy
 
 from . import checks, gated_mlp, ops
-from .attention import batch_first
+from .attention import batch_first, refuse_documents
 from .backend import Array, array_module
 from .recurrent import Params
 from .spans import Spans
@@ -99,8 +99,8 @@ def forward(
              count as zeros
     across   whether the tap +1 reaches the first step of the next chunk. The write stays causal: that step reads it
     clip     largest norm of what a chunk writes, ‖η Σ v zᵀ‖; for inference alone
-    resets   (T, B), True at the first step of each further document in a sequence, as in spans.py: S is zero there, and
-             no tap reaches another document
+    resets   (T, B), True at the first step of each further document in a sequence: S is zero there, and no tap reaches
+             another document. Chunks stay where they are: a document is as it is alone if it begins where a chunk does
 
     Padding at the end of a sequence needs no option: no output before it depends on it.
     """
@@ -127,8 +127,7 @@ def forward(
         U = U * masks.to_end
     # S_i+1 = λ S_i + Σ_t u(t) z(t)ᵀ                                                                                (W3)
     S = U.swapaxes(2, 3) @ Z[:, :-1]
-    if options.clip is not None:
-        S *= xp.minimum(1, options.clip / xp.maximum((S * S).sum(axis=(2, 3), keepdims=True) ** 0.5, options.clip))
+    S = _clipped(S, options.clip)
     for c in range(1, count - 1):
         S[:, c] += _kept(options, masks, c) * S[:, c - 1]
     # y = (down + S_i) z                                                                                            (W4)
@@ -193,7 +192,11 @@ def initial_state(params: Params, batch_size: int) -> State:
 
 
 def final_state(cache: Cache) -> State:
-    """Return the state after the last step of `forward`. The last chunk, even if complete, is not yet written."""
+    """Return the state after the last step of `forward`. The last chunk, even if complete, is not yet written.
+
+    Raises ValueError after a `forward` with resets.
+    """
+    refuse_documents(cache.masks is not None)
     xp, S, written = array_module(z=cache.z), cache.S, cache.S.shape[1] * cache.options.taps.chunk
     S = S[:, -1].copy() if S.shape[1] else xp.zeros((len(S), *S.shape[2:]), S.dtype)
     return State(S, cache.z[:, written:].copy(), cache.source[:, written:].copy())
@@ -210,18 +213,28 @@ def step(
     options = _checked(params, decay, rate, chunk, taps, across, clip)
     xp, (S, tail, sources) = array_module(x=x, **params), state
     source = x if source is None else source
+    if tail.shape[1] > chunk:
+        raise ValueError(
+            f"state: expected at most chunk, {chunk}, steps that are not yet written, got {tail.shape[1]}; pass the "
+            "chunk that the state was made with"
+        )
     if tail.shape[1] == chunk:
         # S_i+1 = λ S_i + η Σ_t v(t) z(t)ᵀ                                                                          (W3)
         V, _ = targets(params, xp.concatenate([sources, source[:, None]], axis=1), options.taps, 1)
-        write = options.rate * V[:, 0].swapaxes(1, 2) @ tail
-        if options.clip is not None:
-            norm = (write * write).sum(axis=(1, 2), keepdims=True) ** 0.5
-            write *= options.clip / xp.maximum(norm, options.clip)
-        S = options.decay * S + write
+        S = options.decay * S + _clipped(options.rate * V[:, 0].swapaxes(1, 2) @ tail, options.clip)
         tail, sources = tail[:, :0], sources[:, :0]
     z, _ = gated_mlp.hidden(params, x)
     y = z @ params["down"].T + (S @ z[:, :, None])[:, :, 0]  # (W4)
     return y, State(S, xp.concatenate([tail, z[:, None]], 1), xp.concatenate([sources, source[:, None]], 1))
+
+
+def _clipped(writes: Array, clip: float | None) -> Array:
+    """Return what chunks write (..., d, F), scaled down to a norm of clip where it is larger; None is no limit."""
+    if clip is None:
+        return writes
+    xp = array_module(writes=writes)
+    norm = xp.square(writes, dtype="float64").sum(axis=(-2, -1), keepdims=True) ** 0.5  # does not overflow for float32
+    return writes * (clip / xp.maximum(norm, clip)).astype(writes.dtype)
 
 
 def _kept(options: Options, masks: Masks | None, c: int) -> Any:
@@ -239,5 +252,7 @@ def _checked(
     if not decay:
         raise ValueError("decay: expected a number above 0, got 0; S would be lost after each chunk")
     if clip is not None:
-        checks.not_negative("clip", clip)
+        checks.finite("clip", clip)
+        if clip <= 0:
+            raise ValueError(f"clip: expected a number above 0, got {clip}; rate=0 writes nothing")
     return Options(decay, rate, Taps.checked(params, taps, chunk, across), clip)

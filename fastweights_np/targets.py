@@ -60,7 +60,10 @@ class Taps(NamedTuple):
         if "kernel" in params:
             checks.shape("kernel", params["kernel"], (len(taps), len(params["down"])), "a row for each of taps")
         elif len(taps) > 1:
-            raise ValueError(f"taps: expected one for params without a kernel, got {tuple(taps)}; pass taps=(1,)")
+            raise ValueError(
+                f"taps: expected one for params without a kernel, got {tuple(taps)}; pass taps=(1,), or make a kernel "
+                "with init_target"
+            )
         return cls(tuple(taps), chunk, across)
 
     def views(self, count: int) -> Iterator[tuple[Any, Any]]:

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy
 
 from . import attention, checks, gated_mlp, in_place_ttt, ops, rms_norm
-from .backend import Array, array_module
+from .backend import Array, array_module, scatter_add
 from .batch_parts import Part, joined, of_parts, parts_of, sum_of
 from .network import Model
 from .parts import Classifier, Tree
@@ -54,7 +54,9 @@ class Transformer(Model):
     written       the blocks whose MLP is written in place, counted from 1
     source        what the targets are made of: the token embeddings, or the MLP's input
     init_options  options of in_place_ttt.init_target: kernel, target
-    options       options of in_place_ttt.forward: decay, rate, chunk, taps, across, clip
+    options       options of in_place_ttt.forward: decay, rate, chunk, taps, across, clip. They wait for a block that is
+                  written, so that dataclasses.replace(net, written=(2,)) adds fast weights to a trained network: see
+                  in_place_ttt.init_target for their parameters
     threads       how many share the sequences of a batch
 
     Raises ValueError or TypeError that names the argument at fault.
@@ -77,11 +79,15 @@ class Transformer(Model):
     def __post_init__(self) -> None:
         for name in ("vocabulary", "size", "blocks", "heads", "hidden_size", "threads"):
             checks.count(name, getattr(self, name), least=1)
+        for name in ("gated", "tied"):
+            checks.boolean(name, getattr(self, name))
         if self.window is not None:
             checks.count("window", self.window, least=1)
         if self.size % (2 * self.heads):
             raise ValueError(f"heads: expected heads of an even size, got size {self.size} and {self.heads} heads")
         checks.choice("source", self.source, ("embeddings", "input"))
+        if not isinstance(self.written, tuple):
+            raise TypeError(f"written: expected a tuple of numbers of blocks, such as (2,), got {self.written!r}")
         for number in self.written:
             checks.count("written", number, least=1)
             if number > self.blocks:
@@ -127,8 +133,9 @@ class Transformer(Model):
     ) -> tuple[Array, Cache]:  # fmt: skip
         """Return the logits, and the cache. The workspace holds no buffers: a batch in parts needs few.
 
-        resets   (T, B), True at the first step of each further document in a sequence, as in spans.py. A step attends
-                 to its own document, and reads what its own document has written
+        resets   (T, B), True at the first step of each further document in a sequence. A step attends to its own
+                 document, and reads what its own document has written. Chunks stay where they are: with `written`, a
+                 document is as it is alone if it begins where a chunk does
         """
         parts = parts_of(inputs, self.vocabulary, resets, self.threads)
         found = of_parts(self.threads, lambda part: self._forward(params, part), parts)
@@ -181,9 +188,10 @@ class Transformer(Model):
         dgain, dx = rms_norm.backward(dread, of_read)
         grads: Tree = {"norm": {"gain": dgain}}
         if part.places is not None:
-            of_places = dx
-            dx = xp.zeros((shape[1], shape[0], shape[2]), dx.dtype).swapaxes(0, 1)
-            dx[part.places] = of_places
+            steps, columns = part.places
+            rows = xp.zeros((shape[1] * shape[0], shape[2]), dx.dtype)  # (B T, d)
+            scatter_add(rows, columns * shape[0] + steps, dx)
+            dx = rows.reshape(shape[1], shape[0], shape[2]).swapaxes(0, 1)
         dsource: Any = 0
         for n, of_block in zip(reversed(self._numbers), reversed(caches), strict=True):
             of_norm, of_attention, of_mlp_norm, of_mlp = of_block
@@ -243,7 +251,10 @@ class Transformer(Model):
         return State(states)
 
     def final_state(self, cache: Cache) -> State:
-        """Return the state after the last token of a `forward` without resets, such as a prompt."""
+        """Return the state after the last token of a `forward` without resets, such as a prompt.
+
+        Raises ValueError after a `forward` with resets.
+        """
         states = []
         for n in self._numbers:
             of_block = [caches[n - 1] for _, caches, *_ in cache.caches]
@@ -258,6 +269,8 @@ class Transformer(Model):
 
     def step(self, params: Tree, tokens: Array, state: State) -> tuple[Array, State]:
         """Return the logits (B, V) and the next state, from the next tokens (B,) and a state, which is not changed."""
+        checks.shape("tokens", tokens, ("B",), "step takes one token of each sequence")
+        checks.indices("tokens", tokens, self.vocabulary)
         source = params["embedding"]["table"][tokens]
         x, states = source, []
         for n, (of_attention, of_mlp) in zip(self._numbers, state.blocks, strict=True):

@@ -149,10 +149,12 @@ def test_a_step_leaves_its_state_alone():
         ({"options": {"chunks": 4}}, "options: expected names among .* did you mean 'chunk'"),
         ({"init_options": {"taps": (1,)}}, "init_options: expected names among kernel, target; got 'taps'"),
         ({"window": 0}, "window: expected at least 1, got 0"),
+        ({"written": 2}, r"written: expected a tuple of numbers of blocks, such as \(2,\), got 2"),
+        ({"tied": "yes"}, "tied: expected a bool, got str"),
     ],
 )
 def test_a_wrong_option_is_named(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         Transformer(**SIZES | options)
 
 
@@ -162,6 +164,7 @@ def test_a_wrong_option_is_named(options, message):
         ({"decay": 0}, ValueError, "decay: expected a number above 0, got 0"),
         ({"rate": -1}, ValueError, "rate: expected a finite number of at least 0"),
         ({"chunk": 0}, ValueError, "chunk: expected at least 1, got 0"),
+        ({"clip": 0.0}, ValueError, "clip: expected a number above 0, got 0.0"),
         ({"taps": (1, 1)}, ValueError, "taps: expected at least one distance, and none twice"),
         ({"taps": (0.5,)}, TypeError, "taps: expected whole numbers, got 0.5"),
         ({"taps": (1,)}, ValueError, "kernel: expected shape"),
@@ -178,3 +181,96 @@ def test_several_taps_need_a_kernel():
     params, x, source = layer(kernel=False)
     with pytest.raises(ValueError, match="taps: expected one for params without a kernel"):
         in_place_ttt.forward(params, x, source)
+
+
+def test_a_place_that_occurs_twice_has_the_gradients_of_both():
+    model, params, tokens = made("float64")
+    steps, columns, labels = numpy.array([3, 5, 3]), numpy.array([1, 0, 1]), numpy.array([1, 2, 4])
+    _, twice = model.loss_and_gradients(params, (tokens, steps, columns), labels)
+    apart = [model.loss_and_gradients(params, (tokens, steps[n], columns[n]), labels[n])[1] for n in ([0, 1], [2])]
+    for name, value in flatten(twice).items():
+        both = (2 * flatten(apart[0])[name] + flatten(apart[1])[name]) / 3
+        numpy.testing.assert_allclose(value, both, rtol=0, atol=1e-14, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "resets", "error", "message"),
+    [
+        ((0,), None, ValueError, r"inputs: expected tokens, or \(tokens, steps, columns\), got 2 arrays"),
+        (([0, 1, 2], [0]), None, ValueError, r"columns: expected shape \(3,\), got \(1,\)"),
+        ((), numpy.zeros((13, 5), bool), ValueError, r"resets: expected shape \(13, 3\), got \(13, 5\)"),
+        ((), numpy.zeros((13, 3)), TypeError, "resets: expected booleans, got float64"),
+        ((), [[True]], TypeError, "resets: expected a NumPy array of booleans, got list"),
+    ],
+)
+def test_wrong_places_and_resets_are_named(inputs, resets, error, message):
+    model, params, tokens = made()
+    places = (tokens, *map(numpy.atleast_1d, inputs)) if inputs else tokens
+    with pytest.raises(error, match=message):
+        model.forward(params, places, resets=resets)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "error", "message"),
+    [
+        ([-1, 0, 0], ValueError, "tokens: expected values from 0 to 6, got -1 at index"),
+        ([7, 0, 0], ValueError, "tokens: expected values from 0 to 6, got 7 at index"),
+        ([0.0, 0, 0], TypeError, "tokens: expected integers, got float64"),
+        ([[0, 0, 0]], ValueError, r"tokens: expected shape \(B,\)"),
+        ([0, 0], ValueError, r"state.keys: expected shape \(2, 0, 8\), got \(3, 0, 8\)"),
+    ],
+)
+def test_a_step_checks_its_tokens(tokens, error, message):
+    model, params, _ = made()
+    with pytest.raises(error, match=message):
+        model.step(params, numpy.array(tokens), model.initial_state(params, 3))
+
+
+@pytest.mark.parametrize("written", [(), (2,)])
+def test_there_is_no_final_state_after_several_documents(written):
+    model, params, tokens = made(written=written)
+    _, cache = model.forward(params, tokens, resets=numpy.zeros(tokens.shape, bool))
+    with pytest.raises(ValueError, match="final_state: expected a forward without resets, got one with resets"):
+        model.final_state(cache)
+    params, x, source = layer()
+    _, own = in_place_ttt.forward(params, x, source, resets=numpy.zeros(x.shape[:2], bool))
+    with pytest.raises(ValueError, match="final_state: expected a forward without resets"):
+        in_place_ttt.final_state(own)
+
+
+def test_a_state_of_longer_chunks_is_refused():
+    params, x, source = layer()
+    state = in_place_ttt.final_state(in_place_ttt.forward(params, x[:7], source[:7], chunk=8)[1])
+    with pytest.raises(ValueError, match="state: expected at most chunk, 4, steps that are not yet written, got 7"):
+        in_place_ttt.step(params, x[7], source[7], state, chunk=4)
+
+
+def test_writes_are_clipped_where_the_square_of_their_norm_overflows():
+    params, x, source = layer()
+    small, large = ({name: value.astype("float32") for name, value in params.items()} for _ in range(2))
+    small["kernel"] = large["kernel"] = numpy.ones((5, 4), "float32")
+    large["target"] = 1e25 * small["target"]
+    expected, found = (
+        in_place_ttt.forward(each, x.astype("float32"), source.astype("float32"), chunk=4, clip=1e-3)[0]
+        for each in (small, large)
+    )
+    numpy.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("heads", "window", "change", "error", "message"),
+    [
+        (2, 0, None, ValueError, "window: expected at least 1, got 0"),
+        (2, 2.5, None, TypeError, "window: expected a whole number, got 2.5"),
+        (0, None, None, ValueError, "heads: expected at least 1, got 0"),
+        (3, None, None, ValueError, "heads: expected heads of an even size, got size 8 and 3 heads"),
+        (2, None, lambda x: x[0], ValueError, r"x: expected shape \(T, B, 8\)"),
+        (2, None, lambda x: x[:0], ValueError, r"x: expected shape \(T, B, 8\)"),
+        (2, None, lambda x: x.astype("float32"), TypeError, "expected float32, the dtype of x, got float64"),
+    ],
+)
+def test_wrong_arguments_of_attention_are_named(heads, window, change, error, message):
+    rng = numpy.random.default_rng(0)
+    params, x = attention.init(rng, 8, dtype="float64"), rng.standard_normal((5, 2, 8))
+    with pytest.raises(error, match=message):
+        attention.forward(params, change(x) if change else x, heads, window)

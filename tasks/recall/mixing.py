@@ -15,7 +15,7 @@ from typing import Any
 import numpy
 
 from fastweights_np import fast_weight_programmer, ops
-from fastweights_np.backend import Array, array_module
+from fastweights_np.backend import Array, array_module, scatter_add
 from fastweights_np.network import Classifier, Model
 from fastweights_np.parts import Tree
 from fastweights_np.workspace import Workspace
@@ -115,8 +115,9 @@ class MixingNetwork(Model):
         # logits = table LN(x) at the queries
         dtable = doutputs.T @ read.y
         dread, dnorm = read.backward(doutputs @ table)
-        dx = xp.zeros(shape, table.dtype)
-        dx[steps, columns] = dread
+        dx = xp.zeros((shape[0] * shape[1], shape[2]), table.dtype)  # (T B, size)
+        scatter_add(dx, steps * shape[1] + columns, dread)
+        dx = dx.reshape(shape)
         grads: Tree = {"norm": dnorm}
         for name, of_block in zip(reversed(self._names), reversed(caches), strict=True):
             # x ← x + y
