@@ -18,7 +18,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from tasks.running import typed
-from tasks.running.command_line import settings_asked_for
+from tasks.running.runs import RunSettings
+from tasks.searching import space
 from tasks.searching.trial import end, start
 
 from . import store
@@ -96,11 +97,21 @@ def best_of(search: str) -> list[str]:
     raise ValueError(f"reproduce: expected search/{search} in the store, found none; make it first by its plan")
 
 
-@cache  # parsing takes a tenth of a second
+@cache
 def _settings(task: str, options: str) -> dict[str, Any]:
-    """Return the settings of a run with these options."""
-    kind = importlib.import_module(f"tasks.{task}").Settings
-    return settings_asked_for(kind, options.split(), f"python -m tasks {task}").as_json()
+    """Return the settings of a run with these options. Reading hundreds of command lines takes ten seconds instead."""
+    kind, given, name = importlib.import_module(f"tasks.{task}").Settings, dict[str, str](), ""
+    for word in options.split():
+        if not word.startswith("--"):
+            given[name] = word
+            continue
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not equals:  # the next word is the value, unless this is --wipe or --no-wipe
+            name, value = name.removeprefix("no-"), str(not name.startswith("no-"))
+        given[name] = value
+    read = space.parse([f"{name}={value}" for name, value in given.items()], kind(), ranges=False)
+    settings: RunSettings = kind(**{name: values[0] for name, values in read.items()})
+    return settings.as_json()
 
 
 def _name(cell: Cell, seed: int) -> str:

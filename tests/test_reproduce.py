@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -35,6 +36,20 @@ def test_every_stored_run_is_planned_with_the_settings_that_it_has():
         older = store.before_options(run.cell.task)
         assert older | stored.pop(run.name)["settings"] == wanted, run.name
     assert not stored, "stored runs that no plan asks for"
+
+
+def test_a_plan_is_read_as_a_command_line_is():
+    read = set[tuple[str, str]]()  # pairs of a task and an option
+    for run in reproduce.planned([]):
+        if isinstance(run.cell, plans.cells.Search):
+            continue
+        words = run.cell.options.split()
+        options = {(run.cell.task, word.partition("=")[0]) for word in words if word.startswith("--")}
+        if not options <= read:
+            read |= options
+            asked = settings_asked_for(importlib.import_module(f"tasks.{run.cell.task}").Settings, words, "tasks")
+            assert reproduce._settings(run.cell.task, " ".join(words)) == asked.as_json(), words
+    assert len(read) > 40
 
 
 def test_the_best_settings_of_a_search_are_options_that_the_task_reads(tmp_path, monkeypatch):
