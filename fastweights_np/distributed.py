@@ -49,6 +49,7 @@ SIZES = {"PMI_SIZE": "PMI_RANK", "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK",
 LAUNCHED = ("PMI_", "PMIX_", "OMPI_", "PRTE_", "HYDI_")  # how the names of launchers' variables begin
 INSTALL = 'pip install "fastweights-np[mpi]", or mpi4py for the MPI of your cluster'
 POLL = 1e-3  # seconds between two checks
+LAST_WORDS = 0.2  # seconds in which a launcher passes on what was printed; it drops the rest when ranks are aborted
 COMPARED = 100  # calls of add_up whose trees are compared between ranks: a script's mistake shows in the first ones
 
 
@@ -228,6 +229,7 @@ class Ranks:
         sys.stderr.flush()
         if self._mpi is None:
             raise SystemExit(code)
+        time.sleep(LAST_WORDS)
         self._mpi.Abort(code)
 
 
