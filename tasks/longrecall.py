@@ -194,11 +194,11 @@ def _report(settings: Settings, result: Mapping[str, Any]) -> None:
     )
     print(f"chance {1 / VALUES:.2%}; any stored value {1 / settings.pairs:.2%}")
     if settings.writes:
-        of = result["accuracy_of"]
+        of = {name: f"{accuracy:.2%}" for name, accuracy in result["accuracy_of"].items()}
         print(f"with η = 0: {1 - result['test_error_without_writes']:.2%}")
         print(
             f"pairs that the end of a chunk cuts: {result['share_of']['cut']:.2%} of all, accuracy "
-            f"{of.get('cut', 0):.2%}; others {of['not_cut']:.2%}; ceiling {result['ceiling']:.2%}"
+            f"{of.get('cut', '-')}; others {of.get('not_cut', '-')}; ceiling {result['ceiling']:.2%}"
         )
     text = ", ".join(f"{level} % {update or 'never'}" for level, update in reached.items())
     print(f"updates to a validation accuracy above: {text}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy
 import pytest
@@ -157,6 +158,15 @@ def test_accuracies_are_reported_by_cut_chunk_and_distance():
     found = longrecall.written(Settings(chunk=8), data, ~cut)
     assert found["ceiling"] == pytest.approx(1 - cut.mean() * 31 / 32)
     assert found["accuracy_of"]["cut"] == 0
+
+
+@pytest.mark.parametrize(
+    ("chunk", "reported"), [(1, "100.00% of all, accuracy .*%; others -;"), (64, "0.00% of all, accuracy -;")]
+)
+def test_a_kind_of_pair_that_no_test_sequence_has_is_reported_without_an_accuracy(chunk, reported, tmp_path, capsys):
+    words = [*options("longrecall", tmp_path), "--epochs", "1", "--learning-rate", "0", "--chunk", str(chunk)]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    assert re.search(reported, capsys.readouterr().out)
 
 
 def test_levels_are_reached_above_them_or_never():
