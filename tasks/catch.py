@@ -256,7 +256,7 @@ class _Training:
         if settings.initial is not None:
             path, ours = settings.initial / checkpoints.NAME, weights
             initial = settings.initial
-            weights, _ = self._ranks.first(lambda: checkpoints.initial_params(initial))
+            weights = self._ranks.first(lambda: checkpoints.initial_params(initial)).params
             checkpoints.check_arrays(path, weights, ours, "name a run of the same network by --initial")
         for name, leaf in flatten(to_device(weights, settings.device)).items():
             flatten(self.shared.params)[name][...] = leaf

@@ -12,6 +12,7 @@ in a new network, and change no output at first: train window, then continue wit
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -71,6 +72,17 @@ class Settings(TransformerSettings):
         checks.count("validation_size", self.validation_size, least=self.context + 1)
         checks.count("test_size", self.test_size, least=1)
 
+    def check_initial(self, run: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        """Raise ValueError unless the text of the run that --initial names has the same characters as this one's."""
+        if "characters" not in before:
+            print(f"{run} does not list the characters of its text: they are taken to be the same", flush=True)
+        elif before["characters"] != now["characters"]:
+            theirs, ours = set(before["characters"]), set(now["characters"])
+            raise ValueError(
+                f"initial: expected a run whose text has the same {len(ours)} characters, got {run}, whose text lacks "
+                f"{spelled(ours - theirs)} and has {spelled(theirs - ours)} in addition; train it on the same text"
+            )
+
 
 class Pieces(NamedTuple):
     """Sequences of a text: tokens (T + 1, N). Each character's label is the next one."""
@@ -93,17 +105,20 @@ class Pieces(NamedTuple):
 
 
 class Data(NamedTuple):
-    """Training, validation and test sequences, and the number of characters."""
+    """Training, validation and test sequences, and the text that they are pieces of."""
 
     training: Drawn
     validation: Pieces
     test: Pieces
-    vocabulary: int
+    text: texts.Texts
 
 
 def load(settings: Settings) -> Data:
     """Return the sequences. Raise OSError or ValueError for a text that cannot be used."""
     text = texts.read(settings.data, settings.validation_size)
+    if text.unknown:
+        held_out = len(text.validation) + len(text.test)
+        print(f"{text.unknown:,} of {held_out:,} held-out characters do not occur in the training text", flush=True)
     length = settings.context + 1
     for name, part in zip(("training", "test"), (text.training, text.test), strict=True):
         if len(part) < length:
@@ -124,19 +139,19 @@ def load(settings: Settings) -> Data:
         return pieces(codes, numpy.linspace(0, len(codes) - length, count).astype(int))
 
     validation, test = spaced(text.validation, len(text.validation)), spaced(text.test, settings.test_size)
-    return Data(Drawn(draw(settings.streams(3)[2]), draw), validation, test, len(text.characters))
+    return Data(Drawn(draw(settings.streams(3)[2]), draw), validation, test, text)
 
 
 def run(settings: Settings, folder: Path, data: Data) -> dict[str, Any]:
     """Train, test the best parameters with and without fast weights, store the result and draw the pictures."""
-    net = settings.network(data.vocabulary)
+    net = settings.network(len(data.text.characters))
 
     def measure(params: Any, epoch: int) -> dict[str, float]:
         losses, wrong = evaluated(net, params, data.validation)
         return dict(zip(settings.metrics, (float(losses.mean()), wrong), strict=True))
 
-    splits = data.training, data.validation, data.test
-    outcome = training.train(net, settings, folder, splits, measure=measure)
+    identity = {"characters": data.text.characters, "text": f"SHA-256 {data.text.sha256}"}
+    outcome = training.train(net, settings, folder, data[:3], measure=measure, identity=identity)
     losses, error = evaluated(net, outcome.params, data.test)
     result: dict[str, Any] = {
         "test_error": error,
@@ -181,6 +196,12 @@ def evaluated(net: Transformer, params: Any, pieces: Pieces) -> tuple[numpy.ndar
         losses.append(to_host(nll.mean(axis=1, dtype="float64").T))
         wrong += int((rows.argmax(axis=1) != targets).sum())
     return numpy.concatenate(losses), wrong / (count * length)
+
+
+def spelled(characters: set[str]) -> str:
+    """Return the first ten of these characters as text, "none" for no character."""
+    shown = sorted(characters)[:10]
+    return (repr("".join(shown)) + " and others" * (len(characters) > len(shown))) if shown else "none"
 
 
 def _numbers(losses: list[float]) -> str:

@@ -10,7 +10,7 @@ import sys
 import numpy
 import pytest
 
-from fastweights_np import ops
+from fastweights_np import checkpoint, ops
 from tasks import text
 from tasks.__main__ import main
 from tasks.language import texts
@@ -98,6 +98,65 @@ def test_fast_weights_are_dropped_into_a_trained_network_without_a_change(tmp_pa
         out[name] = json.loads((tmp_path / name / "result.json").read_text())
     assert out["after"]["nll_by_block"] == out["after"]["nll_by_block_without_writes"]
     assert out["after"]["nll_by_block"] == pytest.approx(out["before"]["nll_by_block"], rel=1e-6)
+
+
+ENGLISH = "the cat sat on the mat, and the dog sat on the log. " * 20
+
+
+def a_run(content: str, tmp_path, name: str, *words: str) -> int:
+    """Train on this text in tmp_path / name, and return the exit code."""
+    given = options("text", tmp_path)
+    (tmp_path / "text.txt").write_text(content)
+    return main([*given, *words, "--epochs", "1", "--out", str(tmp_path / name)])
+
+
+def without_identity(checkpoint_file) -> None:
+    """Make the file what an older version wrote."""
+    arrays, info = checkpoint.load(checkpoint_file)
+    checkpoint.save(checkpoint_file, arrays, {name: value for name, value in info.items() if name != "identity"})
+
+
+@pytest.mark.parametrize("content", [ENGLISH.replace("c", "x"), ENGLISH.replace("c", "a")])
+def test_the_initial_run_must_have_the_same_characters(content, tmp_path, capsys):
+    assert a_run(ENGLISH, tmp_path, "first") == 0
+    initial = ("--initial", str(tmp_path / "first"))
+    assert a_run(content, tmp_path, "other", *initial) == 2
+    said = capsys.readouterr().err
+    assert "initial: expected a run whose text has the same" in said
+    lacks, more = ("'x'" if "x" in content else "none"), "'c'"
+    assert f"lacks {lacks} and has {more} in addition; train it on the same text" in said
+    assert not (tmp_path / "other").exists()
+    assert a_run(ENGLISH[::-1], tmp_path, "same", *initial) == 0
+    without_identity(tmp_path / "first" / "checkpoint.npz")
+    assert a_run(ENGLISH, tmp_path, "old", *initial) == 0
+    assert "does not list the characters of its text" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", [5, 850, -3])
+def test_a_run_is_not_resumed_with_another_text(place, tmp_path, capsys):
+    """One character is another one in the training, the validation or the test part."""
+    assert a_run(ENGLISH, tmp_path, "run") == 0
+    changed = list(ENGLISH)
+    changed[place] = "a" if changed[place] != "a" else "t"
+    (tmp_path / "text.txt").write_text("".join(changed))
+    assert main(["text", "--resume", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "got others (their SHA-256 differs); restore them, or start anew" in said
+    (tmp_path / "text.txt").write_text(ENGLISH)
+    without_identity(tmp_path / "run" / "checkpoint.npz")
+    assert main(["text", "--resume", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_held_out_characters_that_training_never_saw_are_counted_and_all_of_them_refused(part, tmp_path, capsys):
+    tail = len(ENGLISH) // 10
+    start = len(ENGLISH) - tail - (99 if part == "validation" else 0)
+    end = start + (99 if part == "validation" else tail)
+    assert a_run(ENGLISH[: start + 1] + "x" * (end - start - 1) + ENGLISH[end:], tmp_path, "most") == 0
+    unknown = f"{end - start - 1} of {tail + 99} held-out characters do not occur in the training text"
+    assert unknown in capsys.readouterr().out
+    assert a_run(ENGLISH[:start] + "x" * (end - start) + ENGLISH[end:], tmp_path, "all") == 2
+    assert f"data: expected characters of the training text in the part for {part}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

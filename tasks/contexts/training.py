@@ -50,7 +50,7 @@ class Training:
         run = self.settings.initial
         if run is None:
             return params
-        found, _ = distributed.ranks().first(lambda: checkpoints.initial_params(run))
+        found = distributed.ranks().first(lambda: checkpoints.initial_params(run)).params
         checkpoints.check_arrays(run / checkpoints.NAME, found, params, "name a run of the same network by --initial")
         return found
 

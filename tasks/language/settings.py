@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from fastweights_np import checks
@@ -58,6 +59,9 @@ class TransformerSettings(LayerSettings, TrainingSettings):
     """Number of updates in which the learning rate grows linearly to its full value."""
     clip_norm: float = 1.0
     """Clip gradients to this global norm."""
+    initial: Path | None = None
+    """Output folder of a run whose best parameters become the initial weights. Names, shapes and dtypes must match. A
+    convolution or matrix of the target may be missing: it is added, and changes no output at first."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -30,6 +30,19 @@ class Texts(NamedTuple):
     test: numpy.ndarray
     characters: str
 
+    @property
+    def sha256(self) -> str:
+        """Return the SHA-256 of all characters."""
+        digest = hashlib.sha256(self.characters.encode())
+        for part in (self.training, self.validation, self.test):
+            digest.update(part.tobytes())
+        return digest.hexdigest()
+
+    @property
+    def unknown(self) -> int:
+        """Return the number of held-out characters that the training text does not have."""
+        return sum(int((part == 0).sum()) for part in (self.validation, self.test))
+
 
 def read(path: Path | None, validation_size: int) -> Texts:
     """Return the text in a file, or Shakespeare's works for None. Raise OSError or ValueError if it cannot be used.
@@ -54,7 +67,14 @@ def read(path: Path | None, validation_size: int) -> Texts:
     def coded(part: str) -> numpy.ndarray:
         return numpy.array([codes.get(each, 0) for each in part], "int32")
 
-    return Texts(coded(training), coded(validation), coded(test), characters)
+    found = Texts(coded(training), coded(validation), coded(test), characters)
+    for name, held_out in (("validation", found.validation), ("test", found.test)):
+        if len(held_out) and not held_out.any():
+            raise ValueError(
+                f"data: expected characters of the training text in the part for {name}, got {len(held_out):,} others "
+                "alone; name another text by --data"
+            )
+    return found
 
 
 def _text(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 
@@ -18,6 +18,14 @@ from .runs import NOT_FINITE, RunSettings, settings_of
 
 NAME = "checkpoint.npz"
 ANEW = "start anew with another --out"
+
+
+class Initial(NamedTuple):
+    """The best parameters of the run that --initial names, the updates that made them, and the identity of its data."""
+
+    params: dict[str, Any]
+    updates: int
+    identity: dict[str, Any]
 
 
 def save(folder: Path, arrays: dict[str, Any], info: dict[str, Any], when: str) -> None:
@@ -44,8 +52,9 @@ def load(folder: Path, settings: RunSettings) -> tuple[dict[str, Any], dict[str,
         return None
     arrays, info = _read(path)
     info = {"ranks": 1} | info  # older checkpoints are of one process
-    names = (*groups, *info_types.__annotations__)
-    checks.keys("checkpoint", arrays | info, names, remedy=f"{path} is not of this task; {ANEW}")
+    names = [name for name in (*groups, *info_types.__annotations__) if name not in settings.since]
+    remedy = f"{path} is not of this task; {ANEW}"
+    checks.keys("checkpoint", arrays | info, names, settings.since, remedy)
     try:
         info = typed.checked(info_types, info)
     except (ValueError, TypeError) as error:
@@ -80,8 +89,8 @@ def load_for_longer(settings: RunSettings) -> tuple[dict[str, Any], dict[str, An
     return settings.longer(arrays, getattr(before, length)), info | {"settings": settings.as_json()}
 
 
-def initial_params(run: Path) -> tuple[dict[str, Any], int]:
-    """Return the best parameters of a run, and the number of updates that made them. Raise OSError or ValueError."""
+def initial_params(run: Path) -> Initial:
+    """Return the best parameters of a run, with what describes them. Raise OSError or ValueError."""
     path = run / NAME
     if not path.is_file():
         raise FileNotFoundError(f"initial: expected the folder of a run with a checkpoint, found none in {run}")
@@ -93,7 +102,7 @@ def initial_params(run: Path) -> tuple[dict[str, Any], int]:
         raise unfit(path, f"expected the updates of a run, got none ({error})", "name another run") from error
     if not isinstance(best, dict):
         raise unfit(path, "params: expected the parameters of a run, found none", "name another run")
-    return best, updates
+    return Initial(best, updates, info.get("identity", {}))
 
 
 def updates_made(arrays: dict[str, Any], info: dict[str, Any]) -> int:

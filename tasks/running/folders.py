@@ -33,8 +33,9 @@ def open_folder(settings: RunSettings) -> Iterator[Path]:
     start = checkpoints.load_for_longer(settings) if settings.continues is not None else None
     if start is not None:
         about["origin"] = _origin(settings.continues, "everything", checkpoints.updates_made(*start))
-    elif settings.initial is not None:
-        about["origin"] = _origin(settings.initial, "best parameters", checkpoints.initial_params(settings.initial)[1])
+    elif settings.initial is not None and settings.resume is None:
+        updates = checkpoints.initial_params(settings.initial).updates
+        about["origin"] = _origin(settings.initial, "best parameters", updates)
     about |= settings.kept_places()
     with ExitStack() as stack:
         with _explained(settings):

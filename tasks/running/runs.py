@@ -66,6 +66,7 @@ class RunSettings:
     recorded: ClassVar[tuple[str, ...]] = ()  # entries of a result that a search lists next to the objective
     length: ClassVar[str]  # the setting for the length of a run
     checkpoint: ClassVar[tuple[tuple[str, ...], type]]  # its groups of arrays, and the types of its other entries
+    since: ClassVar[tuple[str, ...]] = ()  # groups and entries that older checkpoints lack
     earlier: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # settings of runs that are older than the option
 
     seed: int = 0

@@ -32,6 +32,7 @@ class Progress(TypedDict):
 
     settings: dict
     data: str
+    identity: dict  # further facts about the data, by name; a resumed run must have the same
     update: int
     random_state: dict
     epoch_loss: float
@@ -48,6 +49,7 @@ class TrainingSettings(RunSettings):
     length: ClassVar[str] = "epochs"
     checkpoint: ClassVar[tuple[tuple[str, ...], type]] = (("params", "best_params", "optimizer"), Progress)
     metrics: ClassVar[tuple[str, str]] = ("validation_nll", "validation_error")  # loss and error of each line
+    since: ClassVar[tuple[str, ...]] = ("identity",)
     beta2: ClassVar[float] = 0.999  # of Adam
 
     epochs: int = 20
@@ -95,6 +97,9 @@ class TrainingSettings(RunSettings):
     def filled(self, stored: Any, own: dict[str, Any]) -> Any:
         """Return the stored parameters of --initial, with those of this run's `own` that a run may start without."""
         return stored
+
+    def check_initial(self, run: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        """Raise ValueError unless the data of the run that --initial names fit this run's. before, now: identities."""
 
     def stops(self, curve: Sequence[Mapping[str, float]]) -> bool:
         """Return whether training ends after these epochs, before the last one."""
@@ -194,12 +199,14 @@ def evaluate(
 def train(
     network: Model, settings: TrainingSettings, folder: Path, splits: Sequence[Examples],
     watched: Mapping[str, Examples] = MappingProxyType({}), measure: Measure | None = None,
+    identity: Mapping[str, str] = MappingProxyType({}),
 ) -> Outcome:  # fmt: skip
     """Train for the settings' number of epochs, from the folder's checkpoint if there is one.
 
     splits: training, validation and test data. The test data are not evaluated, but a resumed run must have the same.
     watched: further splits that are evaluated after each epoch. They do not select the best parameters.
     measure: a function of parameters and epoch that returns the validation metrics; None evaluates the validation data.
+    identity: facts about the data that the splits do not show. A resumed run must have the same.
 
     Evaluate and write a checkpoint after each epoch. Raise Interruption on Ctrl-C, after a
     checkpoint; FloatingPointError, naming the update, if a loss, a gradient or a parameter is not finite; ValueError if
@@ -208,8 +215,8 @@ def train(
     Several ranks share each batch. All of them call this function and return the same outcome; rank 0 writes.
     """
     ranks, data = distributed.ranks(), fingerprint(*splits)
-    ranks.check_same({"data": f"SHA-256 {data}"})
-    run = _Run(network, settings, folder, splits[0], data)
+    ranks.check_same({"data": f"SHA-256 {data}"} | dict(identity))
+    run = _Run(network, settings, folder, splits[0], data, dict(identity))
     with interrupts_noted() as interrupted:
         run.restore()
         bar = tqdm(total=run.updates, initial=run.update, disable=None, unit=" updates", dynamic_ncols=True)
@@ -239,10 +246,12 @@ class _Run:
     """The state of one training run, which a checkpoint stores, and the methods that advance it."""
 
     def __init__(
-        self, network: Model, settings: TrainingSettings, folder: Path, training: Examples, data: str
+        self, network: Model, settings: TrainingSettings, folder: Path, training: Examples, data: str,
+        identity: dict[str, str],
     ) -> None:  # fmt: skip
         weights, self._order = settings.streams(2)
-        self.network, self.settings, self.folder, self.training, self._data = network, settings, folder, training, data
+        self.network, self.settings, self.folder, self.training = network, settings, folder, training
+        self._data, self._identity = data, identity
         self.params = to_device(self._initial(network.init(weights, settings.dtype)), settings.device)
         self.optimizer = optim.Adam(self.params, beta2=settings.beta2, weight_decay=settings.weight_decay)
         self.batches = len(training.labels) // settings.batch_size
@@ -262,8 +271,9 @@ class _Run:
         run = self.settings.initial
         if run is None or distributed.ranks().first((self.folder / checkpoints.NAME).exists):
             return params
-        best, _ = distributed.ranks().first(lambda: checkpoints.initial_params(run))
-        best = self.settings.filled(best, params)
+        initial = distributed.ranks().first(lambda: checkpoints.initial_params(run))
+        self.settings.check_initial(run, initial.identity, self._identity)
+        best = self.settings.filled(initial.params, params)
         checkpoints.check_arrays(run / checkpoints.NAME, best, params, "name a run of the same network by --initial")
         return best
 
@@ -366,6 +376,7 @@ class _Run:
         info: Progress = {
             "settings": self.settings.as_json(),
             "data": self._data,
+            "identity": self._identity,
             "update": self.update,
             "random_state": self._epoch_start,
             "epoch_loss": self._epoch_loss,
@@ -385,10 +396,12 @@ class _Run:
         path = self.folder / checkpoints.NAME
         ours = {"params": self.params, "best_params": self.params, "optimizer": self._moments()}
         checkpoints.check_arrays(path, arrays, ours)
-        if info["data"] != self._data:
+        identity = info.get("identity", self._identity)  # older checkpoints have none
+        if (info["data"], identity) != (self._data, self._identity):
+            remedy = "name their folder by --data-dir" if hasattr(self.settings, "data_dir") else "restore them"
             raise ValueError(
-                f"data: expected those that {path} was made with, got others (their SHA-256 differs); "
-                "name their folder by --data-dir, or start anew"
+                f"data: expected those that {path} was made with, got others (their SHA-256 differs); {remedy}, or "
+                f"{checkpoints.ANEW}"
             )
         self._check_progress(path, info)
         checkpoints.note_ranks(info["ranks"])
