@@ -13,6 +13,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy
+
 from fastweights_np import distributed
 
 from .contexts import base
@@ -26,7 +28,12 @@ LEARNED = 0.9  # reward at which a task counts as learned
 
 
 def load(settings: Settings) -> dict[str, Any]:
-    """Return the parameters of the base policy, which is trained if there is none."""
+    """Return the parameters of the base policy, which is trained if there is none.
+
+    A run with --initial has that run's weights as its base: the result then has their names, shapes and dtypes alone.
+    """
+    if settings.initial is not None:
+        return settings.base.policy.init(numpy.random.default_rng(0))
     return base.load(settings.base, settings.data_dir or Path("runs") / "bases")
 
 

@@ -33,6 +33,12 @@ LENGTH = {
 }  # fmt: skip
 
 
+def without(words: list[str], *options: str) -> list[str]:
+    """The command line without these options and their values."""
+    places = {words.index(option) for option in options}
+    return [word for n, word in enumerate(words) if not {n, n - 1} & places]
+
+
 def options(task: str, folder: Path) -> list[str]:
     """The command line of a run of 2 epochs, or of 960 frames, without --out. Data are made in the folder."""
     if task == "retrieval":

@@ -22,7 +22,7 @@ from tasks.contexts.channels import Rollouts, StateContexts
 from tasks.contexts.episodes import Episodes, Family
 from tasks.contexts.learner import Learner
 from tasks.running import runs
-from tests.small import options
+from tests.small import options, without
 
 FAMILY = Family(5)
 
@@ -130,12 +130,9 @@ def folder(tmp_path_factory):
 def made(folder, name: str, *words: str) -> dict:
     given = options("fast_slow", folder)
     if "slow" in words:  # which has no contexts
-        for option in ("--contexts", "--rank", "--interleave"):
-            place = given.index(option)
-            del given[place : place + 2]
-    if "block" not in words and "state" not in words and "prompt" in words:
-        place = given.index("--rank")
-        del given[place : place + 2]
+        given = without(given, "--contexts", "--rank", "--interleave")
+    elif "prompt" in words:
+        given = without(given, "--rank")
     assert main([*given, *words, "--out", str(folder / name)]) == 0
     return json.loads((folder / name / "result.json").read_text())
 
@@ -209,6 +206,14 @@ def test_an_interrupted_run_ends_in_the_same_bits(words, folder, monkeypatch):
         ("--tasks 9", "tasks: expected at most 8, got 9"),
         ("--pairs 11", "pairs: expected at most the 10 letters, got 11"),
         ("--device cuda", "device: expected cpu for fast_slow"),
+        ("--method slow --rollouts 1", "rollouts: expected at least 2, got 1: one rollout has no advantage"),
+        ("--contexts 1 --rollouts 1", "rollouts: expected at least 2, got 1"),
+        ("--clip 0", "clip: expected a number above 0, got 0.0: with it, all gradients of the reward are zero"),
+        ("--interleave 500", "interleave: expected less than the 500 updates of a task, got 500: the weights would"),
+        ("--episodes 511 --method fast_then_slow", "episodes: expected at least 512 for fast_then_slow"),
+        ("--episodes 511 --method slow_then_fast", "episodes: expected at least 512 for slow_then_fast"),
+        ("--initial runs/one --base-seed 1", "base_seed: a run that starts from --initial does not use it"),
+        ("--initial runs/one --base-updates 1", "base_updates: a run that starts from --initial does not use it"),
     ],
 )
 def test_settings_that_cannot_be_used_are_named(words, message, tmp_path, capsys):
@@ -227,6 +232,55 @@ def test_another_base_policy_is_refused(folder, capsys):
     assert main(["fast_slow", "--resume", str(folder / "other")]) == 2
     assert "data: expected the base policy that" in capsys.readouterr().err
     path.write_bytes(before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda params: params["layer"].pop("b"), "arrays/layer/b: expected float32 of shape (8,), got nothing"),
+        (lambda params: params["layer"].update(b=numpy.zeros(9, "float32")), "(8,), got float32 of shape (9,)"),
+        (lambda params: params["layer"].update(b=numpy.zeros(8)), "(8,), got float64 of shape (8,)"),
+        (lambda params: params["layer"]["b"].fill(numpy.nan), "layer/b: expected an array of finite numbers"),
+        (lambda params: params.update(layer=3), "expected"),
+    ],
+)
+def test_a_file_that_is_no_base_policy_is_named(change, message, tmp_path, capsys):
+    words = [*options("fast_slow", tmp_path), "--out", str(tmp_path / "run")]
+    (path,) = (tmp_path / "bases").iterdir()
+    params = checkpoint.load(path)[0]
+    change(params)
+    checkpoint.save(path, params)
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert str(path) in said
+    assert message in said
+    assert "delete the file, to train the policy anew, or change --data-dir" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_pre_training_reports_its_accuracy_or_that_it_begins_anew(tmp_path, monkeypatch, capsys):
+    config = base.BaseConfig(5, 8, 0.9, 0.5, 2, 0)
+    monkeypatch.setattr(base, "shown_accuracy", lambda *_: 0.95)
+    base.load(config, tmp_path / "good")
+    assert capsys.readouterr().out.endswith("base policy: accuracy 95.0% where a permutation is shown\n")
+    monkeypatch.undo()
+    base.load(config, tmp_path / "low")
+    assert "expected above 90%: a run can hardly learn; raise --base-updates" in capsys.readouterr().out
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(base, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        base.load(config, tmp_path / "stopped")
+    assert "its training begins anew at the next start" in capsys.readouterr().out
+
+
+def test_a_run_with_initial_weights_trains_no_base_policy(folder, monkeypatch):
+    made(folder, "begun")
+    monkeypatch.setattr(base, "train", None)
+    words = without(options("fast_slow", folder), "--base-updates", "--data-dir")
+    assert main([*words, "--initial", str(folder / "begun"), "--out", str(folder / "from-begun")]) == 0
 
 
 def test_pre_training_adds_digits_and_keeps_the_logits_of_answers(monkeypatch):
@@ -292,7 +346,7 @@ def test_tables_judge_by_thresholds_and_pairs_that_are_fixed_beforehand(tmp_path
 
 
 def test_a_report_of_progress_counts_tasks(folder):
-    settings = fast_slow.Settings(tasks=2, second=False, episodes=512, rollouts=8)
+    settings = fast_slow.Settings(tasks=2, second=False, episodes=512, interleave=1)
     assert settings.reports == 2
     assert settings.evaluated == [2]
     assert runs.Objective("mean_reward", "", maximize=True).of({"mean_reward": 0.5, "curve": []}) == 0.5

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+from tqdm import tqdm
 
 from fastweights_np import Workspace, checkpoint, fast_weights, ops, optim
 from fastweights_np.context_policy import ContextPolicy
 
+from ..running import checkpoints
 from .episodes import Episodes, Family, draw, permutations, prompted, prompts_of
+from .learner import BaseEpisodes
 
 PAIRS = (2, 3)  # of pre-training
 SHOWN = 0.85  # fraction of the batches that show their permutations
@@ -57,15 +60,34 @@ class BaseConfig:
 
 
 def load(config: BaseConfig, folder: Path) -> dict[str, Any]:
-    """Return the parameters of the base policy, float32. Train it, and keep it in the folder, if it is not there."""
+    """Return the parameters of the base policy, float32. Train it, and keep it in the folder, if it is not there.
+
+    Raise ValueError if the file does not fit the policy.
+    """
     path = folder / config.path
     if path.exists():
-        return checkpoint.load(path)[0]
+        params, remedy = checkpoint.load(path)[0], "delete the file, to train the policy anew, or change --data-dir"
+        checkpoints.check_finite(path, params, remedy)
+        checkpoints.check_arrays(path, params, config.policy.init(numpy.random.default_rng(0)), remedy)
+        return params
     folder.mkdir(parents=True, exist_ok=True)
     print(f"training the base policy {path}: {config.updates:,} updates", flush=True)
-    params = train(config)
+    try:
+        params = train(config)
+    except KeyboardInterrupt:
+        print("the base policy is not kept: its training begins anew at the next start", flush=True)
+        raise
     checkpoint.save(path, params)
+    accuracy = shown_accuracy(config, params)
+    low = "" if accuracy > RIGHT else f", expected above {RIGHT:.0%}: a run can hardly learn; raise --base-updates"
+    print(f"base policy: accuracy {accuracy:.1%} where a permutation is shown{low}", flush=True)
     return params
+
+
+def shown_accuracy(config: BaseConfig, params: dict[str, Any], count: int = 1000) -> float:
+    """Return the accuracy where held-out permutations are shown, as prompts."""
+    policy, rng = config.policy, numpy.random.default_rng(5)
+    return BaseEpisodes(policy, params, config.family, rng, count).drift(policy, params)[1]
 
 
 def written_accuracy(config: BaseConfig, params: dict[str, Any], pairs: int, count: int = 1000) -> float:
@@ -89,7 +111,7 @@ def train(config: BaseConfig) -> dict[str, Any]:
     params = policy.init(rng)
     adam, workspaces = optim.Adam(params), dict[int, Workspace]()
     values, right = 2, 0.0
-    for update in range(config.updates):
+    for update in tqdm(range(config.updates), disable=None, unit=" updates", dynamic_ncols=True):
         pi, episodes, shown = _batch(rng, config.family, values)
         answers = pi[numpy.arange(BATCH), episodes.values]
         workspace = workspaces.setdefault(len(episodes.x), Workspace())

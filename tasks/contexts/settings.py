@@ -13,7 +13,7 @@ from ..running import runs
 from ..running.runs import RunSettings
 from .base import BaseConfig
 from .learner import REHEARSED
-from .stages import Stage, stages
+from .stages import HALVES, Stage, stages
 
 MOST_TASKS = 8  # so many different permutations are drawn with certainty
 
@@ -38,7 +38,8 @@ class Settings(RunSettings):
     objective: ClassVar[runs.Objective] = runs.Objective("mean_reward", "mean reward", maximize=True)
     recorded: ClassVar[tuple[str, ...]] = ("episodes_to_learn",)
     length: ClassVar[str] = "tasks"
-    checkpoint: ClassVar[tuple[tuple[str, ...], type]] = (("params", "kept", "moments", "channel"), Progress)
+    checkpoint: ClassVar[tuple[tuple[str, ...], type]] = (("params", "kept", "moments", "channel", "base"), Progress)
+    since: ClassVar[tuple[str, ...]] = ("base",)  # a run without --initial does not store it
 
     layer: Literal["fast_weights"] = "fast_weights"
     """Recurrent layer."""
@@ -83,7 +84,8 @@ class Settings(RunSettings):
     rate: float = 0.5
     """η, the learning rate of the fast weights."""
     base_seed: int = 0
-    """Random seed of the base policy. It is trained at its first use, and kept."""
+    """Random seed of the base policy. It is trained at its first use, and kept. With --initial, the weights of that run
+    are the base policy."""
     base_updates: int = 10_000
     """Updates of the base policy's pre-training."""
     data_dir: Path | None = None
@@ -103,7 +105,7 @@ class Settings(RunSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("contexts", "rank", "tasks", "episodes", "problems", "rollouts", "evaluate_every", "pairs"):
+        for name in ("contexts", "rank", "tasks", "episodes", "problems", "evaluate_every", "pairs"):
             checks.count(name, getattr(self, name), least=1)
         for name in ("interleave", "base_seed"):
             checks.count(name, getattr(self, name), least=0)
@@ -113,6 +115,10 @@ class Settings(RunSettings):
         for name in ("context_scale", "fast_learning_rate", "clip", "kl_weight", "rate"):
             checks.not_negative(name, getattr(self, name))
         checks.fraction("decay", self.decay)
+        if self.rollouts < 2:
+            raise ValueError(f"rollouts: expected at least 2, got {self.rollouts}: one rollout has no advantage")
+        if not self.clip:
+            raise ValueError("clip: expected a number above 0, got 0.0: with it, all gradients of the reward are zero")
         if self.tasks > MOST_TASKS:
             raise ValueError(f"tasks: expected at most {MOST_TASKS}, got {self.tasks}")
         if self.device != "cpu":
@@ -127,6 +133,16 @@ class Settings(RunSettings):
                 f"episodes: expected at least the {self.batch} of one update, got {self.episodes}; raise it, or lower "
                 "--problems"
             )
+        if self.method == "both" and self.interleave >= self.updates:
+            raise ValueError(
+                f"interleave: expected less than the {self.updates} updates of a task, got {self.interleave}: the "
+                "weights would have no turn; lower it, or raise --episodes"
+            )
+        if self.method in HALVES and self.updates < 2:
+            raise ValueError(
+                f"episodes: expected at least {2 * self.batch} for {self.method}, an update of each channel, got "
+                f"{self.episodes}; raise it, or lower --problems"
+            )
         if self.pairs > self.base.family.letters:
             raise ValueError(f"pairs: expected at most the {self.base.family.letters} letters, got {self.pairs}")
 
@@ -134,6 +150,8 @@ class Settings(RunSettings):
     def unused(cls, values: Mapping[str, Any]) -> dict[str, str]:
         """Return the options that have no effect on a run with these settings, each with the reason."""
         found, method, context = super().unused(values), values["method"], values["context"]
+        if values["initial"]:
+            found |= dict.fromkeys(("base_seed", "base_updates", "data_dir"), "a run that starts from --initial")
         if method == "slow":
             names = ("context", "contexts", "rank", "context_scale", "feedback", "interleave", "fast_learning_rate")
             return found | dict.fromkeys(names, "the method slow")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-METHODS = ("slow", "fast", "both", "fast_then_slow", "slow_then_fast", "random")
+HALVES = ("fast_then_slow", "slow_then_fast")  # methods with half the updates for each channel
 
 
 class Stage(NamedTuple):
@@ -35,7 +35,7 @@ def kind_of(method: str, update: int, updates: int, interleave: int) -> str:
         if not interleave:
             return "same"
         return "slow" if update // interleave % 2 else "fast"
-    if method in ("fast_then_slow", "slow_then_fast"):
+    if method in HALVES:
         first, _, second = method.split("_")
         return first if update < updates // 2 else second
     return "fast" if method == "fast" else "slow"

@@ -46,12 +46,20 @@ class Training:
         self._begin_stage()
 
     def _initial(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Return the parameters of the run that settings.initial names, or `params` if it names none."""
-        run = self.settings.initial
+        """Return the parameters of the run that settings.initial names, or `params` if it names none.
+
+        A run that resumes has them in its checkpoint, unless an older version wrote it.
+        """
+        run, ranks = self.settings.initial, distributed.ranks()
         if run is None:
             return params
-        found = distributed.ranks().first(lambda: checkpoints.initial_params(run)).params
-        checkpoints.check_arrays(run / checkpoints.NAME, found, params, "name a run of the same network by --initial")
+        own = ranks.first(lambda: checkpoints.load(self.folder, self.settings))
+        if own is not None and "base" in own[0]:
+            found, path, remedy = own[0]["base"], self.folder / checkpoints.NAME, ""
+        else:
+            found, path = ranks.first(lambda: checkpoints.initial_params(run)).params, run / checkpoints.NAME
+            remedy = "name a run of the same network by --initial"
+        checkpoints.check_arrays(path, found, params, remedy)
         return found
 
     @property
@@ -169,7 +177,7 @@ class Training:
     def _arrays(self) -> dict[str, Any]:
         return {
             "params": self.params, "kept": self.kept, "moments": self._moments(),
-            "channel": self.learner.channel.arrays,
+            "channel": self.learner.channel.arrays, **({} if self.settings.initial is None else {"base": self.base}),
         }  # fmt: skip
 
     def save(self) -> None:
@@ -205,7 +213,10 @@ class Training:
         checkpoints.note_ranks(info["ranks"])
         self.update, self.curve, self._before = info["update"], info["curve"], info["seconds"]
         self._begin_stage()
-        checkpoints.check_arrays(path, arrays, self._arrays())
+        ours = self._arrays()
+        if "base" not in arrays:
+            ours.pop("base", None)  # an older version wrote the checkpoint
+        checkpoints.check_arrays(path, arrays, ours)
         for ours, theirs in ((self.params, arrays["params"]), (self.kept, arrays["kept"])):
             for name, leaf in flatten(theirs).items():
                 flatten(ours)[name][...] = leaf  # the learner has these arrays
