@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy
 
-from fastweights_np import checks, distributed, to_device
+from fastweights_np import checks, distributed, features, to_device
 from fastweights_np.backend import array_module
 from fastweights_np.network import Model, Network
 
@@ -76,6 +76,7 @@ class Settings(LayerSettings, TrainingSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.count("keys", self.keys, least=2)
+        features.count(self.feature_map, self.hidden_size)  # raises for more features than the keys have
         checks.count("patience", self.patience, least=0)
 
     def stops(self, curve: Sequence[Mapping[str, float]]) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from fastweights_np import checks, distributed
+from fastweights_np import checks, distributed, features
 
 from .recall.mixing import MixingNetwork
 from .recall.multi_query import Recalls, Segment, generate, joined
@@ -43,7 +43,7 @@ class Settings(LayerSettings, TrainingSettings):
     feature_map: Literal["identity", "elu", "dpfp-1", "dpfp-2", "dpfp-3"] = "identity"
     """Feature map of keys and queries. With elu or DPFP, rules without delta divide by the sum of their keys."""
     decay: float = 1.0
-    """λ, the decay rate of the fast weights, from 0 to 1. The layer decay learns it."""
+    """λ, the decay rate of the fast weights, above 0 and up to 1. The layer decay learns it."""
     convolution: int = 0
     """Steps of the short convolution before each memory, the current one included. 0: none."""
     tokens: int = 64
@@ -82,6 +82,9 @@ class Settings(LayerSettings, TrainingSettings):
         super().__post_init__()
         for name in ("pairs", "training_size", "validation_size", "test_size"):
             checks.count(name, getattr(self, name), least=1)
+        features.count(self.feature_map, self.hidden_size)  # raises for more features than the keys have
+        if not self.decay:
+            raise ValueError(f"decay: expected a number above 0, got {self.decay}; raise it, or leave it out")
         checks.count("convolution", self.convolution, least=0)
         checks.count("tokens", self.tokens, least=4 * self.pairs)
         if self.tokens % 2:

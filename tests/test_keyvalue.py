@@ -285,6 +285,7 @@ def test_an_interrupted_run_ends_in_the_same_bits(task, tmp_path, monkeypatch):
     [
         ("--keys 1", "keys: expected at least 2, got 1"),
         ("--layer softmax --feature-map dpfp-1", "feature_map: the layer softmax does not use it"),
+        ("--hidden-size 1 --feature-map dpfp-3", "feature_map: expected a ν of at most 2, twice the size of keys, got"),
         ("--layer delta --decay 0.5", "decay: the layer delta does not use it"),
     ],
 )

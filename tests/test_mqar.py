@@ -175,6 +175,8 @@ def test_a_small_task_is_learned(tmp_path):
         ("--mix --pairs 8", "pairs: the mixture does not use it"),
         ("--dropout 1", "dropout: expected a number below 1, got 1"),
         ("--training-size 100", "batch_size: expected at most training_size, 100, got 512"),
+        ("--layer sum --decay 0", "decay: expected a number above 0, got 0.0; raise it"),
+        ("--hidden-size 1 --feature-map dpfp-3", "feature_map: expected a ν of at most 2, twice the size of keys, got"),
         ("--layer gated --decay 0.9", "decay: the layer gated does not use it"),
     ],
 )
