@@ -124,7 +124,7 @@ def run(settings: Settings, folder: Path, data: tuple[Drawn, LongRecalls, LongRe
     figures.learning_curve(folder / "learning_curve.png", settings, outcome.curve, floor_error=1 - 1 / VALUES)
     figures.accuracy_by_distance(
         folder / "distance.png", settings, result["by_distance"],
-        None if without is None else by_distance(test, without), 1 / VALUES,
+        None if without is None else by_distance(test, without), 1 / VALUES, BIN,
     )  # fmt: skip
     if settings.writes:
         (tokens, *_), _ = test.batch(slice(0, 1))

@@ -16,7 +16,7 @@ from matplotlib.text import Text
 
 from bench import agents, capacity, cells, generalization, paper, report, speed, store
 from fastweights_np.network import LAYERS
-from tasks import catch, figures, longrecall, mnist, retrieval
+from tasks import catch, fast_slow, figures, longrecall, mnist, retrieval
 from tasks.figures import style
 from tasks.running.layers import TAKES
 
@@ -192,3 +192,39 @@ def test_no_stored_measurement_of_speed_is_said_to_be_missing(tmp_path, monkeypa
     monkeypatch.setattr(store, "STORE", tmp_path)
     paper.figure_of_speed(missing := [])
     assert missing == ["the figure of speed: python -m bench speed --store"]
+
+
+# -------------------------------------------------------------------------------------------- contexts, long contexts
+
+
+def ticks(axes) -> list[str]:
+    """Return the labels of x that lie within the axis."""
+    first, last = axes.get_xlim()
+    return [label.get_text() for label in axes.get_xticklabels() if first <= label.get_position()[0] <= last]
+
+
+@pytest.mark.parametrize("kl", [0.0, 1e-6, 5e-4, 2e-3, 0.5, 5.0])
+@pytest.mark.parametrize("method", ["both", "slow"])
+def test_rewards_of_one_policy_are_named_by_its_contexts_and_every_drift_has_ticks(method, kl, drawn, tmp_path):
+    curve = [
+        {"stage": 0, "episodes": 1000 * n, "reward": 0.2 * n, "neutral_reward": 0.1 * n, "kl": kl * n} for n in (1, 2)
+    ]
+    settings = fast_slow.Settings(method=method, tasks=1)
+    figures.contexts_curve(tmp_path / "x.png", settings, curve, ["task 1"], 0.2)
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    episodes, drift, *_ = figure.axes
+    labels = ["weights alone"] if method == "slow" else ["with contexts", "without contexts"]
+    assert episodes.get_legend_handles_labels()[1] == [*labels, "by chance"]
+    assert len(ticks(drift)) >= 2
+
+
+def test_distances_are_named_by_their_bins_and_steps_and_reads_by_what_they_are(drawn, tmp_path):
+    settings = longrecall.Settings()
+    found = {"from": [32, 64], "accuracy": [0.5, 0.25]}
+    figures.accuracy_by_distance(tmp_path / "x.png", settings, found, None, 1 / 32, 16)
+    figures.writes(tmp_path / "y.png", settings, numpy.ones((1, 4)), ["k1", "v1", ".", "k1"], [3], 2)
+    distance, writes = drawn
+    distance.draw_without_rendering()
+    assert ticks(distance.axes[0]) == ["32–47", "64–79"]
+    assert {"steps, by their tokens", "norm of what is read (no unit)"} <= {*texts(writes)}

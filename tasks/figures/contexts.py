@@ -11,6 +11,7 @@ from ..running.runs import RunSettings
 from .style import save
 
 CHANCE = "by chance"
+LINEAR = 1e-4  # nats: the axis of KL is linear up to here, and then logarithmic
 SECOND = "second"  # the stage of weights alone
 
 
@@ -26,11 +27,14 @@ def contexts_curve(
     first = next(iter(own.values()))
     figure, panels = plt.subplots(1, 4, figsize=(15, 3.4), layout="constrained", sharey=True)
     episodes, drift, second, stream = panels
-    for name in ("reward", "neutral_reward"):
-        label = "with contexts" if name == "reward" else "weights alone"
+    of = settings.as_json()
+    labels = {"reward": "with contexts", "neutral_reward": "without contexts"}
+    for name, label in ({"reward": "weights alone"} if of["method"] == "slow" else labels).items():
         episodes.plot(*_points(first, "episodes", name), marker=".", label=label)
     drift.plot(*_points(first, "kl", "reward"), marker=".")
-    drift.set_xscale("symlog", linthresh=1e-4)
+    if (most := max(line["kl"] for line in first)) > LINEAR:
+        drift.set_xscale("symlog", linthresh=LINEAR)
+        drift.set_xlim(0, 1.5 * most)  # an axis within one power of ten would have no ticks
     if SECOND in stages:
         second.plot(*_points(stages[SECOND], "episodes", "reward"), marker=".", color="tab:gray")
     before = 0.0
@@ -49,7 +53,6 @@ def contexts_curve(
     episodes.set_ylabel("reward")
     for axes in (episodes, stream):
         axes.legend(fontsize=8)
-    of = settings.as_json()
     figure.suptitle(f"{of['method']}, {of['context']}, R = {of['hidden_size']}, seed {of['seed']}", fontsize=11)
     save(figure, path)
 

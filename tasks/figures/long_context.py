@@ -18,11 +18,11 @@ WITHOUT = "the same, η = 0"
 
 def accuracy_by_distance(
     path: Path, settings: LayerSettings, tested: Mapping[str, Sequence[float]],
-    without: Mapping[str, Sequence[float]] | None, chance: float,
+    without: Mapping[str, Sequence[float]] | None, chance: float, width: int,
 ) -> None:  # fmt: skip
     """Plot the accuracy against the distance to the stored key, with and without fast weights.
 
-    tested, without: "from", the first distance of each bin, and its "accuracy".
+    tested, without: "from", the first distance of each bin, and its "accuracy". width: distances of a bin.
     """
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     colour = COLOURS[settings.layer]
@@ -31,7 +31,8 @@ def accuracy_by_distance(
             axes.plot(found["from"], [100 * each for each in found["accuracy"]], line, color=colour, label=name)
     axes.axhline(100 * chance, linestyle=":", color="black", label="chance")
     axes.set(xlabel="steps between the query and the stored key", ylabel="test accuracy (%)", ylim=(-3, 103))
-    axes.set_xticks(tested["from"])
+    bins = [f"{first:.0f}–{first + width - 1:.0f}" for first in tested["from"]]
+    axes.set_xticks(tested["from"], bins, rotation=30, fontsize=8)
     axes.legend()
     axes.grid(alpha=0.3)
     axes.set_title(title(settings), fontsize=11)
@@ -75,5 +76,6 @@ def writes(
     axes.tick_params(length=0)
     what = "What each query reads of each step (hatched: not written yet; lines: ends of chunks)"
     figure.suptitle(f"{title(settings)}\n{what}", fontsize=11)
-    figure.colorbar(drawn, ax=axes, label="length of what is read")
+    axes.set_xlabel("steps, by their tokens")
+    figure.colorbar(drawn, ax=axes, label="norm of what is read (no unit)")
     save(figure, path)
