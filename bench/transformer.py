@@ -29,7 +29,7 @@ def run(threads: list[int]) -> None:
             if {is_ours(name) for name in times} == {True, False}:
                 rows.append({"written": written, "threads": count, "times": times})
     speed.check_comparable(rows)
-    store("speed-transformer", rows, _table(rows), "transformer")
+    store("speed", rows, _table(rows), "transformer")
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
