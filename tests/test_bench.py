@@ -362,6 +362,15 @@ def test_a_framework_that_does_not_answer_is_ended_and_left_out(monkeypatch, cap
     assert "left out: ours: gave no answer within 0.01 s" in capfd.readouterr().err
 
 
+def test_a_framework_that_ends_during_the_turns_is_left_out(capfd):
+    names = ["ours", "autograd, attention"]
+    with runner.at_work(SMALL, names, threads=1) as processes:
+        processes[1]._process.kill()
+        times = runner.take_turns(processes, rounds=2, turn_seconds=0.01)
+    assert list(times) == ["ours"]
+    assert "left out: autograd, attention: ended with" in capfd.readouterr().err
+
+
 def test_frameworks_in_processes_of_their_own_give_equal_answers_and_take_turns():
     names = ["ours", "autograd, attention", "autograd, matrix"]
     with runner.at_work(SMALL, names, threads=2) as processes:

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import quantiles
@@ -166,8 +166,9 @@ class Process:
 
     def _ask(self, command: str, count: int) -> dict[str, Any]:
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{command} {count}\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # it ended, and _receive says why
+            self._process.stdin.write(f"{command} {count}\n")
+            self._process.stdin.flush()
         return self._receive()
 
     def _receive(self) -> dict[str, Any]:
@@ -247,16 +248,29 @@ def at_work(
 
 
 def take_turns(processes: list[Process], rounds: int = 7, turn_seconds: float = 0.25) -> dict[str, dict[str, Any]]:
-    """Time all processes in turns, for `rounds` rounds. Return each run's median and quartiles in ms, by name."""
-    counts = {process.name: max(2, min(200, int(turn_seconds / min(process.run(3))))) for process in processes}
+    """Time all processes in turns, for `rounds` rounds. Return each run's median and quartiles in ms, by name.
+
+    Print and leave out a process that ends or hangs on the way.
+    """
+    counts: dict[str, int] = {}
     seconds: dict[str, list[float]] = {process.name: [] for process in processes}
+
+    def turn(process: Process) -> None:
+        if process.name not in counts:
+            counts[process.name] = max(2, min(200, int(turn_seconds / min(process.run(3)))))
+        process.run(1)
+        seconds[process.name] += process.run(counts[process.name])
+
     for _ in range(rounds):
-        for process in processes:
+        for process in [process for process in processes if process.name in seconds]:
             time.sleep(0.05)  # the threads of the previous process become idle
-            process.run(1)
-            seconds[process.name] += process.run(counts[process.name])
+            try:
+                turn(process)
+            except RuntimeError as error:
+                print(f"   left out: {error}", file=sys.stderr, flush=True)
+                del seconds[process.name]
     figures = {}
-    for process in processes:
+    for process in [process for process in processes if process.name in seconds]:
         lower, median, upper = (1e3 * value for value in quantiles(seconds[process.name], n=4))
         figures[process.name] = {
             "median_ms": round(median, 4), "quartiles_ms": [round(lower, 4), round(upper, 4)],
