@@ -33,7 +33,7 @@ FORMS = {
 Problem = Layer | Programmer | Training | Transformer
 BASE = "base"  # ours at another commit
 TOLERANCE = 1e-4  # of each array of an answer: |ours in float64 - theirs| / |ours in float64|, Euclidean norms
-PATIENCE = 600.0  # seconds that a framework may take for an answer: a thread pool of JAX once waited for ever
+PATIENCE = 300.0  # seconds that a framework may take for an answer: a thread pool of JAX once waited for ever
 
 
 class Entry(NamedTuple):
