@@ -25,7 +25,7 @@ COMPILED = (8, 1024, 4, 64)  # the size at which torch.compile runs, with all th
 
 
 def run(threads: list[int], sizes: Sequence[Size] = SIZES, steps: Sequence[int] = STEPS) -> None:
-    """Measure every rule and size with each number of threads. Store chunks.json, chunks-steps.json, and their .md."""
+    """Measure every rule and size with each number of threads. Store chunks-….json and chunks-steps-….json."""
     names = speed.installed(list(PROGRAMMING))
     rows: list[Row] = []
     for count, size in product(threads, sizes):
