@@ -37,7 +37,10 @@ def run(layer: str, threads: int, size: tuple[int, int, int] | None) -> None:
             framework.run()
         profiler.disable_by_count()
     rows = _rows(profiler.get_stats())
-    entries = [(f"{layer}.py", function.__code__.co_firstlineno) for function in (module.forward, module.backward)]
+    entries = [
+        (f"{layer}.py", inspect.unwrap(function).__code__.co_firstlineno)
+        for function in (module.forward, module.backward)
+    ]
     whole = sum(row["us"] for row in rows if (row["file"], row["first"]) in entries)
     rows = sorted((row for row in rows if row["us"] > LEAST * whole), key=lambda row: -row["us"])
     lines = [[f"{row['file']}, {row['function']}", f"`{row['line']}`", row["calls"], row["us"]] for row in rows]
@@ -48,12 +51,13 @@ def run(layer: str, threads: int, size: tuple[int, int, int] | None) -> None:
 
 
 def _functions(*modules: Any) -> list[Any]:
-    """Return all functions and methods that these modules define."""
+    """Return all functions and methods that these modules define, without their decorators."""
     found = []
     for module in modules:
         for value in vars(module).values():
             members = vars(value).values() if inspect.isclass(value) else [value]
-            found += [f for f in members if inspect.isfunction(f) and f.__code__.co_filename == module.__file__]
+            functions = [inspect.unwrap(member) for member in members if inspect.isfunction(member)]
+            found += [function for function in functions if function.__code__.co_filename == module.__file__]
     return found
 
 

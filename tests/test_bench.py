@@ -20,6 +20,7 @@ from bench import (
     generalization,
     inference,
     paper,
+    profile,
     published,
     report,
     searches,
@@ -31,6 +32,7 @@ from bench.__main__ import main
 from bench.peers import runner
 from bench.peers.problem import Forward, Layer, Programmer, Step, Training, Transformer
 from bench.sizes import sizes_of
+from fastweights_np.network import LAYERS
 
 ROOT = Path(__file__).parents[1]
 PAPERS = {"training_size": 100_000, "validation_size": 10_000, "test_size": 20_000, "pairs": 4}
@@ -285,6 +287,12 @@ def test_the_profile_lists_a_layers_lines(tmp_path, monkeypatch, capsys):
     table = (tmp_path / "profile-2x3x4-lstm.md").read_text()
     assert "lstm.py, forward" in table
     assert "lstm.py, Gates.forward" in table or "lstm.py, Buffers.factors" in table
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_the_profile_watches_forward_and_backward_of_each_layer(layer):
+    watched = {function.__qualname__ for function in profile._functions(LAYERS[layer])}
+    assert {"forward", "backward"} <= watched
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the repository's history")
