@@ -9,8 +9,8 @@
     delta        S ← S + β(t) (v - S k) kᵀ,   β(t) = σ(beta x(t) + beta_bias)    beta, beta_bias
     gated_delta  S ← γ(t) S (I - β(t) k kᵀ) + β(t) v kᵀ                          all four
 
-λ is the option `decay`, 1 by default. It also applies to the delta rule. The parameters select the rule, so `forward`
-does not ask for it. y(t) reads what step t has written.
+λ is the option `decay`, 1 by default. It also applies to the delta rule, S ← λ S + β(t) (v - λ S k) kᵀ. The parameters
+select the rule, so `forward` does not ask for it. y(t) reads what step t has written.
 
 Sources:
     sum          linear attention, Katharopoulos et al. 2020, arXiv 2006.16236, with elu and attention normalization

@@ -4,9 +4,9 @@
     S(t) = α(t) S(t-1) + β(t) e(t) k(t)ᵀ                                                                  (P6), (P8)
     o(t) = S(t) q(t)                                                                                             (P5)
 
-With α = λ and v = k = q = h it is the memory of Ba et al. 2016, equation (1), except that o(t) also reads what step t
-writes. Because nothing feeds back, all steps of a chunk are matrix products: DERIVATION.md, "A chunk at a time". Time
-and memory grow linearly with T.
+With α = λ, β = η and v = k = q = h it is the memory of Ba et al. 2016, equation (1), except that o(t) also reads what
+step t writes. Because nothing feeds back, all steps of a chunk are matrix products: DERIVATION.md, "A chunk at a time".
+Time and memory grow linearly with T.
 
 k, q (T, B, N, d_k), v, e, o (T, B, N, d_v), α, β (T, B, N), S (B, N, d_v, d_k): T steps, B sequences, N heads.
 """
@@ -75,7 +75,7 @@ def forward(
     delta          whether e(t) is what is missing from the memory, by the delta rule, or v(t) itself
     writes         (T, B) booleans on the host: False where a step only reads. S does not change there
     parts          (T, B) integers on the host: the number of the document of a step, from 0. S is zero where one begins
-    chunk          steps in a chunk; None selects it
+    chunk          steps in a chunk; None is CHUNK
     threads        how many share the sequences, or their heads, here and in `backward`. Results agree up to rounding
                    error for every chunk and number of threads
 
@@ -99,9 +99,11 @@ def forward(
         checks.shape("log_decay", log_decay, wanted, "one for each key, or (1, 1, heads)")
     else:
         checks.finite("log_decay", log_decay)
-        if log_decay > 0:
-            raise ValueError(f"log_decay: expected at most 0, got {log_decay}; S would grow without bound")
         log_decay = float(log_decay)
+    if isinstance(log_decay, float | numpy.ndarray):  # with a GPU's numbers, the host would have to wait
+        largest = numpy.max(log_decay, initial=0)
+        if largest > 0:
+            raise ValueError(f"log_decay: expected at most 0, got {largest:g}; S would grow without bound")
     for name, array, dtypes in (("writes", writes, "b"), ("parts", parts, "iu")):
         if array is not None:
             checks.on_host(name, array, "booleans" if dtypes == "b" else "integers")

@@ -86,11 +86,15 @@ class Settings(LayerSettings, TrainingSettings):
         if not self.decay:
             raise ValueError(f"decay: expected a number above 0, got {self.decay}; raise it, or leave it out")
         checks.count("convolution", self.convolution, least=0)
-        checks.count("tokens", self.tokens, least=4 * self.pairs)
+        if self.tokens < 4 * self.pairs:
+            wanted = f"at least 4 for each of the {self.pairs} pairs, {4 * self.pairs}"
+            raise ValueError(f"tokens: expected {wanted}, got {self.tokens}; raise it, or lower pairs")
         if self.tokens % 2:
             raise ValueError(f"tokens: expected an even number, got {self.tokens}")
         most = max([self.pairs] + [pairs for _, pairs in (*MIX, *MIX_TESTS) if self.mix])
-        checks.count("vocabulary", self.vocabulary, least=2 * (most + 1))
+        if self.vocabulary < 2 * (most + 1):
+            wanted = f"at least {2 * (most + 1)}, for sequences with {most} pairs"
+            raise ValueError(f"vocabulary: expected {wanted}, got {self.vocabulary}; raise it")
         checks.fraction("dropout", self.dropout)
         if self.dropout == 1:
             raise ValueError("dropout: expected a number below 1, got 1: no embedding would be left")

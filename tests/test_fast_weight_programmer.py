@@ -391,6 +391,7 @@ def test_wrong_arguments_of_other_functions_are_refused_by_name():
     ("options", "error", "message"),
     [
         ({"log_decay": 0.5}, ValueError, "log_decay: expected at most 0, got 0.5"),
+        ({"log_decay": numpy.full((1, 1, 1), 0.5)}, ValueError, "log_decay: expected at most 0, got 0.5"),
         ({"log_decay": numpy.zeros((6, 1, 1))}, ValueError, r"log_decay: expected shape \(6, 2, 1\), got \(6, 1, 1\)"),
         ({"parts": numpy.zeros((5, 2), int)}, ValueError, r"parts: expected shape \(6, 2\), got \(5, 2\)"),
         ({"writes": numpy.full((6, 2), 2.0)}, TypeError, "writes: expected booleans, got float64"),

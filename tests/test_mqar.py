@@ -170,8 +170,8 @@ def test_a_small_task_is_learned(tmp_path):
     ("words", "message"),
     [
         ("--tokens 15 --pairs 2", "tokens: expected an even number, got 15"),
-        ("--tokens 64 --pairs 17", "tokens: expected at least 68, got 64"),
-        ("--vocabulary 8", "vocabulary: expected at least 10, got 8"),
+        ("--tokens 64 --pairs 17", "tokens: expected at least 4 for each of the 17 pairs, 68, got 64"),
+        ("--vocabulary 8", "vocabulary: expected at least 10, for sequences with 4 pairs, got 8"),
         ("--mix --pairs 8", "pairs: the mixture does not use it"),
         ("--dropout 1", "dropout: expected a number below 1, got 1"),
         ("--training-size 100", "batch_size: expected at most training_size, 100, got 512"),
