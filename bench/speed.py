@@ -80,8 +80,9 @@ def measured(problem: Layer, names: list[str], threads: int, memory: bool = Fals
     with at_work(problem, names, threads) as processes:
         times = take_turns(processes)
         if memory:
-            for process in [process for process in processes if process.name in times]:
-                times[process.name]["peak_mb"] = round(process.peak() / 2**20, 1)
+            for process in processes:
+                if process.name in times:
+                    times[process.name]["peak_mb"] = round(process.peak() / 2**20, 1)
     size = {"B": problem.batch_size, "T": problem.steps, "H": problem.hidden_size, "I": problem.input_size}
     medians = "; ".join(f"{name} {time['median_ms']:.2f}" for name, time in times.items())
     print("B {B}, T {T}, H {H}, threads".format(**size), f"{threads}: {medians} ms", flush=True)

@@ -252,29 +252,25 @@ def take_turns(processes: list[Process], rounds: int = 7, turn_seconds: float = 
 
     Print and leave out a process that ends or hangs on the way.
     """
-    counts: dict[str, int] = {}
-    seconds: dict[str, list[float]] = {process.name: [] for process in processes}
-
-    def turn(process: Process) -> None:
-        if process.name not in counts:
-            counts[process.name] = max(2, min(200, int(turn_seconds / min(process.run(3)))))
-        process.run(1)
-        seconds[process.name] += process.run(counts[process.name])
-
+    counts: dict[Process, int] = {}
+    seconds: dict[Process, list[float]] = {process: [] for process in processes}
     for _ in range(rounds):
-        for process in [process for process in processes if process.name in seconds]:
+        for process in list(seconds):
             time.sleep(0.05)  # the threads of the previous process become idle
             try:
-                turn(process)
+                if process not in counts:
+                    counts[process] = max(2, min(200, int(turn_seconds / min(process.run(3)))))
+                process.run(1)
+                seconds[process] += process.run(counts[process])
             except RuntimeError as error:
                 print(f"   left out: {error}", file=sys.stderr, flush=True)
-                del seconds[process.name]
+                del seconds[process]
     figures = {}
-    for process in [process for process in processes if process.name in seconds]:
-        lower, median, upper = (1e3 * value for value in quantiles(seconds[process.name], n=4))
+    for process, runs in seconds.items():
+        lower, median, upper = (1e3 * value for value in quantiles(runs, n=4))
         figures[process.name] = {
             "median_ms": round(median, 4), "quartiles_ms": [round(lower, 4), round(upper, 4)],
-            "runs": len(seconds[process.name]), "first_run_s": round(process.first_seconds, 2),
+            "runs": len(runs), "first_run_s": round(process.first_seconds, 2),
             "version": process.version,
         }  # fmt: skip
     return figures
