@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Hashable
-from functools import wraps
+from functools import cache, wraps
 from inspect import signature
 from threading import Lock
 from typing import Any, ParamSpec, TypeVar
 
-import numpy
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD, of malloc.h
+KEPT = 2**30  # bytes
+LARGEST = 2**25  # bytes of an array on the heap, the most that glibc allows: the pages of larger ones are always new
 
 Buffers = TypeVar("Buffers")
 Arguments = ParamSpec("Arguments")
@@ -86,15 +89,20 @@ class Workspace:
         return self._buffers  # type: ignore[return-value]
 
 
+@cache
 def keep_freed_memory() -> None:
-    """Make the C library keep freed memory for the next arrays.
+    """Make the C library keep up to KEPT bytes of freed memory for the next arrays, from now on.
 
-    glibc returns freed memory to the system, and each page of it costs a page fault at the next call: a tenth of the
-    time of a forward pass at T 24, B 128, H 100, half of a step at B 16, H 128, and a fifth of forward and backward of
-    keys and values at T 1024, B 8. It keeps more memory after it has freed a large block: this one, which is never
-    touched.
+    glibc returns freed memory to the system, and each page of it costs a page fault at the next call. They are a tenth
+    of the time of a forward pass at T 24, B 128, H 100, half of a step at B 16, H 128, and a quarter of forward and
+    backward of keys and values at T 1024, B 8. Other C libraries have no such setting, and are left as they are.
     """
-    numpy.empty(31 * 2**20, "uint8")
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # macOS and musl have no mallopt, and Windows no CDLL(None)
+        return
+    set_option(MMAP_THRESHOLD, LARGEST)
+    set_option(TRIM_THRESHOLD, KEPT)
 
 
 def unlocked(function: Callable[..., Any]) -> Any:

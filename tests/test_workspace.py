@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import platform
 import threading
 
 import numpy
@@ -197,3 +198,22 @@ def test_a_game_can_be_copied_in_the_middle_as_a_tree_search_does(way):
         for got, wanted in zip(twin.step(action), env.step(action), strict=True):
             numpy.testing.assert_array_equal(got, wanted)
     numpy.testing.assert_array_equal(twin.reset()[0], env.reset()[0])  # the generator has come along
+
+
+# --------------------------------------------------------------------------------------------------------------- memory
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep freed memory")
+def test_freed_memory_is_kept_for_the_next_arrays():
+    """160 MB have 40,000 pages: they are touched for the first time in the first round only."""
+    resource = pytest.importorskip("resource")
+    fw.Workspace()
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        arrays = [numpy.ones(2**21) for _ in range(10)]
+        del arrays
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    faults()
+    assert faults() < 1000
