@@ -29,7 +29,6 @@ from .workspace import keep_freed_memory
 __all__ = ["Cache", "Gradients", "backward", "final_state", "forward"]
 
 CHUNK = 32  # steps in a chunk
-BLOCKS = 4  # for each thread, if there are several: smaller arrays stay in the cache that they share
 
 
 @dataclass
@@ -132,10 +131,10 @@ def forward(
 
 
 def _blocks(batch_size: int, heads: int, threads: int) -> list[tuple[slice, slice]]:
-    """Return blocks of sequences or of heads (B, N): all at once for one thread, else up to BLOCKS for each."""
+    """Return a block of sequences, or of heads, for each thread, (B, N)."""
     of_sequences = batch_size >= threads
     size = batch_size if of_sequences else heads
-    count = 1 if threads == 1 else min(BLOCKS * threads, size)
+    count = min(threads, size)
     cuts = [slice(*ends) for ends in pairwise(size * n // count for n in range(count + 1))]
     return [(cut, slice(None)) if of_sequences else (slice(None), cut) for cut in cuts]
 
