@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from . import seeds, store
-from .plans.keyvalue import REPEATED, ROWS_REPEATED, ROWS_UNIQUE, SEEDS, UNIQUE, Row, published
+from .plans.keyvalue import ROWS_REPEATED, ROWS_UNIQUE, SEEDS, Row, published
 from .report import markdown
 from .store import Run
 
@@ -21,8 +21,8 @@ def tables() -> dict[str, str]:
     """Return every table, by the name in the markers of pages."""
     runs = stored()
     return {
-        "keyvalue-unique": losses(runs, ROWS_UNIQUE, UNIQUE),
-        "keyvalue-repeat": losses(runs, ROWS_REPEATED, REPEATED),
+        "keyvalue-unique": losses(runs, ROWS_UNIQUE),
+        "keyvalue-repeat": losses(runs, ROWS_REPEATED),
         "keyvalue-agreement": agreement(runs, [*ROWS_UNIQUE, *ROWS_REPEATED]),
         "keyvalue-longer": longer(runs, ROWS_REPEATED),
     }
@@ -54,13 +54,13 @@ def _cell(row: Row, keys: int) -> tuple[str, str, int]:
     return row.group, row.layer, keys
 
 
-def losses(runs: Runs, rows: Sequence[Row], sizes: Sequence[int]) -> str:
+def losses(runs: Runs, rows: Sequence[Row]) -> str:
     """Return a table with two lines for each row: the published loss, and the median and range of our seeds."""
-    theirs, lines = published(), []
+    theirs, lines, sizes = published(), [], sorted({keys for row in rows for keys in row.keys})
     for row in rows:
-        of_row = {keys: theirs.get((row.repeat, row.layer, row.feature_map, keys)) for keys in sizes}
         if _is_published(row):
-            lines.append([row.name, "published", *(f"{of_row[keys]:.4f}" for keys in sizes)])
+            of_row = [theirs.get((row.repeat, row.layer, row.feature_map, keys)) for keys in sizes]
+            lines.append([row.name, "published", *("-" if loss is None else f"{loss:.4f}" for loss in of_row)])
         ours = [_median_and_range(_losses(runs, row, keys)) if keys in row.keys else "-" for keys in sizes]
         lines.append(["" if _is_published(row) else row.name, "here", *ours])
     return markdown(["rule, features", "loss", *(f"S = {keys}" for keys in sizes)], lines)

@@ -44,7 +44,7 @@ def _row(name: str, layer: str, keys: tuple[int, ...], repeat: bool, feature_map
 
 
 FEATURES = {"elu": "elu + 1", "dpfp-1": "DPFP-1", "dpfp-2": "DPFP-2", "dpfp-3": "DPFP-3"}
-SMALL_UNIQUE, SMALL_REPEATED, SMALLEST = (20, 40, 60, 80, 100), (20, 40, 60, 80, 100, 120), (20, 40)
+SMALL_UNIQUE, SMALL_REPEATED, SMALLEST = (20, 40, 60, 80, 100), (20, 40, 60, 80, 100, 120), (4, 8, 20, 40)
 FIXED = 0.99  # λ of the sum with a fixed decay
 ROWS_UNIQUE = [
     _row("softmax attention", "softmax", UNIQUE, False),
