@@ -39,7 +39,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         cells = [speed.described(ours), speed.described(peer), f"**{ours[1] / peer[1]:.2f}**", WANTED.get(size) or "-"]
         lines.append(["{}, {}, {}".format(*size), *cells, *(f"{each:.1f}" for each in megabytes)])
     header = ["B, T, H", "ours, ms", "fastest peer, ms", "ours / fastest peer", "wanted at most", "x and h, MB"]
-    header += ["ours in one process, peak MB", "fastest peer, peak MB"]
+    header += ["ours, peak MB", "fastest peer, peak MB"]
     return markdown(header, lines) + speed.every_framework(rows)
 
 
