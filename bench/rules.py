@@ -2,7 +2,7 @@
 
 Keys and values are random directions. After all pairs have been written, each key is a query. The answer is the stored
 value with the largest product with what is read. Gates are set by hand: γ = 0 where a new document begins, else 1. A
-fixed decay is 0.95. The delta rules have β = 1.
+fixed decay is 0.95. The delta rules have β = 1, and delta also β = 0.1.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy
 
 from fastweights_np import key_value_memory
-from fastweights_np.features import divided, features, with_ones
+from fastweights_np.features import features
 
 from .report import markdown, store
 
@@ -31,16 +31,18 @@ class Rule(NamedTuple):
     decay: float = 1.0
     gated: bool = False
     delta: bool = False
-    kind: str = "plain"  # or "state" (h hᵀ), "normalized" (elu + 1, divided by z·q), "softmax"
+    beta: float = 1.0
+    kind: str = "plain"  # or "state" (h hᵀ), "elu" (elu + 1; to divide by z·q > 0 changes no answer), "softmax"
 
 
 RULES = (
     Rule("fast weights, h hᵀ with decay", decay=DECAY, kind="state"),
     Rule("sum"),
-    Rule("sum, attention normalization", kind="normalized"),
+    Rule("sum, elu + 1", kind="elu"),
     Rule("fixed decay", decay=DECAY),
     Rule("gated", gated=True),
     Rule("delta", delta=True),
+    Rule("delta, β = 0.1", delta=True, beta=0.1),
     Rule("gated delta", gated=True, delta=True),
     Rule("softmax attention", kind="softmax"),
 )
@@ -93,17 +95,15 @@ def read(rule: Rule, keys: numpy.ndarray, values: numpy.ndarray, border: int | N
     if rule.kind == "state":
         keys, queries = (numpy.concatenate([keys, each], axis=-1) for each in (values, 0 * values))
         values = keys
-    elif rule.kind == "normalized":
+    elif rule.kind == "elu":
         keys, queries = (features(SIZE**0.5 * each, "elu", "none")[0] for each in (keys, queries))
-        values = with_ones(values)
     log_decay = numpy.full(keys.shape[:3], numpy.log(rule.decay))
     if rule.gated and border is not None:
         log_decay[border] = SHUT
-    _, cache = key_value_memory.forward(queries, keys, values, log_decay=log_decay, delta=rule.delta)
+    beta = numpy.full(keys.shape[:3], rule.beta)
+    _, cache = key_value_memory.forward(queries, keys, values, None, beta, log_decay, delta=rule.delta)
     found = numpy.einsum("bnvk,tbnk->tbnv", key_value_memory.final_state(cache), queries)
-    if rule.kind == "state":
-        return found[..., SIZE // 2 :]
-    return divided(found) if rule.kind == "normalized" else found
+    return found[..., SIZE // 2 :] if rule.kind == "state" else found
 
 
 def table(rows: list[dict[str, Any]]) -> str:

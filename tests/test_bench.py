@@ -475,7 +475,8 @@ def test_the_write_rules_forget_what_their_equations_say(store):
     assert main(["rules"]) == 0
     figures = json.loads((store / "rules-fast_weight_programmer.json").read_text())["figures"]
     of = {row.pop("rule"): row for row in figures}
-    assert len(of) == 8
+    assert len(of) == 9
+    assert of["delta, β = 0.1"]["64 pairs"] < of["delta"]["64 pairs"]
     assert of["sum"]["64 pairs"] == 0 == of["delta"]["rebound"] == of["gated"]["document"]
     assert of["sum"]["rebound"] > 40 < of["softmax attention"]["rebound"]
     assert of["fixed decay"]["oldest"] == 100 > of["fixed decay"]["newest"] == 0
