@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from statistics import median
 
 from . import seeds, store
-from .plans.keyvalue import ROWS_REPEATED, ROWS_UNIQUE, SEEDS, Row, published
+from .plans.keyvalue import ROWS_REPEATED, ROWS_UNIQUE, SEEDS, SOLVED, Row, published
 from .report import markdown
 from .store import Run
 
-SOLVED, LARGE, FACTOR = 1e-3, 0.05, 2  # losses agree if both solve the task, or if large ones are within this factor
+LARGE, FACTOR = 0.05, 2  # losses agree if both solve the task, or if large ones are within this factor
 NOT_RUN = "not run"
 
 
@@ -69,13 +69,14 @@ def losses(runs: Runs, rows: Sequence[Row]) -> str:
 def agreement(runs: Runs, rows: Sequence[Row]) -> str:
     """Return how many medians agree with the published losses that solve the task, and with those above LARGE.
 
-    Losses between the two are not compared: a key or two decide them.
+    Losses between the two are not compared: a few keys decide them.
     """
-    theirs, lines = published(), []
+    theirs, lines = published(complete=True), []
     for row in filter(_is_published, rows):
         pairs = [
             (keys, theirs[row.repeat, row.layer, row.feature_map, keys], median(found))
-            for keys in row.keys if (found := _losses(runs, row, keys))
+            for keys in row.keys
+            if (found := _losses(runs, row, keys)) and (row.repeat, row.layer, row.feature_map, keys) in theirs
         ]  # fmt: skip
         solved = {keys: ours <= SOLVED for keys, loss, ours in pairs if loss <= SOLVED}
         large = {keys: loss / FACTOR <= ours <= FACTOR * loss for keys, loss, ours in pairs if loss > LARGE}

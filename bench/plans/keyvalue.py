@@ -13,6 +13,10 @@ from typing import NamedTuple
 from .cells import Cell
 
 SEEDS = 3
+SOLVED, EARLIEST = (
+    1e-3,
+    1200,
+)  # a run ends at this loss, or else after the first and 11 further evaluations at the soonest
 UNIQUE, REPEATED = (20, 40, 60, 80, 100, 120, 200, 300, 600), (20, 40, 60, 80, 100, 120, 160, 200)  # numbers of keys
 
 
@@ -64,11 +68,15 @@ ROWS_REPEATED = [
 KEYVALUE = [cell for row in (*ROWS_UNIQUE, *ROWS_REPEATED) for cell in row.cells()]
 
 
-def published() -> dict[tuple[bool, str, str, int], float]:
-    """Return the least published evaluation loss by repeat, layer, feature map ("" for softmax) and number of keys."""
+def published(complete: bool = False) -> dict[tuple[bool, str, str, int], float]:
+    """Return the least published evaluation loss by repeat, layer, feature map ("" for softmax) and number of keys.
+
+    complete  leave out logs that end before the run: with a loss above SOLVED, sooner than EARLIEST updates
+    """
     lines = (Path(__file__).parent / "schlag2021.csv").read_text().splitlines()
     rows = csv.DictReader(line for line in lines if not line.startswith("#"))
     return {
         (row["repeat"] == "1", row["layer"], row["feature_map"], int(row["keys"])): float(row["least_loss"])
         for row in rows
+        if not complete or float(row["least_loss"]) <= SOLVED or int(row["last_update"]) >= EARLIEST
     }
