@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Hashable
-from functools import cache, wraps
+from functools import lru_cache, wraps
 from inspect import signature
 from threading import Lock
 from typing import Any, ParamSpec, TypeVar
@@ -89,7 +89,7 @@ class Workspace:
         return self._buffers  # type: ignore[return-value]
 
 
-@cache
+@lru_cache
 def keep_freed_memory() -> None:
     """Make the C library keep up to KEPT bytes of freed memory for the next arrays, from now on.
 

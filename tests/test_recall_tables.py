@@ -42,6 +42,8 @@ def test_every_published_loss_is_in_a_row_and_no_two_rows_share_runs():
     assert published().keys() <= shown
     assert published()[False, "sum", "elu", 60] == 0.0245102
     assert published()[True, "delta", "dpfp-2", 100] == 0.0853857
+    cut_off = published().keys() - published(complete=True).keys()
+    assert cut_off == {(True, "delta", "dpfp-2", 100)}, "only this log ends before its run"
 
 
 def test_a_cell_has_the_median_and_the_range_of_the_seeds(row_of):

@@ -203,7 +203,7 @@ def test_a_game_can_be_copied_in_the_middle_as_a_tree_search_does(way):
 # --------------------------------------------------------------------------------------------------------------- memory
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep freed memory")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this setting")
 def test_freed_memory_is_kept_for_the_next_arrays():
     """160 MB have 40,000 pages: they are touched for the first time in the first round only."""
     resource = pytest.importorskip("resource")

@@ -13,10 +13,8 @@ from typing import NamedTuple
 from .cells import Cell
 
 SEEDS = 3
-SOLVED, EARLIEST = (
-    1e-3,
-    1200,
-)  # a run ends at this loss, or else after the first and 11 further evaluations at the soonest
+SOLVED = 1e-3  # a run ends at this loss
+EARLIEST = 1200  # updates of an unsolved run, at least: the first evaluation and 11 without progress
 UNIQUE, REPEATED = (20, 40, 60, 80, 100, 120, 200, 300, 600), (20, 40, 60, 80, 100, 120, 160, 200)  # numbers of keys
 
 
