@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
+from tasks.keyvalue import SOLVED
+
 from . import seeds, store
-from .plans.keyvalue import ROWS_REPEATED, ROWS_UNIQUE, SEEDS, SOLVED, Row, published
+from .plans.keyvalue import ROWS_REPEATED, ROWS_UNIQUE, SEEDS, Row, published
 from .report import markdown
 from .store import Run
 
@@ -54,12 +56,16 @@ def _cell(row: Row, keys: int) -> tuple[str, str, int]:
     return row.group, row.layer, keys
 
 
+def _in_paper(row: Row, keys: int) -> tuple[bool, str, str, int]:
+    return row.repeat, row.layer, row.feature_map, keys
+
+
 def losses(runs: Runs, rows: Sequence[Row]) -> str:
     """Return a table with two lines for each row: the published loss, and the median and range of our seeds."""
     theirs, lines, sizes = published(), [], sorted({keys for row in rows for keys in row.keys})
     for row in rows:
         if _is_published(row):
-            of_row = [theirs.get((row.repeat, row.layer, row.feature_map, keys)) for keys in sizes]
+            of_row = [theirs.get(_in_paper(row, keys)) for keys in sizes]
             lines.append([row.name, "published", *("-" if loss is None else f"{loss:.4f}" for loss in of_row)])
         ours = [_median_and_range(_losses(runs, row, keys)) if keys in row.keys else "-" for keys in sizes]
         lines.append(["" if _is_published(row) else row.name, "here", *ours])
@@ -74,9 +80,8 @@ def agreement(runs: Runs, rows: Sequence[Row]) -> str:
     theirs, lines = published(complete=True), []
     for row in filter(_is_published, rows):
         pairs = [
-            (keys, theirs[row.repeat, row.layer, row.feature_map, keys], median(found))
-            for keys in row.keys
-            if (found := _losses(runs, row, keys)) and (row.repeat, row.layer, row.feature_map, keys) in theirs
+            (keys, theirs[_in_paper(row, keys)], median(found))
+            for keys in row.keys if _in_paper(row, keys) in theirs and (found := _losses(runs, row, keys))
         ]  # fmt: skip
         solved = {keys: ours <= SOLVED for keys, loss, ours in pairs if loss <= SOLVED}
         large = {keys: loss / FACTOR <= ours <= FACTOR * loss for keys, loss, ours in pairs if loss > LARGE}
@@ -104,7 +109,7 @@ def longer(runs: Runs, rows: Sequence[Row]) -> str:
 
 
 def _is_published(row: Row) -> bool:
-    return "--decay" not in row.options and (row.repeat, row.layer, row.feature_map, row.keys[0]) in published()
+    return "--decay" not in row.options and _in_paper(row, row.keys[0]) in published()
 
 
 def _losses(runs: Runs, row: Row, keys: int) -> list[float]:

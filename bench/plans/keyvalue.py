@@ -10,11 +10,12 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
+from tasks.keyvalue import SOLVED, UPDATES
+
 from .cells import Cell
 
 SEEDS = 3
-SOLVED = 1e-3  # a run ends at this loss
-EARLIEST = 1200  # updates of an unsolved run, at least: the first evaluation and 11 without progress
+EARLIEST = 12 * UPDATES  # of an unsolved run: the first evaluation and 11 without progress
 UNIQUE, REPEATED = (20, 40, 60, 80, 100, 120, 200, 300, 600), (20, 40, 60, 80, 100, 120, 160, 200)  # numbers of keys
 
 
