@@ -18,7 +18,8 @@ from .trees import map_leaves
 # or a cupy.ndarray, which type checkers see as Any; all arrays of a call are of one kind
 Array = numpy.ndarray[Any, numpy.dtype[Any]]
 
-FEW_ROWS = 64  # rows of scatter_add's target up to which its one-hot form is faster (37 rows: 0.10 ms, not 0.13 ms)
+SMALL_SUM = 10**7  # multiplications up to which the one-hot form of scatter_add is faster
+FREQUENT = 16  # values of a row from which on their product with ones is faster than adding them one by one
 
 OLDEST_CUPY = (13, 4)
 INSTALL = "install the CuPy that fits your driver: pip install cupy-cuda12x (CUDA 12) or cupy-cuda13x (CUDA 13)"
@@ -100,20 +101,27 @@ def scatter_add(target: Array, index: Array, values: Array) -> None:
     """Add values[..., n, :] to target[..., index[n], :] in place for every n; duplicates add up.
 
     target (..., V, E), index (N,), values (..., N, E). `target[index] += values` would keep only one of the duplicates.
-    On the host, a product with one-hot columns is fastest for few rows of target. For many rows, sorting by index and
-    adding runs is fastest: some eight times faster than numpy.add.at.
+    On the host, a small sum is fastest as a product with one-hot columns. For a larger one, the values of a frequent
+    row are added by a product with ones. For all others, the first value of each row is added, then the second of each
+    and so on: up to ten times as fast as numpy.add.reduceat, and much faster than numpy.add.at.
     """
+    rows = target.shape[-2]
     if is_device_array(target):
         sys.modules["cupy"].add.at(target, (..., index, slice(None)), values)
-    elif target.shape[-2] <= FEW_ROWS:
-        one_hot = numpy.zeros((target.shape[-2], len(index)), values.dtype)
+    elif values.size * rows <= SMALL_SUM:
+        one_hot = numpy.zeros((rows, len(index)), values.dtype)
         one_hot[index, numpy.arange(len(index))] = 1
         target += one_hot @ values
-    elif len(index):
-        order = numpy.argsort(index, kind="stable")
-        ordered = index[order]
-        starts = numpy.concatenate(([0], numpy.flatnonzero(ordered[1:] != ordered[:-1]) + 1))
-        target[..., ordered[starts], :] += numpy.add.reduceat(values[..., order, :], starts, axis=-2)
+    else:
+        order, counts = numpy.argsort(index, kind="stable"), numpy.bincount(index.astype("intp"), minlength=rows)
+        starts, ones = numpy.cumsum(counts) - counts, numpy.ones(counts.max(), values.dtype)
+        for row in numpy.flatnonzero(counts > FREQUENT).tolist():
+            of_row = order[starts[row] : starts[row] + counts[row]]
+            target[..., row, :] += ones[: len(of_row)] @ values.take(of_row, axis=-2)
+        counts[counts > FREQUENT] = 0
+        for n in range(counts.max()):
+            found = numpy.flatnonzero(counts > n)
+            target[..., found, :] += values.take(order[starts[found] + n], axis=-2)
 
 
 class HoldsModule:

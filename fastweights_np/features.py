@@ -12,10 +12,11 @@ same equations in plain lines.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from . import checks
-from .backend import Array, array_module
+from .backend import Array, array_module, is_device_array
 
 __all__ = [
     "NORMALIZATIONS",
@@ -31,6 +32,7 @@ __all__ = [
 ATTENTION = 1e-6  # added to z·q
 NORMALIZATIONS = ("none", "l2", "sum")
 EPSILON = 1e-6  # in both normalizations, so that a key of zeros stays one
+BLOCK = 2**16  # features of dpfp at once on the host: they stay in the cache
 
 
 class Saved(NamedTuple):
@@ -39,7 +41,7 @@ class Saved(NamedTuple):
     phi: Array  # φ, before the normalization
     y: Array  # after it
     scale: Array | None  # y / φ (..., 1)
-    rolled: Array | None  # r of dpfp, with its last ν entries in front of the first (..., ν + 2 d)
+    z: Array | None  # of dpfp
 
 
 def check(feature_map: str, normalization: str) -> None:
@@ -68,26 +70,20 @@ def count(feature_map: str, size: int) -> int:
 
 def features(z: Array, feature_map: str, normalization: str) -> tuple[Array, Saved]:
     """Return φ(z), normalized, and what backward needs. The result is z itself if nothing is done to it."""
-    xp, rolled = array_module(z=z), None
-    phi = z
+    xp, phi, kept = array_module(z=z), z, None
     if feature_map == "elu":
         phi = xp.exp(xp.minimum(z, 0))  # (P1)
         phi += xp.maximum(z, 0)
     elif feature_map != "identity":
-        phi = xp.empty((*z.shape[:-1], count(feature_map, z.shape[-1])), z.dtype)
-        r = xp.maximum(xp.concatenate([z, -z], axis=-1), 0)  # (L3)
-        size, nu = r.shape[-1], _nu(feature_map)
-        rolled = xp.concatenate([r[..., size - nu :], r], axis=-1)
-        for n in range(1, nu + 1):
-            xp.multiply(r, rolled[..., nu - n : nu - n + size], out=phi[..., (n - 1) * size : n * size])  # (P2)
+        phi, kept = _dpfp(z, feature_map), z
     if normalization == "none":
-        return phi, Saved(phi, phi, None, rolled)
+        return phi, Saved(phi, phi, None, kept)
     if normalization == "l2":
         scale = 1 / xp.sqrt((phi * phi).sum(axis=-1, keepdims=True) + EPSILON)  # (P3)
     else:
         scale = 1 / (phi.sum(axis=-1, keepdims=True) + EPSILON)  # (P3)
     y = phi * scale
-    return y, Saved(phi, y, scale, rolled)
+    return y, Saved(phi, y, scale, kept)
 
 
 def features_backward(dy: Array, saved: Saved, feature_map: str, normalization: str) -> Array:
@@ -103,19 +99,54 @@ def features_backward(dy: Array, saved: Saved, feature_map: str, normalization: 
     if feature_map == "elu":
         # φ = z + 1 where z > 0, else exp(z)                                                                       (P1)
         return dphi * xp.minimum(saved.phi, 1)
-    # φ_n = r ⊙ roll(r, n)                                                                                         (P2)
-    nu, rolled = _nu(feature_map), saved.rolled
-    assert rolled is not None
-    r, drolled = rolled[..., nu:], xp.zeros_like(rolled)
-    size, dr = r.shape[-1], drolled[..., nu:]
-    for n in range(1, nu + 1):
-        dphi_n, shifted = dphi[..., (n - 1) * size : n * size], slice(nu - n, nu - n + size)
-        drolled[..., shifted] += dphi_n * r
-        dr += dphi_n * rolled[..., shifted]
-    dr[..., size - nu :] += drolled[..., :nu]
-    # r = relu([z, -z])                                                                                            (L3)
-    dr *= r > 0
-    return dr[..., : size // 2] - dr[..., size // 2 :]
+    assert saved.z is not None
+    return _dpfp_backward(dphi, saved.z, feature_map)
+
+
+def _dpfp(z: Array, feature_map: str) -> Array:
+    """Return φ of dpfp-ν."""
+    xp, size, nu = array_module(z=z), 2 * z.shape[-1], _nu(feature_map)
+    phi = xp.empty((*z.shape[:-1], count(feature_map, z.shape[-1])), z.dtype)
+    for z_rows, phi_rows in _blocks(z, phi):
+        r, rolled = _rolled(z_rows, nu)
+        for n in range(1, nu + 1):
+            xp.multiply(r, rolled[:, nu - n : nu - n + size], out=phi_rows[:, (n - 1) * size : n * size])  # (P2)
+    return phi
+
+
+def _dpfp_backward(dphi: Array, z: Array, feature_map: str) -> Array:
+    """Return dz from dφ."""
+    xp, size, nu = array_module(z=z), 2 * z.shape[-1], _nu(feature_map)
+    dz = xp.empty(z.shape, z.dtype)
+    for z_rows, dphi_rows, dz_rows in _blocks(z, dphi, dz):
+        r, rolled = _rolled(z_rows, nu)
+        drolled = xp.zeros_like(rolled)
+        dr = drolled[:, nu:]
+        # φ_n = r ⊙ roll(r, n)                                                                                     (P2)
+        for n in range(1, nu + 1):
+            dphi_n, shifted = dphi_rows[:, (n - 1) * size : n * size], slice(nu - n, nu - n + size)
+            drolled[:, shifted] += dphi_n * r
+            dr += dphi_n * rolled[:, shifted]
+        dr[:, size - nu :] += drolled[:, :nu]
+        # r = relu([z, -z])                                                                                        (L3)
+        dr *= r > 0
+        xp.subtract(dr[:, : size // 2], dr[:, size // 2 :], out=dz_rows)
+    return dz
+
+
+def _rolled(z: Array, nu: int) -> tuple[Array, Array]:
+    """Return r = relu([z, -z]) (n, 2 d) for z (n, d), and r with its last ν entries in front, too (n, ν + 2 d)."""
+    xp = array_module(z=z)
+    r = xp.maximum(xp.concatenate([z, -z], axis=-1), 0)  # (L3)
+    return r, xp.concatenate([r[:, r.shape[-1] - nu :], r], axis=-1)
+
+
+def _blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
+    """Yield some rows (n, size) of each array (..., size) at a time, on a GPU all. The last array is contiguous."""
+    flat = [each.reshape(-1, each.shape[-1]) for each in arrays]
+    rows = max(1, len(flat[0]) if is_device_array(flat[0]) else BLOCK // max(each.shape[-1] for each in flat))
+    for start in range(0, len(flat[0]), rows):
+        yield tuple(each[start : start + rows] for each in flat)
 
 
 def _nu(feature_map: str) -> int:

@@ -405,6 +405,18 @@ def test_wrong_arguments_of_the_memory_are_named(options, error, message):
         key_value_memory.forward(q, k, v, **options)
 
 
+def test_dpfp_is_the_same_for_every_size_of_its_blocks(monkeypatch):
+    z = numpy.random.default_rng(0).standard_normal((3, 5, 9))[..., :4]  # not contiguous
+    for block in (1, 100, features.BLOCK):
+        monkeypatch.setattr(features, "BLOCK", block)
+        phi, saved = features.features(z, "dpfp-2", "l2")
+        dz = features.features_backward(numpy.sin(phi), saved, "dpfp-2", "l2")
+        if block == 1:
+            expected = phi, dz
+        numpy.testing.assert_array_equal(phi, expected[0])
+        numpy.testing.assert_array_equal(dz, expected[1])
+
+
 def test_a_dpfp_with_too_many_shifts_is_refused():
     with pytest.raises(
         ValueError, match="feature_map: expected a ν of at most 2, twice the size of keys, got 'dpfp-3'"

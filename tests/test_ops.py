@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy
 import pytest
 
-from fastweights_np import ops
-from fastweights_np.backend import scatter_add
+from fastweights_np import backend, ops
 
 
 def test_cross_entropy_survives_large_logits():
@@ -39,17 +38,21 @@ def test_bad_tokens_are_named():
         ops.embedding(table, [[0]])
 
 
-@pytest.mark.parametrize("rows", [6, 100])
-def test_scatter_add_adds_duplicates_up(rows):
+@pytest.mark.parametrize("leading", [(), (2,)])
+@pytest.mark.parametrize("small_sum", [0, backend.SMALL_SUM])
+def test_scatter_add_adds_duplicates_up(monkeypatch, small_sum, leading):
+    monkeypatch.setattr(backend, "SMALL_SUM", small_sum)
     rng = numpy.random.default_rng(0)
-    index, values = rng.integers(0, 4, 50), rng.standard_normal((50, 3))
-    target, expected = rng.standard_normal((2, rows, 3))
-    target[...] = expected
-    numpy.add.at(expected, index, values)
-    scatter_add(target, index.astype("uint8"), values)
-    numpy.testing.assert_allclose(target, expected, atol=1e-14)
-    scatter_add(target, index[:0], values[:0])
-    numpy.testing.assert_allclose(target, expected, atol=1e-14)
+    index = numpy.concatenate([rng.integers(0, 9, 50), numpy.full(3 * backend.FREQUENT, 2)])
+    values, expected = rng.standard_normal((*leading, len(index), 3)), rng.standard_normal((*leading, 11, 3))
+    target = expected.copy()
+    numpy.add.at(expected, (..., index, slice(None)), values)
+    for dtype in ("uint8", "uint64"):
+        added = target.copy()
+        backend.scatter_add(added, index.astype(dtype), values)
+        numpy.testing.assert_allclose(added, expected, atol=1e-13)
+    backend.scatter_add(added, index[:0], values[..., :0, :])
+    numpy.testing.assert_allclose(added, expected, atol=1e-13)
 
 
 def test_layer_norm_of_a_constant_row_is_the_bias():
