@@ -115,6 +115,7 @@ def scatter_add(target: Array, index: Array, values: Array) -> None:
     else:
         order, counts = numpy.argsort(index, kind="stable"), numpy.bincount(index.astype("intp"), minlength=rows)
         starts, ones = numpy.cumsum(counts) - counts, numpy.ones(counts.max(), values.dtype)
+        values = numpy.ascontiguousarray(values)  # else each take below would copy it
         for row in numpy.flatnonzero(counts > FREQUENT).tolist():
             of_row = order[starts[row] : starts[row] + counts[row]]
             target[..., row, :] += ones[: len(of_row)] @ values.take(of_row, axis=-2)
