@@ -20,13 +20,13 @@ def settings_asked_for(kind: type[RunSettings], arguments: list[str], program: s
     Print the help for --help, and exit. Exit with a message for an invalid command line. Raise OSError or ValueError
     for a bad file.
     """
-    sources = _sources(arguments, program)
+    sources, others = _sources(arguments, program)
     stored = _stored(kind, sources)
     if "-h" in arguments or "--help" in arguments:
         print(option_help.text(stored, program), end="")
         raise SystemExit(0)
     _refuse_symbols(kind, arguments)
-    asked = tyro.cli(kind, args=arguments, prog=program, default=stored)
+    asked = tyro.cli(kind, args=arguments, prog=program, default=stored) if others else stored
     if sources.resume is None:
         return asked
     if getattr(asked, kind.length) > getattr(stored, kind.length):
@@ -52,12 +52,12 @@ def _refuse_symbols(kind: type[RunSettings], arguments: list[str]) -> None:
             raise ValueError(f"{symbol}: expected the option {option}, got {word}; use {option}")
 
 
-def _sources(arguments: list[str], program: str) -> argparse.Namespace:
-    """Return the options that name the source of the other options' defaults: --resume and --settings."""
+def _sources(arguments: list[str], program: str) -> tuple[argparse.Namespace, list[str]]:
+    """Return the options that name the source of the other options' defaults, --resume and --settings, and the rest."""
     parser = argparse.ArgumentParser(prog=program, add_help=False, allow_abbrev=False)
     for option in ("--resume", "--settings"):
         parser.add_argument(option, type=lambda text: None if text == "None" else Path(text))
-    return parser.parse_known_args(arguments)[0]
+    return parser.parse_known_args(arguments)
 
 
 def _stored(kind: type[RunSettings], sources: argparse.Namespace) -> RunSettings:
