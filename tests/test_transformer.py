@@ -193,6 +193,17 @@ def test_a_place_that_occurs_twice_has_the_gradients_of_both():
         numpy.testing.assert_allclose(value, both, rtol=0, atol=1e-14, err_msg=name)
 
 
+@pytest.mark.parametrize("dtypes", [("int8", "int8"), ("uint64", "int64")])
+def test_places_may_have_any_dtype_of_integers(dtypes):
+    model = made("float64")[0]
+    params, tokens = model.init(numpy.random.default_rng(0), "float64"), numpy.zeros((20, 16), int)
+    places = numpy.array([19]), numpy.array([15])
+    _, expected = model.loss_and_gradients(params, (tokens, *places), numpy.array([1]))
+    _, found = model.loss_and_gradients(params, (tokens, *map(numpy.ndarray.astype, places, dtypes)), numpy.array([1]))
+    for name, value in flatten(found).items():
+        numpy.testing.assert_array_equal(value, flatten(expected)[name], err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("inputs", "resets", "error", "message"),
     [
