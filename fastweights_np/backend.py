@@ -108,11 +108,15 @@ def scatter_add(target: Array, index: Array, values: Array) -> None:
     rows = target.shape[-2]
     if is_device_array(target):
         sys.modules["cupy"].add.at(target, (..., index, slice(None)), values)
-    elif values.size * rows <= SMALL_SUM:
+        return
+    if values.size * rows <= SMALL_SUM:
         one_hot = numpy.zeros((rows, len(index)), values.dtype)
         one_hot[index, numpy.arange(len(index))] = 1
-        target += one_hot @ values
-    else:
+        added = one_hot @ values
+        if numpy.isfinite(added).all():  # else 0 times infinity is NaN, in rows that are not indexed
+            target += added
+            return
+    if len(index):
         order, counts = numpy.argsort(index, kind="stable"), numpy.bincount(index.astype("intp"), minlength=rows)
         starts, ones = numpy.cumsum(counts) - counts, numpy.ones(counts.max(), values.dtype)
         values = numpy.ascontiguousarray(values)  # else each take below would copy it

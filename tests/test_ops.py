@@ -51,6 +51,12 @@ def test_scatter_add_adds_duplicates_up(monkeypatch, small_sum, leading):
         added = target.copy()
         backend.scatter_add(added, index.astype(dtype), values)
         numpy.testing.assert_allclose(added, expected, atol=1e-13)
+    values[..., 0, :] = numpy.inf
+    with numpy.errstate(invalid="ignore"):
+        backend.scatter_add(added, index, values)
+    assert (~numpy.isfinite(added).any(axis=-1) == (numpy.arange(11) == index[0])).all(), "other rows stay finite"
+    added[..., index[0], :] = expected[..., index[0], :]
+    expected = added.copy()
     backend.scatter_add(added, index[:0], values[..., :0, :])
     numpy.testing.assert_allclose(added, expected, atol=1e-13)
 
