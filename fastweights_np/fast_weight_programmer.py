@@ -228,8 +228,7 @@ def initial_state(
     attention_normalization: bool = False,
 ) -> State:  # fmt: skip
     """Return the state before the first step, zero unless a state is given, for these options of `forward`."""
-    check_params(params)
-    check_features(feature_map, "none")
+    _checked(params, 1.0, feature_map, None, attention_normalization)
     checks.count("batch_size", batch_size, least=1)
     heads, key_size, _ = params["K"].shape
     rows = params["V"].shape[1] + attention_normalization
@@ -237,7 +236,7 @@ def initial_state(
     if state is None:
         return State(array_module(K=params["K"]).zeros(shape, params["K"].dtype))
     checks.instance("state", state, State, "pass a State, such as final_state(cache)")
-    check_params(params, S=state.S)
+    check_params(params, **{"state.S": state.S})
     checks.shape("state.S", state.S, shape, "(sequences, heads, size of values, features of keys)")
     return State(state.S.copy())
 

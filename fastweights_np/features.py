@@ -69,7 +69,11 @@ def count(feature_map: str, size: int) -> int:
 
 
 def features(z: Array, feature_map: str, normalization: str) -> tuple[Array, Saved]:
-    """Return φ(z), normalized, and what backward needs. The result is z itself if nothing is done to it."""
+    """Return φ(z), normalized, and what backward needs. The result is z itself if nothing is done to it.
+
+    Raises ValueError as `check` and `count` do.
+    """
+    check(feature_map, normalization)
     xp, phi, kept = array_module(z=z), z, None
     if feature_map == "elu":
         phi = xp.exp(xp.minimum(z, 0))  # (P1)

@@ -29,6 +29,7 @@ from .workspace import keep_freed_memory
 __all__ = ["Cache", "Gradients", "backward", "final_state", "forward"]
 
 CHUNK = 32  # steps in a chunk
+FORGOTTEN = -1e3  # log α whose α is 0 in every dtype; sums of smaller ones would lose the digits of others
 
 
 @dataclass
@@ -57,6 +58,7 @@ class Cache:
     blocks: list[tuple[slice, slice]]
     caches: list[BlockCache]
     threads: int
+    shape: tuple[int, ...]  # of o
 
 
 def forward(
@@ -70,10 +72,11 @@ def forward(
     values         (T, B, N, d_v)
     state          S(0) (B, N, d_v, d_k); zero if None
     beta           β (T, B, N); None is 1
-    log_decay      log α <= 0, (T, B, N), (1, 1, N) if it is the same at all steps, or a number
+    log_decay      log α <= 0, (T, B, N), (1, 1, N) if it is the same at all steps, or a number; -inf clears S
     delta          whether e(t) is what is missing from the memory, by the delta rule, or v(t) itself
     writes         (T, B) booleans on the host: False where a step only reads. S does not change there
-    parts          (T, B) integers on the host: the number of the document of a step, from 0. S is zero where one begins
+    parts          (T, B) integers on the host: the number of the document of a step, which grows from 0. S is zero
+                   where one begins. The state belongs to document 0
     chunk          steps in a chunk; None is CHUNK
     threads        how many share the sequences, or their heads, here and in `backward`. Results agree up to rounding
                    error for every chunk and number of threads
@@ -92,23 +95,16 @@ def forward(
         checks.shape("state", state, (batch_size, heads, values.shape[-1], size), "a matrix for each sequence and head")
     if beta is not None:
         checks.shape("beta", beta, (steps, batch_size, heads), "one for each key")
-    if not isinstance(log_decay, int | float):
-        checks.floating(keys=keys, log_decay=log_decay)
-        wanted = (1, 1, heads) if log_decay.shape[:2] == (1, 1) else (steps, batch_size, heads)
-        checks.shape("log_decay", log_decay, wanted, "one for each key, or (1, 1, heads)")
-    else:
-        checks.finite("log_decay", log_decay)
-        log_decay = float(log_decay)
-    if isinstance(log_decay, float | numpy.ndarray):  # with a GPU's numbers, the host would have to wait
-        largest = numpy.max(log_decay, initial=0)
-        if largest > 0:
-            raise ValueError(f"log_decay: expected at most 0, got {largest:g}; S would grow without bound")
+    log_decay = _log_decay(log_decay, keys)
+    checks.boolean("delta", delta)
     for name, array, dtypes in (("writes", writes, "b"), ("parts", parts, "iu")):
         if array is not None:
             checks.on_host(name, array, "booleans" if dtypes == "b" else "integers")
             checks.shape(name, array, (steps, batch_size), "one for each step of a sequence")
             if array.dtype.kind not in dtypes:
                 raise TypeError(f"{name}: expected {'booleans' if dtypes == 'b' else 'integers'}, got {array.dtype}")
+    if parts is not None and (parts.min() < 0 or (parts[1:] < parts[:-1]).any()):
+        raise ValueError("parts: expected numbers of documents that grow from 0 in each sequence, got smaller ones")
     if chunk is not None:
         checks.count("chunk", chunk, least=1)
     checks.count("threads", threads, least=1)
@@ -127,7 +123,25 @@ def forward(
     keep_freed_memory()
     blocks = _blocks(batch_size, heads, threads)
     outputs, caches = zip(*of_each(of_block, blocks, threads), strict=True)
-    return _joined(outputs, blocks, 1), Cache(blocks, list(caches), threads)
+    o = _joined(outputs, blocks, 1)
+    return o, Cache(blocks, list(caches), threads, o.shape)
+
+
+def _log_decay(log_decay: Array | float, keys: Array) -> Array | float:
+    """Return log α, at least FORGOTTEN. Raise TypeError or ValueError unless it fits the keys and is at most 0."""
+    steps, batch_size, heads, _ = keys.shape
+    if isinstance(log_decay, int | float):
+        checks.finite("log_decay", log_decay)
+    else:
+        xp = array_module(keys=keys, log_decay=log_decay)
+        checks.floating(keys=keys, log_decay=log_decay)
+        wanted = (1, 1, heads) if log_decay.shape[:2] == (1, 1) else (steps, batch_size, heads)
+        checks.shape("log_decay", log_decay, wanted, "one for each key, or (1, 1, heads)")
+    if isinstance(log_decay, int | float | numpy.ndarray):  # with a GPU's numbers, the host would have to wait
+        largest = numpy.max(log_decay, initial=0)
+        if largest > 0:
+            raise ValueError(f"log_decay: expected at most 0, got {largest:g}; S would grow without bound")
+    return max(float(log_decay), FORGOTTEN) if isinstance(log_decay, int | float) else xp.maximum(log_decay, FORGOTTEN)
 
 
 def _blocks(batch_size: int, heads: int, threads: int) -> list[tuple[slice, slice]]:
@@ -213,7 +227,18 @@ class Gradients(NamedTuple):
 
 
 def backward(do: Array, cache: Cache, dstate: Array | None = None) -> Gradients:
-    """Return the gradients from do (T, B, N, d_v), and dstate of the final S, None for zero."""
+    """Return the gradients from do (T, B, N, d_v), and dstate of the final S, None for zero.
+
+    Raises ValueError or TypeError for gradients of another shape or dtype than o, or than the final S.
+    """
+    checks.instance("cache", cache, Cache, "forward returns it, as its second result")
+    states = cache.caches[0].states
+    arrays = {"keys": states, "do": do} | checks.given(dstate=dstate)
+    array_module(**arrays)
+    checks.floating(**arrays)
+    checks.shape("do", do, cache.shape, "it has the shape of o")
+    if dstate is not None:
+        checks.shape("dstate", dstate, (*cache.shape[1:], states.shape[-1]), "it has the shape of the final S")
 
     def of_block(given: tuple[tuple[slice, slice], BlockCache]) -> Gradients:
         (b, n), of_cache = given

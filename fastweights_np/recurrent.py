@@ -137,7 +137,7 @@ def gradient_of_state(
         return (None,) * len(shapes)
     checks.instance("dstate", dstate, kind, "pass a State with the gradient of each array of final_state(cache)")
     for name, gradient, shape in zip(kind._fields, dstate, shapes, strict=True):
-        arrays = {"h": like, f"dstate.{name}": gradient}
+        arrays = {"the outputs": like, f"dstate.{name}": gradient}
         array_module(**arrays)
         checks.floating(**arrays)
         checks.shape(f"dstate.{name}", gradient, shape, f"it has the shape of the final {name}")

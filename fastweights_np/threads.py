@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from typing import Any
 
 
@@ -13,5 +14,6 @@ def of_each(function: Callable[[Any], Any], parts: Sequence[Any], threads: int |
         return [function(part) for part in parts]
     from concurrent.futures import ThreadPoolExecutor  # few need it, and it slows down importing the package
 
+    contexts = [copy_context() for _ in parts]  # numpy.errstate of the caller holds in them, too
     with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(function, parts))
+        return list(pool.map(lambda context, part: context.run(function, part), contexts, parts))

@@ -366,6 +366,7 @@ def test_a_wrong_argument_is_refused_by_name(given, error, message):
 def test_wrong_arguments_of_other_functions_are_refused_by_name():
     _, cache = layer.forward(PARAMS, X)
     rng, (q, k, v, _, _) = numpy.random.default_rng(0), random_memory(T)
+    o, memory = key_value_memory.forward(q, k, v)
     for call, error, message in (
         (lambda: layer.init(rng, 2, 2, 2, rule="ba"), ValueError, "rule: expected one of decay, delta, gated"),
         (lambda: layer.init(rng, 2, 0, 2), ValueError, "key_size: expected at least 1, got 0"),
@@ -382,6 +383,19 @@ def test_wrong_arguments_of_other_functions_are_refused_by_name():
         (lambda: key_value_memory.forward(q, k, v, v), ValueError, "state: expected shape (1, 2, 4, 4)"),
         (lambda: key_value_memory.forward(q, k, v, None, v), ValueError, "beta: expected shape (9, 1, 2)"),
         (lambda: key_value_memory.forward(q, k, v.astype("float32")), TypeError, "values: expected float64"),
+        (lambda: key_value_memory.backward(o[1:], memory), ValueError, "do: expected shape (9, 1, 2, 4)"),
+        (lambda: key_value_memory.backward(o.astype("float32"), memory), TypeError, "do: expected float64"),
+        (lambda: key_value_memory.backward(o.tolist(), memory), TypeError, "do: expected a NumPy or CuPy array"),
+        (lambda: key_value_memory.backward(o, memory, o[0]), ValueError, "dstate: expected shape (1, 2, 4, 4)"),
+        (lambda: key_value_memory.backward(o, cache), TypeError, "cache: expected a key_value_memory.Cache"),
+        (lambda: layer.initial_state(ADDING, 2, attention_normalization=True), ValueError, "got identity"),
+        (
+            lambda: layer.initial_state(PARAMS, 2, attention_normalization=True),
+            ValueError,
+            "got the delta rule; omit it",
+        ),
+        (lambda: features.features(k, "elu", "L2"), ValueError, "normalization: expected one of l2, none, sum"),
+        (lambda: features.features(k, "relu", "none"), ValueError, "feature_map: expected identity, elu, or dpfp-1"),
     ):
         with pytest.raises(error, match=re.escape(message)):
             call()
@@ -393,7 +407,15 @@ def test_wrong_arguments_of_other_functions_are_refused_by_name():
         ({"log_decay": 0.5}, ValueError, "log_decay: expected at most 0, got 0.5"),
         ({"log_decay": numpy.full((1, 1, 1), 0.5)}, ValueError, "log_decay: expected at most 0, got 0.5"),
         ({"log_decay": numpy.zeros((6, 1, 1))}, ValueError, r"log_decay: expected shape \(6, 2, 1\), got \(6, 1, 1\)"),
+        ({"log_decay": [0.0]}, TypeError, "log_decay: expected a NumPy or CuPy array, got list"),
+        ({"delta": "no"}, TypeError, "delta: expected a bool, got str"),
         ({"parts": numpy.zeros((5, 2), int)}, ValueError, r"parts: expected shape \(6, 2\), got \(5, 2\)"),
+        ({"parts": numpy.full((6, 2), -1)}, ValueError, "parts: expected numbers of documents that grow from 0"),
+        (
+            {"parts": numpy.array([[0, 0, 1, 0, 1, 1]] * 2).T},
+            ValueError,
+            "parts: expected numbers of documents that grow",
+        ),
         ({"writes": numpy.full((6, 2), 2.0)}, TypeError, "writes: expected booleans, got float64"),
         ({"chunk": 0}, ValueError, "chunk: expected at least 1, got 0"),
         ({"threads": 0}, ValueError, "threads: expected at least 1, got 0"),
@@ -403,6 +425,31 @@ def test_wrong_arguments_of_the_memory_are_named(options, error, message):
     q, k, v = numpy.random.default_rng(0).standard_normal((3, 6, 2, 1, 3))
     with pytest.raises(error, match=message):
         key_value_memory.forward(q, k, v, **options)
+
+
+@pytest.mark.parametrize("delta", [False, True])
+@pytest.mark.parametrize("log_of_zero", [-numpy.inf, -1e16])
+def test_a_decay_of_zero_clears_the_memory_and_leaves_the_other_steps_alone(delta, log_of_zero):
+    q, k, v = numpy.random.default_rng(0).standard_normal((3, 9, 2, 1, 3))
+    log_decay, parts = numpy.full((9, 2, 1), -0.1), numpy.zeros((9, 2), int)
+    log_decay[[2, 5]], parts[2:5], parts[5:] = log_of_zero, 1, 2
+    writes = numpy.arange(9)[:, None] != [5, 8]  # without a write S is not decayed, so that this one does not clear it
+    parts[5:, 0] = 1
+    expected, of_parts = key_value_memory.forward(
+        q, k, v, None, None, numpy.full((9, 2, 1), -0.1), delta=delta, parts=parts, writes=writes
+    )
+    o, cache = key_value_memory.forward(q, k, v, None, None, log_decay, delta=delta, writes=writes)
+    numpy.testing.assert_allclose(o, expected, atol=1e-13)
+    for got, wanted in zip(key_value_memory.backward(v, cache), key_value_memory.backward(v, of_parts), strict=True):
+        if got is not None:
+            numpy.testing.assert_allclose(got, wanted, atol=1e-12)
+
+
+def test_the_callers_errstate_holds_in_every_thread():
+    q = numpy.full((4, 2, 1, 3), 1e20, "float32")
+    for threads in (1, 2):
+        with numpy.errstate(all="raise"), pytest.raises(FloatingPointError):
+            key_value_memory.forward(q, q, q, threads=threads)
 
 
 def test_dpfp_is_the_same_for_every_size_of_its_blocks(monkeypatch):
