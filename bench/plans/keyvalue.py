@@ -49,12 +49,14 @@ def _row(name: str, layer: str, keys: tuple[int, ...], repeat: bool, feature_map
 FEATURES = {"elu": "elu + 1", "dpfp-1": "DPFP-1", "dpfp-2": "DPFP-2", "dpfp-3": "DPFP-3"}
 SMALL_UNIQUE, SMALL_REPEATED, SMALLEST = (20, 40, 60, 80, 100), (20, 40, 60, 80, 100, 120), (4, 8, 20, 40)
 FIXED = 0.99  # λ of the sum with a fixed decay
+BA = "fast weights of Ba et al., λ = 1, R = 64"
 ROWS_UNIQUE = [
     _row("softmax attention", "softmax", UNIQUE, False),
     *(_row(f"sum, {name}", "sum", UNIQUE, False, features) for features, name in FEATURES.items()),
     _row(f"sum, λ = {FIXED}, elu + 1", "sum", SMALL_UNIQUE, False, "elu", f"--decay {FIXED}"),
     _row("sum, learned λ, elu + 1", "decay", SMALL_UNIQUE, False, "elu"),
-    _row("fast weights of Ba et al., λ = 1, R = 64", "fast_weights", SMALLEST, False),
+    _row(f"{BA}, η = 0.1", "fast_weights", SMALLEST, False),
+    _row(f"{BA}, η = 1", "fast_weights", SMALLEST[:2], False, more="--rate 1"),
 ]
 ROWS_REPEATED = [
     _row("sum, DPFP-1", "sum", REPEATED, True, "dpfp-1"),
@@ -62,7 +64,8 @@ ROWS_REPEATED = [
     _row(f"sum, λ = {FIXED}, DPFP-1", "sum", SMALL_REPEATED, True, "dpfp-1", f"--decay {FIXED}"),
     _row("sum, learned λ, DPFP-1", "decay", SMALL_REPEATED, True, "dpfp-1"),
     _row("gated delta, DPFP-1", "gated_delta", SMALL_REPEATED, True, "dpfp-1"),
-    _row("fast weights of Ba et al., λ = 1, R = 64", "fast_weights", SMALLEST, True),
+    _row(f"{BA}, η = 0.1", "fast_weights", SMALLEST, True),
+    _row(f"{BA}, η = 1", "fast_weights", SMALLEST[:2], True, more="--rate 1"),
 ]
 KEYVALUE = [cell for row in (*ROWS_UNIQUE, *ROWS_REPEATED) for cell in row.cells()]
 
