@@ -9,6 +9,7 @@ from tasks.reporting.measures import MEASURES, VARIES, Published, References, St
 from tasks.running.runs import RunSettings
 
 from . import agents, cells, store
+from .plans.keyvalue import published
 from .published import FIGURE_5, TABLE_1, TABLE_2, TABLE_3
 from .seeds import median_and_range
 from .store import Run
@@ -26,7 +27,8 @@ def of(settings: RunSettings) -> References:
     of_task = [run for run in store.read(store.RUNS) if run["task"] == task and "wrong" not in run]
     same = [run for run in of_task if not _differing(task, run["settings"], values)]
     if task not in (*TABLES, "catch"):  # of another paper, whose tables have other cells
-        return References(_stored(task, "stored runs, same settings", same) if same else None)
+        paper = _published_of_keyvalue(values) if task == "keyvalue" else None
+        return References(_stored(task, "stored runs, same settings", same) if same else None, paper=paper)
     of_table = _of_the_tables_cell(task, values)
     table = None
     if of_table and not {run["run"] for run in of_table} & {run["run"] for run in same}:
@@ -77,6 +79,14 @@ def _published(task: str, values: Mapping[str, Any]) -> Published | None:
     figure = table[layer][values["hidden_size"]]
     note = "on Multi-PIE, another data set" if task == "faces" else ""
     return Published(f"paper, {name}", figure, f"{figure:.2f} %", note)
+
+
+def _published_of_keyvalue(values: Mapping[str, Any]) -> Published | None:
+    """Return the published loss of this rule, feature map and number of keys."""
+    layer = values["layer"]
+    cell = values["repeat"], layer, "" if layer == "softmax" else values["feature_map"], values["keys"]
+    loss = published(complete=True).get(cell) if (values["hidden_size"], values["decay"]) == (64, 1) else None
+    return None if loss is None else Published("Schlag et al. 2021", loss, f"{loss:.4f}", "of one seed, by its log")
 
 
 def _published_of_catch(values: Mapping[str, Any]) -> Published | None:

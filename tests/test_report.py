@@ -92,6 +92,7 @@ def test_every_task_has_a_report_of_its_finished_and_unfinished_runs(task, tmp_p
     measure, result = MEASURES[task], json.loads((folder / "result.json").read_text())
     text = words(report(tmp_path, folder))
     assert f"{measure.title} {measure.text(measure.of(result))}" in text
+    assert measure.loss == "validation_nll" or "nats" not in text
     (folder / "result.json").unlink()
     (tmp_path / "report.html").unlink()
     text = words(report(tmp_path, folder))
@@ -156,6 +157,10 @@ def test_stored_runs_with_other_settings_name_them_and_another_network_is_not_in
         assert references.of(retrieval.Settings(**other)).paper is None, other
     assert references.of(mnist.Settings(wipe=False)).paper is None
     assert references.of(retrieval.Settings(pairs=8)).table is None
+    theirs = references.of(keyvalue.Settings(layer="delta", feature_map="dpfp-1", repeat=True, keys=200)).paper
+    assert theirs.text == "0.1709"
+    for other in ({"decay": 0.99}, {"hidden_size": 32}, {"keys": 21}):
+        assert references.of(keyvalue.Settings(**other)).paper is None, other
 
 
 @pytest.mark.parametrize(

@@ -112,8 +112,9 @@ def curves(task: str, runs: Sequence[tuple[Look, Run]], floor: tuple[float, floa
             error_axis(axes, 100 * floor[0])
             _plain_numbers(axes.yaxis)
 
-    both = "Loss (nats): validation, and training in grey"
-    yield _chart(f"{task}-loss", both if len(runs) == 1 else "Validation loss (nats)", losses)
+    unit = " (nats)" if MEASURES[task].loss == "validation_nll" else ""
+    both = f"Loss{unit}: validation, and training in grey"
+    yield _chart(f"{task}-loss", both if len(runs) == 1 else f"Validation loss{unit}", losses)
     yield _chart(f"{task}-error", "Validation error (%)", errors)
     chosen = [(look, run) for look, run in runs if run.result and "generalization" in run.result]
     for name in ("pairs", "separators") if chosen else ():

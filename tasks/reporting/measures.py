@@ -59,8 +59,8 @@ MEASURES = {
         ("frames", "mean_reward"),
     ),
     "keyvalue": Measure(
-        "Retrieval of values by their keys", "test loss", lambda result: result["test_loss"], 4, "",
-        ("test_error", "test_loss", "updates", "seconds"),
+        "Retrieval of values by their keys", "least evaluation loss", lambda result: result["validation_loss"], 4, "",
+        ("validation_loss", "test_error", "test_loss", "updates", "seconds"),
         ("update", "epoch", "train_loss", "validation_loss", "validation_error"),
     ),
     "fast_slow": Measure(

@@ -58,6 +58,7 @@ def facts(run: Run) -> Iterator[tuple[str, str]]:
             yield "test loss (nats)", f"{result['test_nll']:.4f}"
         else:
             yield "test error", f"{100 * result['test_error']:.2f} %"
+            yield "test loss", f"{result['test_loss']:.4f}"
         if floor := floor_of(run):
             yield "key-blind floor", f"{100 * floor[0]:.2f} %"
         best = result["best_on_validation"]
