@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from statistics import median
 
 from tasks.keyvalue import SOLVED
@@ -75,25 +75,40 @@ def losses(runs: Runs, rows: Sequence[Row]) -> str:
 def agreement(runs: Runs, rows: Sequence[Row]) -> str:
     """Return how many medians agree with the published losses that solve the task, and with those above LARGE.
 
-    Losses between the two are not compared: a few keys decide them.
+    Losses between the two are only counted: seeds differ there by up to ten times.
     """
     theirs, lines = published(complete=True), []
     for row in filter(_is_published, rows):
-        pairs = [
-            (keys, theirs[_in_paper(row, keys)], median(found))
+        pairs = {
+            keys: (theirs[_in_paper(row, keys)], found)
             for keys in row.keys if _in_paper(row, keys) in theirs and (found := _losses(runs, row, keys))
-        ]  # fmt: skip
-        solved = {keys: ours <= SOLVED for keys, loss, ours in pairs if loss <= SOLVED}
-        large = {keys: loss / FACTOR <= ours <= FACTOR * loss for keys, loss, ours in pairs if loss > LARGE}
+        }  # fmt: skip
+        solved = {keys: median(ours) <= SOLVED for keys, (loss, ours) in pairs.items() if loss <= SOLVED}
+        seeds_solved = [loss <= SOLVED for keys in solved for loss in pairs[keys][1]]
+        factors = {keys: _factor(median(ours), loss) for keys, (loss, ours) in pairs.items() if loss > LARGE}
+        large = {keys: factor <= FACTOR for keys, factor in factors.items()}
+        between = [_factor(median(ours), loss) <= FACTOR for loss, ours in pairs.values() if SOLVED < loss <= LARGE]
         differ = [
-            f"S = {keys}: {ours:.4f}, published {loss:.4f}"
-            for keys, loss, ours in pairs if not (solved | large).get(keys, True)
+            f"S = {keys}: {median(ours):.4f}, published {loss:.4f}"
+            for keys, (loss, ours) in pairs.items() if not (solved | large).get(keys, True)
         ]  # fmt: skip
-        counts = [f"{sum(each.values())} of {len(each)}" for each in (solved, large)]
-        cells = [*counts, "; ".join(differ) or "none"] if pairs else [NOT_RUN] * 3
+        cells = [NOT_RUN] * 6
+        if pairs:
+            counts = [_count(each) for each in (solved.values(), seeds_solved, large.values(), between)]
+            largest = f"{max(factors.values()):.2f}" if factors else "-"
+            cells = [*counts[:3], largest, counts[3], "; ".join(differ) or "none"]
         lines.append(["repeated" if row.repeat else "unique", row.name, *cells])
-    header = ["solved, of the sizes solved there", f"within a factor of {FACTOR}, of the losses above {LARGE}"]
-    return markdown(["keys", "rule, features", *header, "differ"], lines)
+    header = ["solved", "seeds that solve them", f"above {LARGE}, agree", "largest factor", "between, agree", "differ"]
+    return markdown(["keys", "rule, features", *header], lines)
+
+
+def _count(agreed: Collection[bool]) -> str:
+    return f"{sum(agreed)} of {len(agreed)}" if agreed else "-"
+
+
+def _factor(one: float, other: float) -> float:
+    """Return by which factor the larger loss exceeds the smaller one."""
+    return max(one / other, other / one)
 
 
 def longer(runs: Runs, rows: Sequence[Row]) -> str:
