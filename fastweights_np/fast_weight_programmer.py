@@ -14,12 +14,14 @@ select the rule, so `forward` does not ask for it. y(t) reads what step t has wr
 
 Sources:
     sum          linear attention, Katharopoulos et al. 2020, arXiv 2006.16236, with elu and attention normalization
-    decay        RetNet, Sun et al. 2023, arXiv 2307.08621
-    gated        Mamba-2, Dao and Gu 2024, arXiv 2405.21060; gated linear attention, Yang et al. 2023, arXiv 2312.06635,
-                 has a γ(t) for each entry of a key instead
+    decay        RetNet, Sun et al. 2023, arXiv 2307.08621, which has a fixed γ: rule="sum", decay=γ
+    gated        Mamba-2, Dao and Gu 2024, arXiv 2405.21060, which also scales v by the step size that makes γ(t); gated
+                 linear attention, Yang et al. 2023, arXiv 2312.06635, has a γ(t) for each entry of a key instead
     delta        Schlag, Irie, Schmidhuber 2021, arXiv 2102.11174, with dpfp and sum normalization; with l2
                  normalization, a chunk at a time, Yang et al. 2024, arXiv 2406.06484
     gated_delta  Yang, Kautz, Hatamizadeh 2024, arXiv 2412.06464
+
+What these models have around the memory is not here: short convolutions, rotations, norms and gates of the output.
 
 T steps, B sequences, I inputs, N heads. Numbers such as (P5) are in DERIVATION.md. plain/fast_weight_programmer.py has
 the same equations in plain lines; key_value_memory.py computes them for all steps of a chunk at once.
