@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 
 from . import store
-from .plans.mqar import CONVOLUTIONS, ROWS, SEEDS, group
+from .plans.mqar import CONVOLUTIONS, ROWS, SEEDS, Row
 from .report import markdown
 from .seeds import median_and_range
 from .store import Run
@@ -19,9 +19,9 @@ def table() -> str:
     for row in ROWS:
         cells: list[str] = []
         for convolution in CONVOLUTIONS:
-            found = _runs(row.layer, convolution)
+            found = _runs(row, convolution)
             if not found:
-                cells += [NOT_RUN] * 3
+                cells += [NOT_RUN if convolution in row.convolutions else "-"] * 3
                 continue
             accuracies = [100 * (1 - run["test_error"]) for run in found]
             rates = {f"{run['settings']['learning_rate']:g}" for run in found}
@@ -37,13 +37,13 @@ def table() -> str:
 
 def missing() -> list[str]:
     """Return what the table lacks."""
-    counts = {(row.layer, each): len(_runs(row.layer, each)) for row in ROWS for each in CONVOLUTIONS}
+    counts = {(row.name, each): len(_runs(row, each)) for row in ROWS for each in row.convolutions}
     return [
-        f"mqar, {layer}, convolution {convolution}: {count} of {SEEDS} seeds"
-        for (layer, convolution), count in counts.items() if count < SEEDS
+        f"mqar, {name}, convolution {convolution}: {count} of {SEEDS} seeds"
+        for (name, convolution), count in counts.items() if count < SEEDS
     ]  # fmt: skip
 
 
-def _runs(layer: str, convolution: int) -> list[Run]:
-    start = f"{group(convolution)}/{layer}-"
+def _runs(row: Row, convolution: int) -> list[Run]:
+    start = f"{row.group(convolution)}/{row.layer}-"
     return [run for run in store.read(store.RUNS) if run["run"].startswith(start)]

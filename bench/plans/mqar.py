@@ -18,11 +18,20 @@ CONVOLUTIONS = (0, 4)
 
 
 class Row(NamedTuple):
-    """One row of the table: its name, its layer, and its features."""
+    """One row of the table: its name, its layer, its features, and the convolutions that are run.
+
+    suffix is part of the names of its runs and searches, where the layer has another row.
+    """
 
     name: str
     layer: str
     feature_map: str = ""
+    convolutions: tuple[int, ...] = CONVOLUTIONS
+    suffix: str = ""
+
+    def group(self, convolution: int) -> str:
+        """Return the group of the runs with this convolution."""
+        return f"mqar-small-convolution{convolution}{self.suffix}"
 
     def options(self, convolution: int) -> str:
         """Return the options of a run and of a trial."""
@@ -31,29 +40,24 @@ class Row(NamedTuple):
 
     def search(self, convolution: int) -> Search:
         """Return the search of the learning rate."""
-        name = f"mqar-{self.layer}-convolution{convolution}"
+        name = f"mqar-{self.layer}-convolution{convolution}{self.suffix}"
         return Search(name, "mqar", f"{self.options(convolution)} {TRIAL}", LEARNING_RATES)
-
-
-def group(convolution: int) -> str:
-    """Return the group of the runs with this convolution."""
-    return f"mqar-small-convolution{convolution}"
 
 
 ROWS = [
     Row("softmax attention, positions", "softmax"),
     Row("sum, elu + 1", "sum", "elu"),
     Row("sum, learned λ", "decay"),
+    Row("sum, learned λ, elu + 1", "decay", "elu", (4,), "-elu"),
     Row("sum, gated", "gated"),
+    Row("sum, gated, elu + 1", "gated", "elu", (4,), "-elu"),
     Row("delta", "delta"),
     Row("gated delta", "gated_delta"),
 ]
 MQAR: list[Cell | Search] = [
-    *(row.search(convolution) for row in ROWS for convolution in CONVOLUTIONS),
+    *(row.search(each) for row in ROWS for each in row.convolutions),
     *(
-        Cell(
-            group(convolution), f"{row.options(convolution)} {RUN}", tuple(range(SEEDS)), row.search(convolution).name
-        )
-        for row in ROWS for convolution in CONVOLUTIONS
+        Cell(row.group(each), f"{row.options(each)} {RUN}", tuple(range(SEEDS)), row.search(each).name)
+        for row in ROWS for each in row.convolutions
     ),
 ]  # fmt: skip
