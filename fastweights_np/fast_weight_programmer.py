@@ -239,7 +239,8 @@ def initial_state(
         return State(array_module(K=params["K"]).zeros(shape, params["K"].dtype))
     checks.instance("state", state, State, "pass a State, such as final_state(cache)")
     check_params(params, **{"state.S": state.S})
-    checks.shape("state.S", state.S, shape, "(sequences, heads, size of values, features of keys)")
+    of_axes = "(sequences, heads, size of values, one more with attention_normalization, features of keys)"
+    checks.shape("state.S", state.S, shape, f"{of_axes}; pass the options it was made with")
     return State(state.S.copy())
 
 
