@@ -46,7 +46,7 @@ def parts_of(inputs: Any, vocabulary: int, resets: Array | None, threads: int) -
         for name, indices, size in zip(("steps", "columns"), places, tokens.shape, strict=True):
             checks.shape(name, indices, ("n",) if name == "steps" else places[0].shape, "one for each output")
             checks.indices(name, indices, size)
-        places = [indices.astype("intp", copy=False) for indices in places]  # backward multiplies them
+        places = [indices.astype("intp") for indices in places]  # backward multiplies them
     if resets is not None:
         check_resets(resets, steps, batch_size)
     size = min(max(1, ROWS // steps), -(-batch_size // threads)) if xp is numpy else batch_size

@@ -47,7 +47,7 @@ class Mutant(NamedTuple):
 _MUTANTS: dict[str, tuple[str, str, str, str]] = {
     "linear: weight transposed": ("ops.py", "dy_rows.swapaxes(-2, -1) @ x_rows", "(x_rows.T @ dy_rows).reshape(weight.shape)", "L1"),
     "linear: bias averaged instead of summed": ("ops.py", "sum_rows(dy_rows)\n", "dy_rows.mean(axis=-2)\n", "L1"),
-    "embedding: duplicates lost": ("backend.py", "target += one_hot @ values", "target[..., index, :] += values", "L2"),
+    "embedding: duplicates lost": ("backend.py", "target += added", "target[..., index, :] += values", "L2"),
     "relu: slope 1 everywhere": ("ops.py", "greater(y, 0,", "greater_equal(y, 0,", "L3"),
     "tanh: slope 1 - y": ("ops.py", "subtract(1, y * y,", "subtract(1, y,", "L4"),
     "layer norm: gain dropped": ("ops.py", "dz = xp.multiply(dy, self._gain, out=out)", "dz = xp.multiply(dy, 1.0, out=out)", "L5 L6"),
