@@ -90,9 +90,10 @@ def main(arguments: list[str]) -> int:
     mcnemar = commands.add_parser("mcnemar", help="test whether two stored runs differ on the same test examples")
     mcnemar.add_argument("runs", nargs=2, metavar="RUN", help="name of a run that stored its wrong answers")
     reproduce = commands.add_parser("reproduce", help="make the missing runs of tables and figures, and rebuild these")
-    reproduce.add_argument("names", nargs="*", metavar="NAME", help="names of tables and figures")
+    reproduce.add_argument("names", nargs="*", metavar="NAME", help="plans, or how names of runs begin")
     reproduce.add_argument("--jobs", type=_positive, default=1, help="number of runs in parallel")
-    reproduce.add_argument("--dry-run", action="store_true", help="only list the missing runs")
+    reproduce.add_argument("--dry-run", action="store_true", help="only list the runs")
+    reproduce.add_argument("--again", action="store_true", help="make stored runs again; print both figures")
     reproduce.add_argument("--data-dir", type=Path, help="folder of FER-2013, for table3")
     commands.add_parser(
         "paper",
@@ -149,8 +150,8 @@ def _do(chosen: argparse.Namespace) -> None:
         if chosen.command == "reproduce":
             from .reproduce import reproduce
 
-            reproduce(chosen.names, chosen.jobs, chosen.dry_run, chosen.data_dir)
-            if chosen.dry_run:
+            reproduce(chosen.names, chosen.jobs, chosen.dry_run, chosen.data_dir, chosen.again)
+            if chosen.dry_run or chosen.again:
                 return
 
         print(paper.make())

@@ -1,7 +1,8 @@
 """Make and store the missing runs of tables and figures, and rebuild them: python -m bench reproduce NAME ...
 
 A plan's searches are made first: runs take their best settings. An interrupted run or search is resumed. After Ctrl-C,
-repeat the command to resume: nothing is lost.
+repeat the command to resume: nothing is lost. A name is a plan, or the beginning of names of runs, as in the store.
+With --again stored runs are made a second time, and both figures are printed. The store keeps the first.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from tasks.running import typed
-from tasks.running.runs import RunSettings
+from tasks.running.runs import RunSettings, read_json
 from tasks.searching import space
 from tasks.searching.trial import end, start
 
@@ -26,7 +27,8 @@ from . import store
 from .plans import PLANS
 from .plans.cells import Cell, Search
 
-FOLDER = Path("runs") / "reproduce"  # the folder of the runs
+FOLDER = Path("runs") / "reproduce"  # the folder of the runs; those that are made again are in "again", next to it
+SPEEDS = ("seconds", "updates_per_second")  # entries of a result that depend on the machine
 POLL = 0.2  # seconds between two checks of a run
 
 
@@ -36,11 +38,12 @@ class Planned(NamedTuple):
     name: str  # in the store
     cell: Cell | Search
     seed: int = 0  # of a run
+    again: bool = False  # it is stored
 
     @property
     def folder(self) -> Path:
         """Return the output folder."""
-        return FOLDER / self.name
+        return (FOLDER.with_name("again") if self.again else FOLDER) / self.name
 
     def arguments(self, data_dir: Path | None) -> list[str]:
         """Return the arguments of `python -m tasks` that start or resume it."""
@@ -94,7 +97,10 @@ def best_of(search: str) -> list[str]:
         if found["search"] == f"search/{search}":
             kind = importlib.import_module(f"tasks.{found['task']}").Settings
             return typed.words(kind, {name: found["best"][name] for name in found["space"]})
-    raise ValueError(f"reproduce: expected search/{search} in the store, found none; make it first by its plan")
+    raise ValueError(
+        f"reproduce: expected search/{search} in the store, found none; make it first: python -m bench "
+        f"reproduce search/{search}"
+    )
 
 
 @cache
@@ -120,26 +126,42 @@ def _name(cell: Cell, seed: int) -> str:
 
 
 def planned(names: list[str]) -> Iterator[Planned]:
-    """Yield each search and each run of these plans once."""
-    seen = set()
-    for cell in (cell for name in names or PLANS for cell in PLANS[name]):
+    """Yield each search and each run once that the names ask for: all runs of a plan, or those whose names begin so.
+
+    Raise ValueError for a name that asks for nothing.
+    """
+    runs = dict[str, Planned]()
+    for name in names or PLANS:
+        plans = [name] if name in PLANS else PLANS
+        chosen = [run for plan in plans for run in _of(plan) if name in PLANS or run.name.startswith(name)]
+        if not chosen:
+            raise ValueError(
+                f"reproduce: expected among {', '.join(PLANS)}, or the beginning of a run's name, such as "
+                f"retrieval/lstm-K4-R50; got {name}"
+            )
+        for run in chosen:
+            runs.setdefault(run.name, run)
+    yield from runs.values()
+
+
+def _of(plan: str) -> Iterator[Planned]:
+    for cell in PLANS[plan]:
         if isinstance(cell, Search):
-            if (name := f"search/{cell.name}") not in seen:
-                seen.add(name)
-                yield Planned(name, cell)
-            continue
-        for seed in cell.seeds:
-            name = _name(cell, seed)
-            if name not in seen:
-                seen.add(name)
-                yield Planned(name, cell, seed)
+            yield Planned(f"search/{cell.name}", cell)
+        else:
+            yield from (Planned(_name(cell, seed), cell, seed) for seed in cell.seeds)
+
+
+def stored() -> dict[str, dict[str, Any]]:
+    """Return the stored runs and searches by name, except those that are stored as wrong."""
+    kinds = {"run": store.RUNS, "search": store.SEARCHES}
+    return {each[kind]: each for kind, file in kinds.items() for each in store.read(file) if "wrong" not in each}
 
 
 def missing(names: list[str]) -> list[Planned]:
     """Return the planned searches and runs that are not stored, or are stored as wrong."""
-    stored = {run["run"] for run in store.read(store.RUNS) if "wrong" not in run}
-    stored |= {search["search"] for search in store.read(store.SEARCHES) if "wrong" not in search}
-    return [run for run in planned(names) if run.name not in stored]
+    found = stored()
+    return [run for run in planned(names) if run.name not in found]
 
 
 def expected_seconds(run: Planned) -> float | None:
@@ -149,19 +171,20 @@ def expected_seconds(run: Planned) -> float | None:
     return median(times) if times else None
 
 
-def reproduce(names: list[str], jobs: int, dry_run: bool, data_dir: Path | None) -> None:
-    """Make the missing runs. Raise RuntimeError if a run fails, ValueError for an unknown plan."""
-    unknown = [name for name in names if name not in PLANS]
-    if unknown:
-        raise ValueError(f"reproduce: expected among {', '.join(PLANS)}; got {', '.join(unknown)}")
+def reproduce(names: list[str], jobs: int, dry_run: bool, data_dir: Path | None, again: bool = False) -> None:
+    """Make the missing runs, or the stored ones again. Raise RuntimeError if one fails, ValueError for wrong names."""
     if not names and not dry_run:
         raise ValueError(
             f"reproduce: expected a name among {', '.join(PLANS)}; got none; --dry-run lists all missing runs"
         )
     runs = missing(names)
+    if again:
+        absent = {run.name for run in runs}
+        runs = [run._replace(again=True) for run in planned(names) if run.name not in absent]
     times = [expected_seconds(run) for run in runs]
     hours = sum(time or 0 for time in times) / 3600
-    print(f"{', '.join(names or PLANS)}: {_count(list(planned(names)))} planned, {_count(runs)} missing", end="")
+    what = "to make again" if again else "missing"
+    print(f"{', '.join(names or PLANS)}: {_count(list(planned(names)))} planned, {_count(runs)} {what}", end="")
     unknown_times = f"{times.count(None)} of unknown duration"
     print(f", about {hours:.1f} h on one core, estimated from stored runs; {unknown_times}" if runs else "")
     for run, time in zip(runs, times, strict=True):
@@ -173,6 +196,18 @@ def reproduce(names: list[str], jobs: int, dry_run: bool, data_dir: Path | None)
         raise ValueError("data_dir: expected the folder of the faces, which cannot be fetched; name it by --data-dir")
     for kind in (Search, Cell):
         _make([run for run in runs if isinstance(run.cell, kind)], jobs, data_dir)
+
+
+def _compared(run: Planned) -> str:
+    """Return the figures of a run that was made again, or the best settings of a search, next to the stored ones."""
+    kept = stored()[run.name]
+    if isinstance(run.cell, Search):
+        made, kept = read_json(run.folder / "search.json")["best"], kept["best"]
+        names = [*made]
+    else:
+        made = read_json(run.folder / "result.json")
+        names = [name for name, value in made.items() if isinstance(value, float) and name not in SPEEDS]
+    return f"{run.name}: " + ", ".join(f"{name} {made[name]}, stored {kept.get(name)}" for name in names)
 
 
 def _count(runs: list[Planned]) -> str:
@@ -199,6 +234,9 @@ def _make(runs: list[Planned], jobs: int, data_dir: Path | None) -> None:
         if code:
             stopped.set()
             raise RuntimeError(f"{run.name}: exit code {code} of python -m tasks {shlex.join(arguments)}; see {log}")
+        if run.again:
+            print(_compared(run), flush=True)
+            return
         with storing:
             group = run.cell.group.removeprefix(run.cell.task).removeprefix("-")
             print(f"stored {store.add(run.folder, group, replace=True)}", flush=True)

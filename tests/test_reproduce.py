@@ -125,6 +125,30 @@ def test_missing_runs_are_made_stored_and_then_no_longer_missing(tiny, capsys):
     assert "tiny: 2 runs planned, 0 runs missing" in capsys.readouterr().out
 
 
+def test_runs_are_named_by_how_their_names_begin_and_made_again_next_to_the_stored_ones(tiny, capsys):
+    assert main(["reproduce", "retrieval-tiny/fast_weights-K4-R8-seed1"]) == 0
+    (first,) = store.read(store.RUNS)
+    assert first["run"][-5:] == "seed1"
+    first["test_nll"] = 0.5
+    store.write(store.RUNS, [first])
+    capsys.readouterr()
+    assert main(["reproduce", "retrieval-tiny", "--again"]) == 0
+    said = capsys.readouterr().out
+    assert "retrieval-tiny: 2 runs planned, 1 runs to make again" in said
+    assert f"seed1: test_error {first['test_error']}, stored {first['test_error']}, test_nll" in said
+    assert ", stored 0.5" in said
+    assert store.read(store.RUNS) == [first]
+    assert (tiny / "again" / first["run"] / "result.json").exists()
+
+
+def test_a_search_that_is_made_again_is_compared_by_its_best_settings(tiny, capsys):
+    plans.PLANS["tiny"] = [plans.cells.Search("rates", "retrieval", TINY, "learning_rate=1e-9")]
+    assert main(["reproduce", "search/rates"]) == 0
+    capsys.readouterr()
+    assert main(["reproduce", "search/rates", "--again"]) == 0
+    assert "search/rates: learning_rate 1e-09, stored 1e-09, validation_nll" in capsys.readouterr().out
+
+
 def test_a_search_is_made_before_the_runs_that_take_its_best_settings(tiny, capsys):
     short = f"{TINY} --layer irnn"
     cell = plans.cells.Cell("retrieval-tiny", short, (0,), "rates")
