@@ -122,10 +122,10 @@ def searches_of_agents(found: list[Run]) -> str:
 
 def random_starts() -> str:
     """Return the reward of agents whose paddle starts in a random column, and when they reach 0.9, every seed."""
-    groups = ((RANDOM_START, ""), (f"{RANDOM_START}-layer-norm", ", layer norm"))
+    groups = {"": "", "-layer-norm": ", layer norm", "-no-memory": ", η = 0"}
     rows = []
-    for group, suffix in groups:
-        runs = load(group)
+    for group, suffix in groups.items():
+        runs = load(f"{RANDOM_START}{group}")
         for layer in dict.fromkeys(run["settings"]["layer"] for run in runs):
             chosen = [run for run in runs if run["settings"]["layer"] == layer]
             rewards = ", ".join(f"{run['mean_reward']:.3f}" for run in chosen)
