@@ -197,24 +197,24 @@ def _of_faces() -> Iterable[Claim]:
 
 
 def _of_catch() -> Iterable[Claim]:
-    runs, normalized = load("catch"), load("catch-layer-norm")
+    runs, controls_of = load("catch"), [(name, layer, load(group)) for name, layer, group in agents.CONTROLS]
     for game, theirs in FIGURE_5.items():
         ours, lstm, rnn = (
             Entry(NAMES_OF_AGENTS[layer], agents.of_game(runs, game, layer))
             for layer in ("fast_weights", "lstm", "irnn")
         )
-        control = Entry("ReLU RNN, layer norm", agents.of_game(normalized, game, "irnn"))
+        control = [Entry(name, agents.of_game(of_control, game, layer)) for name, layer, of_control in controls_of]
         name = f"Catch, N = {game[0]}, M = {game[1]}"
         yield Claim(
             f"{name}: fast weights learn sooner than the LSTM (reward {LEARNED})",
             f"Fast weights {theirs['fast_weights'][0]}; LSTM {theirs['lstm'][0]} of its steps",
-            f"millions of frames: {_figures(ours, lstm, **FRAMES)}", _figures(control, **FRAMES),
+            f"millions of frames: {_figures(ours, lstm, **FRAMES)}", _figures(*control, **FRAMES),
             _verdict(ours.middle("frames") < lstm.middle("frames")),
         )  # fmt: skip
         yield Claim(
             f"{name}: fast weights end with a higher reward than the ReLU RNN",
             f"Fast weights {theirs['fast_weights'][1]}; ReLU RNN {theirs['irnn'][1]}", _figures(ours, rnn, **REWARD),
-            _figures(control, **REWARD), _verdict(ours.middle("reward") > rnn.middle("reward")),
+            _figures(*control, **REWARD), _verdict(ours.middle("reward") > rnn.middle("reward")),
         )  # fmt: skip
 
 
