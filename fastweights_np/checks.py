@@ -108,6 +108,13 @@ def not_negative(name: str, value: float) -> None:
         raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
 
 
+def positive(name: str, value: float) -> None:
+    """Raise TypeError unless value is a number, ValueError unless it is finite and > 0."""
+    number(name, value)
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name}: expected a finite number above 0, got {value}")
+
+
 def finite(name: str, value: float, dtype: str = "float64") -> None:
     """Raise TypeError unless value is a number, ValueError unless it is finite in this dtype."""
     number(name, value)

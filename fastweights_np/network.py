@@ -311,14 +311,13 @@ def train_step(
     inputs and targets are this rank's share of the batch, and weight is its fraction of the batch. The update and the
     loss are those of the whole batch, on every rank.
     """
-    checks.number("clip_norm", clip_norm)
-    if not clip_norm >= 0:
-        raise ValueError(f"clip_norm: expected a number of at least 0, or infinity, got {clip_norm}")
+    if clip_norm != inf:
+        checks.positive("clip_norm", clip_norm)
     loss, grads = model.loss_and_gradients(params, inputs, targets, workspace)
     if ranks is not None:
         loss, grads = ranks.add_up({"loss": loss, "grads": grads}, weight).values()
         loss = loss.copy()  # a view would keep all gradients in memory
-    if clip_norm < inf:
+    if clip_norm != inf:
         clip_by_global_norm(grads, clip_norm)
     optimizer.step(params, grads, learning_rate)
     return loss

@@ -249,19 +249,18 @@ def clip_by_global_norm(grads: Tree, limit: float) -> Array:
         g ← g · min(1, limit / norm),   norm = √Σ g²
 
     If a gradient is not finite, neither is the norm, and all gradients become NaN: no update by them can go unnoticed.
-    The norm is a 0-d array and stays on its device. Raises ValueError for arrays that are read-only, or that share
-    memory.
+    The norm is a 0-d array and stays on its device. Raises ValueError for a limit that is not finite and above 0, for
+    read-only arrays, and for arrays that share memory.
 
     Source: Pascanu, Mikolov, Bengio 2013, arXiv 1211.5063, algorithm 1.
     """
-    checks.not_negative("limit", limit)
+    checks.positive("limit", limit)
     flat = flatten(grads)
     xp = array_module(**flat)
     checks.floating(**flat)
     checks.writable("grads", flat)
     norm = _joint_norm(flat)
-    shrink = limit / xp.maximum(norm, limit) if limit > 0 else 0 * norm
-    shrink = xp.where(xp.isfinite(norm), shrink, xp.full_like(norm, nan))
+    shrink = xp.where(xp.isfinite(norm), limit / xp.maximum(norm, limit), xp.full_like(norm, nan))
     for grad in flat.values():
         grad *= shrink.astype(grad.dtype)
     return norm

@@ -15,6 +15,7 @@ ZEROS = numpy.zeros((2, 3))
 # check, its arguments after the name, what it lets pass, what it refuses by TypeError, and by ValueError
 TABLE: list[tuple[Any, tuple, list, list, list]] = [
     (checks.fraction, (), [0, 1, 0.5, numpy.float32(1)], [True, None, "1", 1j, ZEROS], [-1e-9, 1 + 1e-9, NAN, INF]),
+    (checks.positive, (), [1e-300, 1e300, numpy.int8(3)], [False, None, "1", ZEROS], [0, -1e-9, INF, NAN]),
     (checks.not_negative, (), [0, 1e300, numpy.int8(3)], [False, None, "1", ZEROS], [-1e-9, INF, NAN]),
     (checks.finite, (), [-1e300, 0, numpy.float64(2)], [True, None, "1", ZEROS], [INF, -INF, NAN]),
     (checks.finite, ("float32",), [-3e38, 3e38], [], [-4e38, 4e38, NAN]),

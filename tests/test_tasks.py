@@ -252,6 +252,7 @@ def test_stopped_and_resumed_ends_in_the_same_bits(how, straight, tmp_path):
         ("--pairs 27", "pairs: expected at most 26, one for each letter, got 27"),
         ("--pairs 0", "pairs: expected at least 1, got 0"),
         ("--decay 1.5", "decay: expected a number from 0 to 1, got 1.5"),
+        ("--clip-norm 0", "clip_norm: expected a finite number above 0, got 0.0"),
         ("--rate -1", "rate: expected a finite number of at least 0, got -1.0"),
         ("--inner-steps -1", "inner_steps: expected at least 0, got -1"),
         ("--hold 2", "hold: expected a number from 0 to 1"),

@@ -112,7 +112,7 @@ class RunSettings:
         checks.count("seed", self.seed, least=0)
         checks.count("threads", self.threads, least=1)
         checks.not_negative("learning_rate", self.learning_rate)
-        checks.not_negative("clip_norm", self.clip_norm)
+        checks.positive("clip_norm", self.clip_norm)
         checks.fraction("hold", self.hold)
 
     def check_ranks(self, ranks: int) -> None:
