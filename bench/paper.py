@@ -44,7 +44,8 @@ SEEDS = 3
 SEEDS_OF_TABLE_2 = 2
 WEIGHT_DECAY = "mnist-weight-decay"  # the group of table 2's layers with the weight decay that validation chose
 LAYER_NORM = "mnist-layer-norm"  # the group of IRNNs with layer norm
-SYNTHETIC_FACES = "faces-synthetic"  # the group of table 3's layers on synthetic faces
+# the groups of table 3's layers: on all of FER-2013, without its duplicates, and on synthetic faces
+FACES = {"table3": "faces", "table3-clean": "faces-no-duplicates", "table3-synthetic": "faces-synthetic"}
 FIGURE_2_SIZE = 50
 
 
@@ -57,7 +58,7 @@ def make() -> str:
     made = {
         "table1": tables.table(1, runs, TABLE_1, SEEDS_OF_TABLE_1, missing, tables.normalized()),
         "table2": tables.table(2, of_digits, TABLE_2, SEEDS_OF_TABLE_2, missing),
-        "table3": tables.table(3, load("faces"), TABLE_3, SEEDS, missing),
+        **{name: tables.table(3, faces, TABLE_3, SEEDS, missing) for name, g in FACES.items() if (faces := load(g))},
         "ablation": digits.ablation(of_digits, load(LAYER_NORM), missing),
         "weight-decay": digits.weight_decay(of_digits, load(WEIGHT_DECAY)),
         "search": searches.table(load("search"), missing),
@@ -72,8 +73,6 @@ def make() -> str:
     }
     missing += keyvalue.missing() + mqar.missing() + longrecall.missing() + text.missing()
     missing += fast_slow.missing()
-    if synthetic := load(SYNTHETIC_FACES):
-        made["table3-synthetic"] = tables.table(3, synthetic, TABLE_3, SEEDS, missing)
     for name, table in made.items():
         if table:
             write_text(report.output / f"{name}.md", table)
@@ -91,16 +90,14 @@ def for_pages() -> dict[str, str]:
     retrieval = cells.retrieval()
     of_digits = cells.digits()
     made = {}
-    for number, runs, published, more in (
-        (1, retrieval, TABLE_1, tables.normalized()), (2, of_digits, TABLE_2, []), (3, load("faces"), TABLE_3, []),
-    ):  # fmt: skip
-        seeds = SEEDS_OF_TABLE_1 if number == 1 else 0
-        made[f"table{number}"], made[f"table{number}-seeds"] = tables.medians_and_seeds(
-            number, runs, published, seeds, [], more
-        )
-    if synthetic := load(SYNTHETIC_FACES):
-        name = "table3-synthetic"
-        made[name], made[f"{name}-seeds"] = tables.medians_and_seeds(3, synthetic, TABLE_3, 0, [])
+    by_name = {
+        "table1": (1, retrieval, TABLE_1), "table2": (2, of_digits, TABLE_2),
+        **{name: (3, faces, TABLE_3) for name, group in FACES.items() if (faces := load(group))},
+    }  # fmt: skip
+    for name, (number, runs, published) in by_name.items():
+        seeds, rows = (SEEDS_OF_TABLE_1, tables.normalized()) if number == 1 else (0, [])
+        made[name], made[f"{name}-seeds"] = tables.medians_and_seeds(number, runs, published, seeds, [], rows)
+        made[f"{name}-recall"] = tables.recalls(runs) if number == 3 else ""
     _, lines = agents.agents_of_games([])
     made |= {f"{task}-trials": searches.trials(load("search"), task) for task in ("retrieval", "mnist", "faces")}
     made |= {

@@ -7,7 +7,7 @@ from statistics import median
 
 from .cells import of, settings_of
 from .plans.retrieval import BASELINES, NORMALIZED
-from .published import NAMES, TABLE_1, Cells
+from .published import NAMES, TABLE_1, TABLE_3, Cells
 from .report import markdown
 from .seeds import median_and_range, table_of_pairs
 from .sizes import sizes_of
@@ -59,7 +59,7 @@ def medians_and_seeds(
                 missing.append(f"table {number}, {name}, R = {size}: {count} of {seeds_wanted} seeds")
             line.append(f"{theirs[size]:.2f} %" if theirs else "-")
             if not count:
-                line.append("missing" if theirs else "not run")
+                line.append("not run")
                 continue
             of_cell = figures[name, size]
             line.append(median_and_range(of_cell, _decimals(number), bold=median(of_cell) == best[size]))
@@ -74,6 +74,18 @@ def medians_and_seeds(
     columns += ["updates", "time of a run, two at a time", "settings"]
     columns += ["parameters", "of them in the layer", "numbers in a state"] if number == 1 else ["test NLL (nats)"]
     return markdown(header, lines), markdown(columns, details)
+
+
+def recalls(runs: list[Run]) -> str:
+    """Return the median recall of each class, by layer, of the runs that stored it; empty if there are none."""
+    runs = [run for run in runs if "recall" in run]
+    classes = list(runs[0]["recall"]) if runs else []
+    rows = []
+    for layer in TABLE_3:
+        if of_layer := [run["recall"] for run in runs if run["settings"]["layer"] == layer]:
+            medians = (100 * median(recall[each] for recall in of_layer) for each in classes)
+            rows.append([NAMES[layer], *(f"{each:.1f} %" for each in medians)])
+    return markdown(["layer", *classes], rows) if rows else ""
 
 
 def _in_percent(run: Run, number: int) -> float:

@@ -61,6 +61,7 @@ def test_no_cell_is_missing_and_faces_and_agents_have_the_three_seeds_that_pages
 
     assert seeds("table3-seeds", 2) == seeds("figure5", 2) == {3}
     assert not any("missing" in table for table in tables.values())
+    assert not any("not run" in tables[name] for name in ("table2", "table3", "figure5"))
 
 
 def test_bench_paper_writes_pages_only_into_the_store(tmp_path, monkeypatch, capsys):
