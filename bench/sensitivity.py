@@ -45,8 +45,9 @@ def make(missing: list[str]) -> None:
         image = axes.imshow(cells, cmap="cividis_r", norm=SymLogNorm(0.01, vmin=0, vmax=100))
         for row, column in numpy.ndindex(cells.shape):
             value = cells[row, column]
-            colour = "black" if value < 1 else "white"
-            axes.text(column, row, f"{value:.2f} %", ha="center", va="center", color=colour, fontsize=9)
+            colour, decimals = ("black", 3) if value < 1 else ("white", 1)
+            text = f"{value:.{decimals}f} %"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
         axes.set_xticks(range(len(RATES)), [f"{rate:g}" for rate in RATES])
         axes.set_yticks(range(len(DECAYS)), [f"{decay:g}" for decay in DECAYS])
         axes.set(xlabel="η", title=f"S = {S}")
