@@ -65,22 +65,31 @@ def in_pairs(runs: list[Run]) -> str:
 
 def answers(digits: list[Run], with_decay: list[Run], with_layer_norm: list[Run]) -> str:
     """Return McNemar's test for the main comparisons, run by run, where both runs stored their answers."""
-
-    def same_seed(first: list[Run], layer: str, second: list[Run], other: str) -> list[tuple[Run, Run]]:
-        cells = [(of(first, layer, size), of(second, other, size)) for size in TABLE_2["irnn"]]
-        return [pair for cell in cells for pair in pairs(*cell)]
-
     names = {layer: f"table 2: fast weights and {NAMES[layer]}" for layer in BASELINES}
-    comparisons = {name: same_seed(digits, "multilevel", digits, layer) for layer, name in names.items()}
-    comparisons["fast weights and IRNN with layer norm"] = same_seed(digits, "multilevel", with_layer_norm, "irnn")
-    comparisons["fast weights with and without control signals"] = same_seed(
+    comparisons = {name: _same_seed(digits, "multilevel", digits, layer) for layer, name in names.items()}
+    comparisons["fast weights and IRNN with layer norm"] = _same_seed(digits, "multilevel", with_layer_norm, "irnn")
+    comparisons["fast weights with and without control signals"] = _same_seed(
         digits, "multilevel", digits, "fast_weights"
     )
-    comparisons["with weight decay: fast weights and LSTM"] = same_seed(with_decay, "multilevel", with_decay, "lstm")
+    comparisons["with weight decay: fast weights and LSTM"] = _same_seed(with_decay, "multilevel", with_decay, "lstm")
     two_seeds = [of(with_decay, "lstm", size)[:2] for size in TABLE_2["irnn"]]
     name = "control: two seeds of the LSTM with weight decay"
     comparisons[name] = [pair for runs in two_seeds for pair in pairwise(runs)]
     return mcnemar.table(comparisons)
+
+
+def answers_to_faces(faces: list[Run]) -> str:
+    """Return McNemar's test of fast weights and each baseline; empty if no pair of runs stored its answers."""
+    faces = [run for run in faces if "wrong_answers" in run]
+    comparisons = {
+        f"fast weights and {NAMES[layer]}": _same_seed(faces, "multilevel", faces, layer) for layer in BASELINES
+    }
+    return mcnemar.table(comparisons) if any(comparisons.values()) else ""
+
+
+def _same_seed(first: list[Run], layer: str, second: list[Run], other: str) -> list[tuple[Run, Run]]:
+    sizes = [(of(first, layer, size), of(second, other, size)) for size in TABLE_2["irnn"]]
+    return [pair for of_size in sizes for pair in pairs(*of_size)]
 
 
 def _test_errors(digits: list[Run]) -> str:

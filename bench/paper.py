@@ -58,7 +58,11 @@ def make() -> str:
     made = {
         "table1": tables.table(1, runs, TABLE_1, SEEDS_OF_TABLE_1, missing, tables.normalized()),
         "table2": tables.table(2, of_digits, TABLE_2, SEEDS_OF_TABLE_2, missing),
-        **{name: tables.table(3, faces, TABLE_3, SEEDS, missing) for name, g in FACES.items() if (faces := load(g))},
+        **{
+            name: tables.table(3, faces, TABLE_3, SEEDS, missing)
+            for name, group in FACES.items()
+            if (faces := load(group)) or name == "table3"
+        },
         "ablation": digits.ablation(of_digits, load(LAYER_NORM), missing),
         "weight-decay": digits.weight_decay(of_digits, load(WEIGHT_DECAY)),
         "search": searches.table(load("search"), missing),
@@ -97,7 +101,8 @@ def for_pages() -> dict[str, str]:
     for name, (number, runs, published) in by_name.items():
         seeds, rows = (SEEDS_OF_TABLE_1, tables.normalized()) if number == 1 else (0, [])
         made[name], made[f"{name}-seeds"] = tables.medians_and_seeds(number, runs, published, seeds, [], rows)
-        made[f"{name}-recall"] = tables.recalls(runs) if number == 3 else ""
+        if number == 3:
+            made |= {f"{name}-recall": tables.recalls(runs), f"{name}-answers": digits.answers_to_faces(runs)}
     _, lines = agents.agents_of_games([])
     made |= {f"{task}-trials": searches.trials(load("search"), task) for task in ("retrieval", "mnist", "faces")}
     made |= {

@@ -66,12 +66,12 @@ def test_the_table_has_the_paper_the_median_and_every_seed(store, tmp_path, caps
     capsys.readouterr()
     assert main(["paper"]) == 0
     printed = capsys.readouterr().out
-    assert "| Fast weights | 1.81 % | missing | 0.00 % | **0.500 %** (0.000 to 1.000) | 0.00 % | missing |" in printed
+    assert "| Fast weights | 1.81 % | not run | 0.00 % | **0.500 %** (0.000 to 1.000) | 0.00 % | not run |" in printed
     assert (
         "| Fast weights | 50 | 1.000 %, 0.000 %, 0.500 % | 20 | 3 s | λ 0.9, η 0.1, S 1, Adam 0.001, 2 epochs"
         in printed
     )
-    assert "| missing | 0, 3, 0 of 5 |\n" in printed
+    assert "| not run | 0, 3, 0 of 5 |\n" in printed
     assert "missing: table 1, LSTM, R = 50: 0 of 5 seeds" in printed
     assert "missing: table 1, Fast weights, R = 50: 3 of 5 seeds" in printed
     for name in ("table1.md", "figure2.png", "capacity.png", "search.md"):
@@ -135,7 +135,7 @@ def test_tables_2_and_3_and_the_ablation_are_made_of_their_own_runs(store, tmp_p
         (folder / "result.json").write_text(json.dumps(result | about))
         stored.add(folder, group)
     made = paper.make()
-    assert "| Fast weights | 7.21 % | **2.00 %** | 1.30 % | missing |" in made
+    assert "| Fast weights | 7.21 % | **2.00 %** | 1.30 % | not run |" in made
     assert "| IRNN | 12.95 % | 9.00 % |" in made
     assert "| layer | R = 200, paper, Multi-PIE | R = 200, here, FER-2013 | seeds |" in made
     assert "| LSTM | 81.32 % | **50.00 %** |" in made
