@@ -116,6 +116,7 @@ def for_pages() -> dict[str, str]:
         "sensitivity": sensitivity.table(),
         "factorial": factorial.table(),
         "factorial-tests": factorial.table_of_tests(),
+        "mnist-rates": searches.learning_rates(load("search")),
         "glimpse-type": factorial.table_of_glimpse_types(of_digits, load(LAYER_NORM)),
         "generalization-medians": generalization.medians(),
         "digits-pairs": digits.in_pairs(of_digits),

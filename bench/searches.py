@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .plans.images import MNIST_SEARCHES
 from .published import NAMES, TABLE_1, TABLE_2
 from .report import markdown
 from .store import Run
@@ -58,6 +59,20 @@ def trials(found: list[Run], task: str) -> str:
             lines.append([*about, *counts, search.get("wrong", "none known")])
     columns = ["layer", "finished", "options of each trial", "searched", "trials", "complete", STOPPED, "diverged"]
     return markdown([*columns, "fault"], sorted(lines, key=lambda line: (str(line[0]), str(line[1]))))
+
+
+def learning_rates(found: list[Run]) -> str:
+    """Return the validation loss at each learning rate, by layer, of the equal searches of table 2."""
+    planned = {f"search/{search.name}": search.options for search in MNIST_SEARCHES}
+    rows, rates = [], list[float]()
+    for search in found:
+        if search["search"] in planned:
+            rates = search["space"]["learning_rate"]
+            losses = {trial["learning_rate"]: _loss(trial) for trial in search["trials"]}
+            best = search["best"]["learning_rate"]
+            cells = (f"**{losses[rate]}**" if rate == best else losses[rate] for rate in rates)
+            rows.append([f"`{planned[search['search']]}`", *cells])
+    return markdown(["options of each trial", *(f"{rate:g}" for rate in rates)], rows) if rows else ""
 
 
 def layers_of(search: Run) -> set[str]:
