@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> int:
     reproduce.add_argument("--jobs", type=_positive, default=1, help="number of runs in parallel")
     reproduce.add_argument("--dry-run", action="store_true", help="only list the runs")
     reproduce.add_argument("--again", action="store_true", help="make stored runs again; print both figures")
-    reproduce.add_argument("--data-dir", type=Path, help="folder of FER-2013, for table3")
+    reproduce.add_argument("--data-dir", type=Path, help="folder of FER-2013, for table3 and table3-clean")
     commands.add_parser(
         "paper",
         help="make the paper's tables and figures from bench/results; with --store also the tables of README and docs",

@@ -48,14 +48,15 @@ class Planned(NamedTuple):
     def arguments(self, data_dir: Path | None) -> list[str]:
         """Return the arguments of `python -m tasks` that start or resume it."""
         cell, out = self.cell, ["--out", str(self.folder)]
+        data = ["--data-dir", str(data_dir)] if self.needs_data_dir else []
         if isinstance(cell, Search):
-            return ["search", cell.task, "--grid", *cell.grid.split(), *cell.options.split(), *out]
+            return ["search", cell.task, "--grid", *cell.grid.split(), *cell.options.split(), *out, *data]
         if (self.folder / "settings.json").exists():
             return [cell.task, "--resume", str(self.folder)]
         words = [*cell.options.split(), *best_of(cell.search), "--seed", str(self.seed), *out]
         if cell.start is not None:
             words += ["--initial", str(self._made(cell.start))]
-        return [cell.task, *words, *(["--data-dir", str(data_dir)] if self.needs_data_dir else [])]
+        return [cell.task, *words, *data]
 
     @property
     def initial(self) -> Path | None:
@@ -136,8 +137,8 @@ def planned(names: list[str]) -> Iterator[Planned]:
         chosen = [run for plan in plans for run in _of(plan) if name in PLANS or run.name.startswith(name)]
         if not chosen:
             raise ValueError(
-                f"reproduce: expected among {', '.join(PLANS)}, or the beginning of a run's name, such as "
-                f"retrieval/lstm-K4-R50; got {name}"
+                f"reproduce: expected a plan, which are {', '.join(PLANS)}; or how names of planned runs or searches "
+                f"begin, such as retrieval/lstm-K4-R50 or search/table1; got {name}"
             )
         for run in chosen:
             runs.setdefault(run.name, run)
@@ -175,18 +176,20 @@ def reproduce(names: list[str], jobs: int, dry_run: bool, data_dir: Path | None,
     """Make the missing runs, or the stored ones again. Raise RuntimeError if one fails, ValueError for wrong names."""
     if not names and not dry_run:
         raise ValueError(
-            f"reproduce: expected a name among {', '.join(PLANS)}; got none; --dry-run lists all missing runs"
+            f"reproduce: expected a name among {', '.join(PLANS)}; got none; --dry-run lists all "
+            f"{'stored' if again else 'missing'} runs"
         )
     runs = missing(names)
     if again:
         absent = {run.name for run in runs}
         runs = [run._replace(again=True) for run in planned(names) if run.name not in absent]
     times = [expected_seconds(run) for run in runs]
-    hours = sum(time or 0 for time in times) / 3600
-    what = "to make again" if again else "missing"
+    known = [time for time in times if time is not None]
+    what = "stored and to make again" if again else "missing"
     print(f"{', '.join(names or PLANS)}: {_count(list(planned(names)))} planned, {_count(runs)} {what}", end="")
-    unknown_times = f"{times.count(None)} of unknown duration"
-    print(f", about {hours:.1f} h on one core, estimated from stored runs; {unknown_times}" if runs else "")
+    estimate = [f"about {sum(known) / 3600:.1f} h on one core, estimated from stored runs"] if known else []
+    unknown = [f"{len(times) - len(known)} of unknown duration"] if len(known) < len(times) else []
+    print("".join(f", {text}" for text in [*estimate, *unknown]))
     for run, time in zip(runs, times, strict=True):
         about = "" if time is None else f"   # {time:.0f} s"
         print(f"  {run}{about}")
@@ -211,9 +214,10 @@ def _compared(run: Planned) -> str:
 
 
 def _count(runs: list[Planned]) -> str:
-    """Return the number of runs, and of searches if there are any, in words."""
+    """Return the number of runs and of searches in words."""
     searches = sum(isinstance(run.cell, Search) for run in runs)
-    return f"{len(runs) - searches} runs" + (f" and {searches} searches" if searches else "")
+    counts = ((len(runs) - searches, "run", "runs"), (searches, "search", "searches"))
+    return " and ".join(f"{n} {one if n == 1 else more}" for n, one, more in counts if n) or "nothing"
 
 
 def _make(runs: list[Planned], jobs: int, data_dir: Path | None) -> None:

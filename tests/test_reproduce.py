@@ -78,7 +78,14 @@ def test_a_run_that_is_deleted_and_only_it_is_planned(tmp_path, monkeypatch, cap
     assert main(["reproduce"]) == 2
     assert "reproduce: expected a name among table1, searches" in capsys.readouterr().err
     assert main(["reproduce", "table9"]) == 2
-    assert "expected among table1, searches" in capsys.readouterr().err
+    assert "expected a plan, which are table1, searches" in capsys.readouterr().err
+    assert main(["reproduce", "--again"]) == 2
+    assert "--dry-run lists all stored runs" in capsys.readouterr().err
+
+
+def test_the_page_of_tasks_names_every_plan():
+    page = (ROOT / "docs" / "tasks.md").read_text()
+    assert not [name for name in plans.PLANS if f"`{name}`" not in page]
 
 
 def test_a_run_that_is_marked_as_wrong_is_made_again(tmp_path, monkeypatch):
@@ -122,7 +129,7 @@ def test_missing_runs_are_made_stored_and_then_no_longer_missing(tiny, capsys):
     assert [run["run"][-5:] for run in store.read(store.RUNS)] == ["seed0", "seed1"]
     assert len(store.load("retrieval-tiny")[0]["curve"]) == 1
     assert main(["reproduce", "tiny"]) == 0
-    assert "tiny: 2 runs planned, 0 runs missing" in capsys.readouterr().out
+    assert "tiny: 2 runs planned, nothing missing\n" in capsys.readouterr().out
 
 
 def test_runs_are_named_by_how_their_names_begin_and_made_again_next_to_the_stored_ones(tiny, capsys):
@@ -134,7 +141,7 @@ def test_runs_are_named_by_how_their_names_begin_and_made_again_next_to_the_stor
     capsys.readouterr()
     assert main(["reproduce", "retrieval-tiny", "--again"]) == 0
     said = capsys.readouterr().out
-    assert "retrieval-tiny: 2 runs planned, 1 runs to make again" in said
+    assert "retrieval-tiny: 2 runs planned, 1 run stored and to make again, about 0.0 h" in said
     assert f"seed1: test_error {first['test_error']}, stored {first['test_error']}, test_nll" in said
     assert ", stored 0.5" in said
     assert store.read(store.RUNS) == [first]
@@ -155,7 +162,7 @@ def test_a_search_is_made_before_the_runs_that_take_its_best_settings(tiny, caps
     plans.PLANS["tiny"] = [cell, plans.cells.Search("rates", "retrieval", short, "learning_rate=1e-9,1e-2")]
     assert main(["reproduce", "tiny", "--dry-run"]) == 0
     said = capsys.readouterr().out
-    assert "tiny: 1 runs and 1 searches planned, 1 runs and 1 searches missing" in said
+    assert "tiny: 1 run and 1 search planned, 1 run and 1 search missing, 2 of unknown duration\n" in said
     assert f"python -m tasks retrieval {short} --seed 0 and the best of search/rates\n" in said
     with pytest.raises(ValueError, match="expected search/rates in the store, found none"):
         next(reproduce.planned(["tiny"])).arguments(None)
@@ -169,9 +176,10 @@ def test_a_search_is_made_before_the_runs_that_take_its_best_settings(tiny, caps
 
 
 def test_only_faces_that_cannot_be_fetched_need_their_folder(tmp_path):
-    folder = {name: {*next(reproduce.planned([name])).arguments(tmp_path)} for name in ("table3", "table3-synthetic")}
-    assert str(tmp_path) in folder["table3"]
-    assert str(tmp_path) not in folder["table3-synthetic"]
+    """Searches, too: the runs that take their best settings are made after them."""
+    for plan, needed in (("table3", True), ("search/table3", True), ("table3-synthetic", False)):
+        for run in reproduce.planned([plan]):
+            assert (str(tmp_path) in run.arguments(tmp_path)) == needed, run.name
     runs = list(reproduce.planned(["table3-synthetic"]))
     assert {run.name.partition("/")[0] for run in runs} == {"faces-synthetic"}
     assert len(runs) == 12
