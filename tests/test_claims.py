@@ -11,9 +11,8 @@ WITHOUT = "supported, some controls not run"
 NO_CONTROL = "IRNN, layer norm not run; LSTM, layer norm not run; A-LSTM, layer norm not run"
 
 
-def run(layer, size, error, seed=0, later=()):
-    losses = (error, *later)
-    curve = [{"update": 781 * epoch, "validation_nll": loss} for epoch, loss in enumerate(losses, 1)]
+def run(layer, size, error, seed=0):
+    curve = [{"update": 781, "validation_nll": error}]
     settings = {"layer": layer, "hidden_size": size, "seed": seed, "inner_steps": 1, "pairs": 4}
     return {"settings": settings, "test_error": error, "test_nll": error, "curve": curve}
 
@@ -42,7 +41,7 @@ def test_a_control_can_overturn_a_claim(monkeypatch, tmp_path):
     lowest = "Retrieval, R = 50: fast weights have the lowest error"
     soonest = "Retrieval, R = 50: fast weights need the fewest updates (here: to a loss of 0.1 nats)"
     found = verdicts(monkeypatch, tmp_path, runs)
-    assert (found[lowest][-1], found[soonest][-1]) == (WITHOUT, "supported")
+    assert (found[lowest][-1], found[soonest][-1]) == (WITHOUT, WITHOUT)
     assert found[soonest][0] == "Fast weights 781; IRNN never; LSTM never; A-LSTM never"
     monkeypatch.setattr(claims.controls, "lstm_runs", lambda *_: [run("lstm", 50, 0.0)])
     found = verdicts(monkeypatch, tmp_path, runs)
@@ -63,16 +62,10 @@ def test_without_runs_nothing_is_supported(monkeypatch, tmp_path):
     assert not [claim for claim, (*_, verdict) in found.items() if verdict.startswith("supported")]
 
 
-@pytest.mark.parametrize(
-    ("twice", "later", "verdict"),
-    [
-        ((0.02, 0.3), (), "supported"), ((0.04, 0.3), (0.9,), "not supported"),
-        ((0.04, 0.3), (0.9, 0.01), "undecided"), ((0.02, 0.3), (0.9, 0.01), "supported"),
-    ],
-)  # fmt: skip
-def test_results_are_similar_if_the_ranges_of_the_seeds_overlap(twice, later, verdict, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("twice", "verdict"), [((0.02, 0.3), "supported"), ((0.04, 0.3), "undecided")])
+def test_results_are_similar_if_the_ranges_of_the_seeds_overlap(twice, verdict, monkeypatch, tmp_path):
     runs = [run("fast_weights", 50, error, seed) for seed, error in enumerate((0.01, 0.03))]
-    found_runs = [run("fast_weights", 50, each, later=later) for each in twice]
+    found_runs = [run("fast_weights", 50, each) for each in twice]
     monkeypatch.setattr(claims, "load", lambda group: found_runs if "S2" in group else [])
     found = verdicts(monkeypatch, tmp_path, runs)
     here, _, reached = found["Retrieval, R = 50: more inner steps S have similar results"]
