@@ -18,6 +18,7 @@ COMPARISONS = {
     "memory and wipe, where there is V": (("memory", "wipe", "V"), ("V",)),
     "wipe, where there are memory and V": (("memory", "wipe", "V"), ("memory", "V")),
     "V, where there are memory and wipe": (("memory", "wipe", "V"), ("memory", "wipe")),
+    "V, where there is memory": (("memory", "V"), ("memory",)),
     "V alone": (("V",), ()),
     "memory alone": (("memory",), ()),
 }

@@ -54,7 +54,7 @@ GLIMPSE_TYPE = cells(
         for size in SIZES_OF_TABLE_2 for layer, layer_norm in GLIMPSE_TYPE_LAYERS.items()
     ),
 )  # fmt: skip
-# the same trials for each layer of table 2, at R = 50, each a quarter of a run; 0.004 was the top of the first searches
+# the same rates for each layer of table 2, at R = 50; 0.004 was the top of the first searches
 MNIST_LEARNING_RATES = "learning_rate=0.001,0.002,0.004,0.008,0.016"
 MNIST_SEARCHES = [
     Search(f"table2-{name}-R50", "mnist", f"{options} --epochs {epochs}", MNIST_LEARNING_RATES)
