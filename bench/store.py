@@ -31,6 +31,7 @@ NEEDED = {RUNS: ("run", "task", "settings", "seconds"), SEARCHES: ("search", "ta
 SIZES = {"pairs": "K", "size": "N", "keys": "S"}  # part of the name, before R, if a task has it
 # between runs of one cell: they do not change its results, or name a run of the same seed
 MAY_DIFFER = ("seed", "test_curve", "generalize", "initial")
+ABSOLUTE = re.compile(r"""(?:^|(?<=[\s='"]))/[^\s'"]+""")  # paths in a command
 
 Run = dict[str, Any]
 
@@ -75,6 +76,7 @@ def add(folder: Path, group: str = "", replace: bool = False) -> str:
     for begun, key in ((settings, "initial"), (result.get("origin") or {}, "run")):
         if begun.get(key):
             begun[key] = _in_a_checkout(Path(begun[key]))
+    _leave_out_the_folders_of_this_machine(result)
     short = {key: value for key, value in result.items() if key not in LONG}
     long = {key: value for key, value in result.items() if key in LONG} | {"curve": curve}
     _put(RUNS, {"run": name} | short, replace, folder)
@@ -88,6 +90,18 @@ def _in_a_checkout(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else Path(*path.parts[-2:]))
 
 
+def _leave_out_the_folders_of_this_machine(found: Run) -> None:
+    """Shorten the absolute paths in the command of a run or search, and in the options of a search."""
+
+    def shorter(text: str) -> str:
+        return ABSOLUTE.sub(lambda path: _in_a_checkout(Path(path[0])), text)
+
+    if "command" in found:
+        found["command"] = shorter(found["command"])
+    if "options" in found:
+        found["options"] = [shorter(option) for option in found["options"]]
+
+
 def name_of(group: str, settings: Run) -> str:
     """Return the name of a run with these settings in this group."""
     size = next((f"-{letter}{settings[key]}" for key, letter in SIZES.items() if key in settings), "")
@@ -98,6 +112,7 @@ def _add_search(folder: Path, group: str, replace: bool) -> str:
     found = read_json(folder / "search.json")
     if "best" not in found or found.get("left"):
         raise FileNotFoundError(f"folders: expected a complete search, found unfinished trials in {folder}")
+    _leave_out_the_folders_of_this_machine(found)
     name = f"search-{group}/{folder.name}" if group else f"search/{folder.name}"
     _put(SEARCHES, {"search": name} | found, replace, folder)
     return name

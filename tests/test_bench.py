@@ -230,6 +230,24 @@ def test_the_run_that_another_begins_from_is_stored_without_the_folders_of_this_
         assert not wanted or line["origin"]["run"] == wanted
 
 
+def test_commands_and_options_are_stored_without_the_folders_of_this_machine(store, tmp_path):
+    command = "python -m tasks {} --data-dir {d}/faces --out={d}/runs/a --settings '{d}/runs/b' --ratio 1/2"
+    run = finished_run(tmp_path / "0", 0.1)
+    result = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(result | {"command": command.format("retrieval", d=tmp_path)}))
+    stored.add(run)
+    short = f"{tmp_path.name}/faces --out=runs/a --settings 'runs/b' --ratio 1/2"
+    assert stored.read("runs.jsonl")[0]["command"] == f"python -m tasks retrieval --data-dir {short}"
+    folder = tmp_path / "a-search"
+    folder.mkdir()
+    search = {"task": "faces", "trials": [], "best": {}, "options": ["--data-dir", str(tmp_path / "data" / "faces")]}
+    (folder / "search.json").write_text(json.dumps(search | {"command": command.format("search faces", d=tmp_path)}))
+    stored.add(folder)
+    (line,) = stored.read("searches.jsonl")
+    assert line["options"] == ["--data-dir", "data/faces"]
+    assert str(tmp_path) not in line["command"]
+
+
 def test_a_run_does_not_replace_or_join_another_unasked(store, tmp_path, capsys):
     first, second = finished_run(tmp_path / "a", 0.1), finished_run(tmp_path / "b", 0.2, epochs=3)
     assert main(["add", str(first)]) == 0
