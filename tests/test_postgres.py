@@ -106,10 +106,12 @@ def test_two_searches_share_a_server_and_nothing_is_lost_when_one_is_killed(serv
     limit = time.monotonic() + TIMEOUT
     with study_of(server) as study:
         while time.monotonic() < limit:
-            now = study.trials
-            owners = [trial.user_attrs.get("owner") for trial in now if trial.state == running]
-            if platform_and_folder(tmp_path / "killed") in owners and any(each.state == finished for each in now):
-                break
+            if any(trial.state == finished for trial in study.trials):
+                killed.send_signal(signal.SIGSTOP)  # its trial cannot end before it is killed
+                owners = [trial.user_attrs.get("owner") for trial in study.trials if trial.state == running]
+                if platform_and_folder(tmp_path / "killed") in owners:
+                    break
+                killed.send_signal(signal.SIGCONT)
             time.sleep(0.05)
         killed.kill()
         said = other.communicate(timeout=TIMEOUT)[0]
