@@ -186,7 +186,8 @@ def _of_faces() -> Iterable[Claim]:
     for best, others in (("multilevel", ("lstm", "irnn")), ("convnet", ("multilevel",))):
         layers, texts, orders = (best, *others), [], []
         for name, group in groups.items():
-            first, *rest = (Entry(NAMES[layer], of(load(group), layer, 200)) for layer in layers)
+            runs = load(group)
+            first, *rest = (Entry(NAMES[layer], of(runs, layer, 200)) for layer in layers)
             if group == "faces" or all(entry.runs for entry in (first, *rest)):
                 texts.append(f"{name}: {_figures(first, *rest, measure='accuracy', decimals=2)}")
                 orders.append(all(first.middle() < other.middle() for other in rest))
