@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fastweights_np.network import LAYERS
-from tasks.running import machine
+from tasks.running import console, machine
 
 from . import report, store
 
@@ -83,6 +83,7 @@ def main(arguments: list[str]) -> int:
     faults.add_argument("--count", type=_positive, help="number of cases of each kind")
     faults.add_argument("--seed", type=int, default=0, help="random seed of the cases, but not of the kill times")
     faults.add_argument("--report", type=Path, help="Markdown file for the table")
+    writing = [*commands.choices.values()]
     add = commands.add_parser("add", help="store the results of finished task runs and searches in bench/results")
     add.add_argument("folders", type=Path, nargs="+", help="output folders of python -m tasks")
     add.add_argument("--replace", action="store_true", help="replace a stored run with the same name")
@@ -91,23 +92,27 @@ def main(arguments: list[str]) -> int:
     mcnemar.add_argument("runs", nargs=2, metavar="RUN", help="name of a run that stored its wrong answers")
     reproduce = commands.add_parser("reproduce", help="make the missing runs of tables and figures, and rebuild these")
     reproduce.add_argument("names", nargs="*", metavar="NAME", help="plans, or how names of runs begin")
-    reproduce.add_argument("--jobs", type=_positive, default=1, help="number of runs in parallel")
+    reproduce.add_argument("--jobs", type=_positive, help="number of runs in parallel (default: 1)")
     reproduce.add_argument("--dry-run", action="store_true", help="only list the runs")
     reproduce.add_argument("--again", action="store_true", help="make stored runs again; print both figures")
     reproduce.add_argument("--data-dir", type=Path, help="folder of FER-2013, for table3 and table3-clean")
-    commands.add_parser(
+    paper = commands.add_parser(
         "paper",
         help="make the paper's tables and figures from bench/results; with --store also the tables of README and docs",
     )
     if not arguments:
         parser.print_help()
         return 0
-    for each in commands.choices.values():
-        each.add_argument("--store", action="store_true", help=f"write to bench/results, not to {store.SCRATCH}")
+    for each in (*writing, reproduce, paper):
+        what = "write tables and figures to" if each in (reproduce, paper) else "write to"
+        each.add_argument("--store", action="store_true", help=f"{what} bench/results, not to {store.SCRATCH}")
     chosen = parser.parse_args(arguments)
-    report.output = store.STORE if chosen.store else store.SCRATCH
+    report.output = store.STORE if getattr(chosen, "store", False) else store.SCRATCH
     try:
-        _do(chosen)
+        with console.outputs() as (out, _):
+            _do(chosen)
+        if out.error is not None:
+            raise out.error
     except KeyboardInterrupt:
         print("bench: interrupted; repeat the command to resume", file=sys.stderr)
         return 130
@@ -150,8 +155,13 @@ def _do(chosen: argparse.Namespace) -> None:
         if chosen.command == "reproduce":
             from .reproduce import reproduce
 
-            reproduce(chosen.names, chosen.jobs, chosen.dry_run, chosen.data_dir, chosen.again)
-            if chosen.dry_run or chosen.again:
+            only = "--dry-run" if chosen.dry_run else "--again" if chosen.again else ""
+            unused = {"--jobs": chosen.jobs, "--data-dir": chosen.data_dir} if chosen.dry_run else {}
+            for option, value in (unused | ({"--store": chosen.store} if only else {})).items():
+                if value:
+                    raise ValueError(f"reproduce: {option} has no effect with {only}; leave it out")
+            reproduce(chosen.names, chosen.jobs or 1, chosen.dry_run, chosen.data_dir, chosen.again)
+            if only:
                 return
 
         print(paper.make())

@@ -38,7 +38,7 @@ def _frames_per_second(layer: str, size: int, visible: int, actors: int, frames:
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         if code := tasks.main(["catch", *words, "--out", folder]):
             raise RuntimeError(f"python -m tasks catch {' '.join(words)} ended with code {code}")
-        return json.loads((Path(folder) / "result.json").read_text())["frames_per_second"]
+        return json.loads((Path(folder) / "result.json").read_text("utf-8"))["frames_per_second"]
 
 
 def _table(rows: list[dict[str, Any]], actors: list[int]) -> str:

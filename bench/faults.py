@@ -136,7 +136,7 @@ def undisturbed(task: str) -> tuple[dict[str, Any], float]:
 
 def left(folder: Path) -> dict[str, Any]:
     """Return the result and the checkpoint's arrays of a finished run, without times."""
-    result = json.loads((folder / "result.json").read_text())
+    result = json.loads((folder / "result.json").read_text("utf-8"))
     arrays, _ = checkpoint.load(folder / "checkpoint.npz")
     bits = {name: array.tobytes() for name, array in flatten(arrays).items()}
     return {name: value for name, value in result.items() if name not in NOT_COMPARED} | bits

@@ -41,7 +41,7 @@ def write(root: Path | None = None) -> list[Path]:
     """Write the tables into all pages; return the pages that changed."""
     tables, changed = paper.for_pages(), []
     for path in pages(root or ROOT):
-        before = path.read_text()
+        before = path.read_text("utf-8")
         if (after := filled(before, tables)) != before:
             write_text(path, after)
             changed.append(path)
@@ -51,5 +51,5 @@ def write(root: Path | None = None) -> list[Path]:
 def _stored(name: str) -> str:
     """Return the first table of a file of the store; empty if there is none."""
     path = store.STORE / name
-    found = re.search(r"(?:^\|.*\n)+", path.read_text() if path.exists() else "", re.MULTILINE)
+    found = re.search(r"(?:^\|.*\n)+", path.read_text("utf-8") if path.exists() else "", re.MULTILINE)
     return found.group() if found else ""

@@ -65,7 +65,7 @@ def _rows(stats: Any) -> list[dict[str, Any]]:
     """Return each line's text, its executions per run, and its microseconds per run."""
     rows = []
     for (path, first, function), timings in stats.timings.items():
-        source = Path(path).read_text().splitlines()
+        source = Path(path).read_text("utf-8").splitlines()
         for number, calls, time in timings:
             line = source[number - 1].strip().split("  #")[0]
             times = {"calls": round(calls / RUNS, 1), "us": round(time * stats.unit * 1e6 / RUNS, 1)}

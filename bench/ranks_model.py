@@ -38,7 +38,7 @@ def run() -> None:
     path = STORE / "ranks.json"
     if not path.exists():
         raise ValueError(f"ranks: expected {path}; measure it first: mpiexec -n 2 python -m bench ranks --store")
-    measured = json.loads(path.read_text())["figures"]
+    measured = json.loads(path.read_text("utf-8"))["figures"]
     alpha, beta = fitted(measured["allreduce"], measured["ranks"])
     checks = [_check(row, measured, alpha, beta) for row in measured["updates"] if row["task"] == "retrieval"]
     checks = [row for row in checks if row]

@@ -117,6 +117,17 @@ def test_tasks_import_no_bench_except_the_stored_runs_for_a_report():
         assert named == ({"bench.references"} if front_door else set()), path
 
 
+def test_text_is_read_and_written_as_utf_8_whatever_the_locale_is():
+    folders, wrong = ("fastweights_np", "tasks", "bench", "examples"), []
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                arguments = len(node.args) + sum(word.arg == "encoding" for word in node.keywords)
+                if arguments < {"read_text": 1, "write_text": 2}.get(node.func.attr, 0):
+                    wrong.append(f"{path}, line {node.lineno}")
+    assert not wrong
+
+
 def test_import_is_light():
     """Beyond NumPy, importing the package costs next to nothing and loads no library that a call does not need."""
     program = (

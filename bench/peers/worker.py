@@ -46,20 +46,20 @@ def main(specification: dict[str, Any]) -> None:
     for line in sys.stdin:
         command, count = line.split()
         for process in _processes():
-            (process / "clear_refs").write_text("5")  # resets the peak memory
+            (process / "clear_refs").write_text("5", "utf-8")  # resets the peak memory
         seconds = [framework.seconds(framework.run) for _ in range(int(count))]
         send(seconds=seconds) if command == "run" else send(bytes=memory("VmHWM") - imported)
 
 
 def _processes() -> list[Path]:
     """Return the folders of this process and its children in Linux's /proc."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text("utf-8").split()
     return [Path("/proc/self"), *(Path("/proc") / child for child in children)]
 
 
 def memory(name: str) -> int:
     """Return the memory of the process and its children in bytes. VmRSS: current memory; VmHWM: peak memory."""
-    lines = [line for process in _processes() for line in (process / "status").read_text().splitlines()]
+    lines = [line for process in _processes() for line in (process / "status").read_text("utf-8").splitlines()]
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
 
 

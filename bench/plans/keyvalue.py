@@ -75,7 +75,7 @@ def published(complete: bool = False) -> dict[tuple[bool, str, str, int], float]
 
     complete  leave out logs that end before the run: with a loss above SOLVED, sooner than EARLIEST updates
     """
-    lines = (Path(__file__).parent / "schlag2021.csv").read_text().splitlines()
+    lines = (Path(__file__).parent / "schlag2021.csv").read_text("utf-8").splitlines()
     rows = csv.DictReader(line for line in lines if not line.startswith("#"))
     return {
         (row["repeat"] == "1", row["layer"], row["feature_map"], int(row["keys"])): float(row["least_loss"])

@@ -39,7 +39,7 @@ class Citation(NamedTuple):
     backward: bool  # whether they stand in a backward function
 
     def __str__(self) -> str:
-        lines = self.path.read_text().splitlines()[self.first - 1 : self.last]
+        lines = self.path.read_text("utf-8").splitlines()[self.first - 1 : self.last]
         return "\n".join([f"{self.path.relative_to(PACKAGE)}:{self.first}", *lines])
 
 
@@ -122,7 +122,7 @@ def _print_mutants(numbers: list[str]) -> int:
 
 
 def _derivation() -> str:
-    return (PACKAGE / "DERIVATION.md").read_text()
+    return (PACKAGE / "DERIVATION.md").read_text("utf-8")
 
 
 def _derived() -> list[str]:
@@ -144,7 +144,7 @@ def _paragraph(number: str) -> str:
 def _equation(number: str) -> list[str]:
     """Return the lines that end in this equation's number, of the plain layer's docstring and of the memory's."""
     ends = re.compile(rf"\s{{3,}}(\(\d\w?\), )*(equation )?\({number}[ab]?\)(, \(\d\w?\))*$")
-    docs = [(PACKAGE / name).read_text().split('"""')[1] for name in ("plain/fast_weights.py", "memory.py")]
+    docs = [(PACKAGE / name).read_text("utf-8").split('"""')[1] for name in ("plain/fast_weights.py", "memory.py")]
     texts = ["\n".join(line for line in doc.splitlines() if ends.search(line)) for doc in docs]
     return [text for text in texts if text]
 
@@ -157,7 +157,7 @@ def _citations(key: str, paths: list[Path]) -> Iterator[Citation]:
     """
     cites = re.compile(rf"\({key}[ab]?\)")
     for path in paths:
-        lines = path.read_text().splitlines()
+        lines = path.read_text("utf-8").splitlines()
         for n, line in enumerate(lines):
             code, _, comment = line.partition("#")
             if not cites.search(comment):

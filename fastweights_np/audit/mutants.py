@@ -38,7 +38,7 @@ class Mutant(NamedTuple):
 
     def __str__(self) -> str:
         """Return the place in the file, the line and its mutation, as one line."""
-        before, found, _ = (PACKAGE / self.file).read_text().partition(self.line)
+        before, found, _ = (PACKAGE / self.file).read_text("utf-8").partition(self.line)
         number = before.count("\n") + 1 if found else "?"
         line, mutation = (" ".join(text.split()) for text in (self.line, self.mutation))
         return f"{self.file}:{number}: {line}  ->  {mutation or '(nothing)'}"
@@ -323,12 +323,12 @@ def mutated(mutant: Mutant, folder: Path) -> Iterator[Any]:
     """
     copy = folder / f"mutant_{abs(hash((mutant, str(folder))))}"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    source = (copy / mutant.file).read_text()
+    source = (copy / mutant.file).read_text("utf-8")
     if mutant.line:
         if source.count(mutant.line) != 1:
             found = source.count(mutant.line)
             raise ValueError(f"mutant: expected {mutant.line!r} once in {mutant.file}, got it {found} times")
-        (copy / mutant.file).write_text(source.replace(mutant.line, mutant.mutation))
+        (copy / mutant.file).write_text(source.replace(mutant.line, mutant.mutation), "utf-8")
     packages = [str(path) for path in (copy, *copy.iterdir()) if path.is_dir()]
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()

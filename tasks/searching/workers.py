@@ -158,7 +158,8 @@ class Workers:
                         self._study.beat(trial.number)
                         beaten = time.monotonic()
                     code = process.poll()
-                    lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []  # the last may be partial
+                    text = metrics.read_text("utf-8") if metrics.exists() else ""
+                    lines = text.split("\n")[:-1]  # the last may be partial
                     for number, line in enumerate(lines[seen:], seen + 1):
                         with _named(metrics):
                             value = json.loads(line)[name]
@@ -189,6 +190,6 @@ def _named(path: Path) -> Iterator[None]:
 def _described(code: int, log: Path) -> str:
     if code < 0:
         return f"it was ended by {signal.Signals(-code).name}" + (", perhaps for lack of memory" if code == -9 else "")
-    lines = log.read_text(errors="replace").split("\n")
+    lines = log.read_text("utf-8", "replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return f"got {code}" + (f": {last[-300:]}" if last else "")

@@ -63,7 +63,7 @@ def paths() -> list[Path]:
 
 def run(path: Path) -> Iterator[Block]:
     """Run a chapter block by block. An exception that its code raises is passed on, with the chapter's line."""
-    text = path.read_text()
+    text = path.read_text("utf-8")
     names: dict[str, object] = {"__name__": "__main__"}
     for match in BLOCK.finditer(text):
         code, shown, caption, file = (match[name] or "" for name in ("code", "shown", "caption", "file"))
@@ -92,7 +92,7 @@ def store(path: Path) -> None:
                 file.write(block.figure.encode())
         return "\n".join(parts)
 
-    write_text(path, BLOCK.sub(replacement, path.read_text()))
+    write_text(path, BLOCK.sub(replacement, path.read_text("utf-8")))
 
 
 def _drawn() -> str:

@@ -39,7 +39,7 @@ def main(arguments: list[str], program: str) -> int:
                 print(block.printed, end="", flush=True)
         else:
             asked.out.parent.mkdir(parents=True, exist_ok=True)
-            write_text(asked.out, page.page(paths, INTRODUCTION.read_text()))
+            write_text(asked.out, page.page(paths, INTRODUCTION.read_text("utf-8")))
             print(f"open {asked.out} in a browser")
     except OSError as error:
         print(f"tasks: out: expected files that can be written: {error}", file=sys.stderr)

@@ -49,7 +49,7 @@ def page(paths: Iterable[Path], introduction: str) -> str:
     title = re.findall(r"^# (.*)$", introduction, re.MULTILINE)[0]
     parts = [_section("start", _rendered(introduction))]
     parts += [_section(path.stem, "".join(_chapter(path))) for path in paths]
-    return PAGE.format(title=escape(title), style=STYLE.read_text(), body="".join(parts))
+    return PAGE.format(title=escape(title), style=STYLE.read_text("utf-8"), body="".join(parts))
 
 
 def _section(name: str, html: str) -> str:
@@ -58,7 +58,7 @@ def _section(name: str, html: str) -> str:
 
 def _chapter(path: Path) -> Iterator[str]:
     """Return the HTML of a chapter, piece by piece."""
-    text, end = path.read_text(), 0
+    text, end = path.read_text("utf-8"), 0
     for match, block in zip(chapters.BLOCK.finditer(text), chapters.run(path), strict=True):
         yield _rendered(text[end : match.start()])
         yield _block(block)
