@@ -49,7 +49,6 @@ def weight_decay(without: list[Run], with_it: list[Run]) -> str:
             earlier = of(without, layer, size)
             before, now = _test_errors(earlier), _test_errors(chosen)
             settings = chosen[0]["settings"]
-            now += "".join(f" ({reason})" for reason in {run["wrong"] for run in chosen if "wrong" in run})
             lines.append([size, NAMES[layer], before, now, settings["weight_decay"], settings_of(settings)])
             lines[-1] += [_nll(earlier), _nll(chosen)]
     header = ["R", "layer", "table 2, every seed", "with weight decay, every seed", "weight decay", "settings"]

@@ -25,7 +25,7 @@ def compare(first: str, second: str) -> str:
     if first == second:
         raise ValueError(f"runs: expected two different runs, got {first} twice")
     runs = [_run(name) for name in (first, second)]
-    if runs[0]["data"]["name"] != runs[1]["data"]["name"] or runs[0]["data"]["sizes"][2] != runs[1]["data"]["sizes"][2]:
+    if not store.same_test_set(*runs):
         raise ValueError(f"runs: expected two of the same test set, got {runs[0]['data']} and {runs[1]['data']}")
     both, b, c = discordant(*runs)
     return (

@@ -14,20 +14,30 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fastweights_np.files import write_text
+from fastweights_np.files import remove_unfinished, whole
 from tasks.__main__ import TASKS
+from tasks.running.locks import FolderInUse, locked
 from tasks.running.runs import read_json
 
 STORE = Path(__file__).parent / "results"
 SCRATCH = Path("runs") / "bench"  # the folder of measurements, tables and figures without --store
 RUNS, SEARCHES = "runs.jsonl", "searches.jsonl"
 LONG = ("curve", "confusion", "wrong_answers")  # entries of a run that are stored in TASK.jsonl
-NEEDED = {RUNS: ("run", "task", "settings", "seconds"), SEARCHES: ("search", "task", "trials")}  # in each line
+# entries of each line, with their types; the first one is the name
+NEEDED: dict[str, dict[str, type | tuple[type, ...]]] = {
+    RUNS: {"run": str, "task": str, "settings": dict, "seconds": (int, float)},
+    SEARCHES: {"search": str, "task": str, "trials": list, "best": dict},
+}
+NEEDED_OF_TASK = {"run": str, "curve": dict}
+NAME = re.compile(r"[\w.-]+/\w[\w.-]*-R\d+-seed\d+")  # of a run
+WAIT = 0.05  # seconds until the lock of another process is tried again
 SIZES = {"pairs": "K", "size": "N", "keys": "S"}  # part of the name, before R, if a task has it
 # between runs of one cell: they do not change its results, or name a run of the same seed
 MAY_DIFFER = ("seed", "test_curve", "generalize", "initial")
@@ -42,7 +52,7 @@ def add(folder: Path, group: str = "", replace: bool = False) -> str:
     A group, such as "ablation", keeps a run out of the paper's tables.
 
     Raise FileNotFoundError if the run did not finish, FileExistsError if its name is taken and `replace` is not set,
-    ValueError if settings except the seed differ from the runs with other seeds.
+    ValueError if settings except the seed, or the test set, differ from the runs with other seeds.
     """
     if not re.fullmatch(r"[\w.-]*", group):
         raise ValueError(f"group: expected letters, digits, '.', '_' and '-', got {group!r}")
@@ -55,33 +65,43 @@ def add(folder: Path, group: str = "", replace: bool = False) -> str:
         result = read_json(path)
         settings, task, curve = result["settings"], result["task"], _columns(result["curve"])
         name = name_of(f"{task}-{group}" if group else task, settings)
-        _check(RUNS, {"run": name} | result)
         if task not in TASKS:
             raise ValueError(f"its task is {task!r}")
-    except (ValueError, TypeError, KeyError) as error:
+        for begun, key in ((settings, "initial"), (result.get("origin") or {}, "run")):
+            if begun.get(key):
+                begun[key] = _in_a_checkout(Path(begun[key]))
+        _leave_out_the_folders_of_this_machine(result)
+        short = {"run": name} | {key: value for key, value in result.items() if key not in (*LONG, "run")}
+        long = {"run": name} | {key: value for key, value in result.items() if key in LONG} | {"curve": curve}
+        _check(RUNS, short)
+        _check(f"{task}.jsonl", long)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"folders: expected the result of a finished run in {path}: {error!r}; leave it out"
         ) from error
-    read(f"{task}.jsonl")  # raises before a file is changed
     of_seeds = name.removesuffix(str(settings["seed"]))
-    for fellow in read(RUNS):
-        if fellow["run"].startswith(of_seeds) and fellow["run"] != name:
-            theirs = before_options(task) | fellow["settings"]
-            odd = [key for key in settings if key not in MAY_DIFFER and theirs.get(key) != settings[key]]
-            if odd:
-                raise ValueError(
-                    f"folders: expected the settings of {fellow['run']}, except the seed; {folder} differs in "
-                    f"{', '.join(odd)}; keep it apart with --group NAME"
-                )
-    for begun, key in ((settings, "initial"), (result.get("origin") or {}, "run")):
-        if begun.get(key):
-            begun[key] = _in_a_checkout(Path(begun[key]))
-    _leave_out_the_folders_of_this_machine(result)
-    short = {key: value for key, value in result.items() if key not in LONG}
-    long = {key: value for key, value in result.items() if key in LONG} | {"curve": curve}
-    _put(RUNS, {"run": name} | short, replace, folder)
-    _put(f"{task}.jsonl", {"run": name} | long, True, folder)
+    with _locked():
+        for fellow in read(RUNS):
+            if fellow["run"].startswith(of_seeds) and fellow["run"] != name:
+                theirs = before_options(task) | fellow["settings"]
+                odd = [key for key in settings if key not in MAY_DIFFER and theirs.get(key) != settings[key]]
+                if not same_test_set(fellow, result):
+                    odd.append("its test set")
+                if odd:
+                    raise ValueError(
+                        f"folders: expected the settings of {fellow['run']}, except the seed; {folder} differs in "
+                        f"{', '.join(odd)}; keep it apart with --group NAME"
+                    )
+        _put({RUNS: short, f"{task}.jsonl": long}, replace, folder)
     return name
+
+
+def same_test_set(first: Run, second: Run) -> bool:
+    """Return whether two runs have the same test examples in the same order, as far as their results show it."""
+    data, other = first.get("data", {}), second.get("data", {})
+    known = data.keys() & other.keys() & {"name", "test_sha256"}  # older runs have no SHA-256
+    sizes = [each.get("sizes", ())[2:] for each in (data, other)]  # of the test set, which is the third
+    return sizes[0] == sizes[1] and all(data[key] == other[key] for key in known)
 
 
 def _in_a_checkout(path: Path) -> str:
@@ -109,20 +129,30 @@ def name_of(group: str, settings: Run) -> str:
 
 
 def _add_search(folder: Path, group: str, replace: bool) -> str:
-    found = read_json(folder / "search.json")
-    if "best" not in found or found.get("left"):
-        raise FileNotFoundError(f"folders: expected a complete search, found unfinished trials in {folder}")
-    _leave_out_the_folders_of_this_machine(found)
-    name = f"search-{group}/{folder.name}" if group else f"search/{folder.name}"
-    _put(SEARCHES, {"search": name} | found, replace, folder)
+    path = folder / "search.json"
+    try:
+        found = read_json(path)
+        if "best" not in found or found.get("left"):
+            raise FileNotFoundError(f"folders: expected a complete search, found unfinished trials in {folder}")
+        _leave_out_the_folders_of_this_machine(found)
+        name = f"search-{group}/{folder.resolve().name}" if group else f"search/{folder.resolve().name}"
+        line = {"search": name} | {key: value for key, value in found.items() if key != "search"}
+        _check(SEARCHES, line)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"folders: expected a complete search in {path}: {error}; leave it out") from error
+    with _locked():
+        _put({SEARCHES: line}, replace, folder)
     return name
 
 
 def load(group: str) -> list[Run]:
-    """Return all stored runs of a task or group, with their curves, by seed. For "search" return all searches."""
+    """Return the stored runs of a task or group, with their curves, by seed. For "search" return all searches.
+
+    Runs that are marked as wrong are left out.
+    """
     if group.startswith("search"):
         return [found for found in read(SEARCHES) if found["search"].startswith(f"{group}/")]
-    runs = [run for run in read(RUNS) if run["run"].startswith(f"{group}/")]
+    runs = [run for run in read(RUNS) if run["run"].startswith(f"{group}/") and "wrong" not in run]
     long = {run["run"]: run for task in {run["task"] for run in runs} for run in read(f"{task}.jsonl")}
     for run in runs:
         if run["run"] not in long:
@@ -130,8 +160,8 @@ def load(group: str) -> list[Run]:
             raise ValueError(
                 f"{path}: expected a line of {name}, as in {RUNS}, found none; restore it, or add it with --replace"
             )
-    whole = [run | long[run["run"]] | {"curve": _rows(long[run["run"]]["curve"])} for run in runs]
-    return sorted(whole, key=lambda run: run["settings"]["seed"])
+    runs = [run | long[run["run"]] | {"curve": _rows(long[run["run"]]["curve"])} for run in runs]
+    return sorted(runs, key=lambda run: run["settings"]["seed"])
 
 
 def read(file: str) -> list[Run]:
@@ -154,7 +184,7 @@ def _parsed(path: Path, content: bytes) -> list[Run]:
             _check(path.name, stored)
             if _name(stored) in found:
                 raise ValueError(f"{_name(stored)} is in an earlier line, too")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: expected what bench add stores: {error}; restore it") from error
         found[_name(stored)] = stored
     return list(found.values())
@@ -164,32 +194,64 @@ def _check(file: str, line: Any) -> None:
     """Raise ValueError unless a line of one of the store's files has a name and all that is needed."""
     if not isinstance(line, dict):
         raise ValueError(f"it holds a {type(line).__name__} instead of an object")
-    needed = NEEDED.get(file, ("run", "curve"))
+    needed = NEEDED.get(file, NEEDED_OF_TASK)
     if missing := [key for key in needed if key not in line]:
         raise ValueError(f"it lacks {', '.join(missing)}")
-    if not isinstance(line[needed[0]], str):
-        raise ValueError(f"its name is no text: {line[needed[0]]!r}")
+    for key, kind in needed.items():
+        if not isinstance(line[key], kind):
+            raise ValueError(f"its {key} is {line[key]!r}")
+    if not line[name := next(iter(needed))] or (name == "run" and not NAME.fullmatch(line[name])):
+        raise ValueError(f"its name is {line[name]!r}")
+    if "curve" in needed:
+        lengths = {len(column) if isinstance(column, list) else 0 for column in line["curve"].values()}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ValueError("its curve is empty, or its columns have different lengths")
 
 
 def write(file: str, lines: Iterable[Run]) -> None:
     """Write one of the store's files, sorted by name."""
+    _write({file: lines})
+
+
+def _write(files: dict[str, Iterable[Run]]) -> None:
+    """Write files of the store, all or none: each replaces the old one when all have been written."""
     STORE.mkdir(parents=True, exist_ok=True)
-    text = "".join(
-        json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in sorted(lines, key=_name)
-    )
-    write_text(STORE / file, text)
+    with ExitStack() as stack:
+        # the last one opened is replaced first: a run without a curve cannot be loaded, a curve without a run is unread
+        for file, lines in files.items():
+            into = stack.enter_context(whole(STORE / file))
+            for line in sorted(lines, key=_name):
+                text = json.dumps(line, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+                into.write(f"{text}\n".encode())
+            into.flush()
 
 
-def _put(file: str, line: Run, replace: bool, folder: Path) -> None:
-    """Add a line to one of the store's files, or replace it."""
-    stored = read(file)
-    others = [other for other in stored if _name(other) != _name(line)]
-    if not replace and len(others) < len(stored):
+@contextmanager
+def _locked() -> Iterator[None]:
+    """Hold the lock of the store, after other processes have let it go; remove what killed ones left unfinished."""
+    STORE.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked(STORE))
+                break
+            except FolderInUse:
+                time.sleep(WAIT)
+        remove_unfinished(STORE)
+        yield
+
+
+def _put(lines: dict[str, Run], replace: bool, folder: Path) -> None:
+    """Add a line to each of these files of the store, or replace it. The first file decides if it is there."""
+    before = {file: read(file) for file in lines}
+    others = {file: [each for each in before[file] if _name(each) != _name(line)] for file, line in lines.items()}
+    first = next(iter(lines))
+    if not replace and len(others[first]) < len(before[first]):
         raise FileExistsError(
-            f"folders: expected no stored run by the name of {folder}, found {_name(line)}; "
+            f"folders: expected no stored run by the name of {folder}, found {_name(lines[first])}; "
             "keep the new one apart with --group NAME, or replace the stored one with --replace"
         )
-    write(file, [*others, line])
+    _write({file: [*others[file], line] for file, line in lines.items()})
 
 
 def _name(line: Run) -> str:

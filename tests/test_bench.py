@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
+import io
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
@@ -19,6 +22,7 @@ from bench import (
     controls,
     generalization,
     inference,
+    pages,
     paper,
     profile,
     published,
@@ -32,6 +36,7 @@ from bench.__main__ import main
 from bench.peers import runner
 from bench.peers.problem import Forward, Layer, Programmer, Step, Training, Transformer
 from bench.sizes import sizes_of
+from fastweights_np import files
 from fastweights_np.network import LAYERS
 
 ROOT = Path(__file__).parents[1]
@@ -152,7 +157,7 @@ def test_tables_2_and_3_and_the_ablation_are_made_of_their_own_runs(store, tmp_p
         if run["run"].startswith("mnist-weight-decay/"):
             run["wrong"] = "biases decayed"
     stored.write("runs.jsonl", runs)
-    assert "| 50 | IRNN | 9.00 % | 8.00 % (biases decayed) | 0.05 | Adam" in paper.make()
+    assert "| 50 | IRNN | 9.00 % |" not in paper.make()
     assert "mnist/multilevel-R50-seed0" in [run["run"] for run in runs]
 
 
@@ -326,6 +331,25 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "line_profiler", None)
     assert main(["profile", "--size", "2,3,4"]) == 2
     assert 'bench: line_profiler is not installed; pip install -e ".[bench]"' in capsys.readouterr().err
+
+
+def test_pages_keep_their_characters_in_every_locale(store, tmp_path, monkeypatch):
+    page = tmp_path / "README.md"
+    page.write_text("η = 0.1\n<!-- table: speed.md -->\n<!-- end -->\n", "utf-8")
+    store.mkdir()
+    (store / "speed.md").write_text("| λ |\n| --- |\n", "utf-8")
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, level=2: encoding or "latin-1")
+    assert pages.write(tmp_path) == [page]
+    assert page.read_text("utf-8") == "η = 0.1\n<!-- table: speed.md -->\n\n| λ |\n| --- |\n\n<!-- end -->\n"
+
+
+def test_output_without_greek_letters_does_not_stop_a_command(store, tmp_path, monkeypatch):
+    stored.add(finished_run(tmp_path / "0", 0.1))
+    printed = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", printed)
+    assert main(["paper"]) == 0
+    printed.flush()
+    assert b"lambda 0.9" in printed.buffer.getvalue()
 
 
 def test_without_a_command_there_is_help(capsys):
@@ -664,7 +688,9 @@ def test_figure_5_has_every_seed_and_when_an_agent_passes_0_9(store, tmp_path, p
         (b"<<<<<<< HEAD", "Expecting value"),
         (b"", "Expecting value"),
         (b'{"task": "retrieval"}', "it lacks run"),
-        (b'{"run": [1], "task": "retrieval", "settings": {}, "seconds": 1, "curve": {}}', "its name is no text: [1]"),
+        (b'{"run": [1], "task": "retrieval", "settings": {}, "seconds": 1, "curve": {}}', "its run is [1]"),
+        (b'{"run": "", "task": "retrieval", "settings": {}, "seconds": 1, "curve": {"a": [1]}}', "its name is ''"),
+        (b"[" * 100_000, "recursion"),
         (None, "retrieval/fast_weights-K4-R50-seed0 is in an earlier line, too"),
     ],
 )
@@ -703,11 +729,83 @@ def test_what_would_make_the_store_unreadable_is_not_added(store, tmp_path):
         ({name: value for name, value in result.items() if name != "seconds"}, "it lacks seconds"),
         (result | {"task": "../retrieval"}, "its task is '../retrieval'"),
         (result | {"task": 5}, "its task is 5"),
+        (result | {"curve": []}, "its curve is empty"),
+        (result | {"seconds": "3"}, "its seconds is '3'"),
+        (result | {"settings": result["settings"] | {"seed": "0/../x"}}, "its name is"),
+        (result | {"settings": result["settings"] | {"layer": ""}}, "its name is"),
+        (result | {"settings": result["settings"] | {"initial": 5}}, "int"),
+        (result | {"origin": "a run"}, "'str' object"),
+        (result | {"command": 5}, "expected string"),
+        (result | {"test_error": float("nan")}, "not JSON compliant"),
+        (result | {"curve": [{"update": 1, "train_loss": float("inf")}]}, "not JSON compliant"),
     ):
         (folder / "result.json").write_text(json.dumps(changed))
         with pytest.raises(ValueError, match=words):
             stored.add(folder)
-        assert not store.exists()
+        assert not list(store.glob("*"))
+    (folder / "result.json").write_text(json.dumps(result | {"run": "another name"}))
+    assert stored.add(folder) == stored.read("runs.jsonl")[0]["run"] == stored.read("retrieval.jsonl")[0]["run"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"best": {}}', '{"best": {}, "task": "retrieval", "trials": 5}'])
+def test_a_damaged_search_is_named_and_not_added(content, store, tmp_path, capsys):
+    (tmp_path / "search.json").write_text(content)
+    assert main(["add", str(tmp_path)]) == 2
+    assert f"folders: expected a complete search in {tmp_path / 'search.json'}: " in capsys.readouterr().err
+    assert not store.exists()
+
+
+def test_a_search_has_the_name_of_its_folder_from_wherever_it_is_added(store, tmp_path, monkeypatch):
+    (folder := tmp_path / "rates").mkdir()
+    (folder / "search.json").write_text('{"task": "retrieval", "trials": [], "best": {}, "search": "other"}')
+    monkeypatch.chdir(folder)
+    assert stored.add(Path()) == stored.read("searches.jsonl")[0]["search"] == "search/rates"
+
+
+def test_runs_that_are_added_at_once_are_all_stored(store, tmp_path):
+    folders = [finished_run(tmp_path / str(seed), 0.1, seed) for seed in range(8)]
+    with ThreadPoolExecutor(len(folders)) as pool:
+        names = list(pool.map(stored.add, folders))
+    assert [run["run"] for run in stored.read("runs.jsonl")] == names
+    assert len(stored.load("retrieval")) == len(folders)
+
+
+def test_a_run_is_stored_whole_or_not_at_all_and_nothing_unfinished_is_left(store, tmp_path, monkeypatch):
+    stored.add(finished_run(tmp_path / "a", 0.1))
+    (store / "runs.jsonl.writing-0123abcd").touch()  # by a process that was killed
+    before = {file: (store / file).read_bytes() for file in ("runs.jsonl", "retrieval.jsonl")}
+    again = finished_run(tmp_path / "b", 0.2)
+    for full in before:
+
+        def whole(path, full=full):
+            if path.name == full:
+                raise OSError(errno.ENOSPC, "no space left")
+            return files.whole(path)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(stored, "whole", whole)
+            with pytest.raises(OSError, match="no space left"):
+                stored.add(again, replace=True)
+        assert {path.name: path.read_bytes() for path in store.iterdir()} == before
+    stored.add(again, replace=True)
+    (run,) = stored.load("retrieval")
+    assert run["test_error"] == run["curve"][-1]["test_nll"] == 0.2
+
+
+def test_runs_with_different_test_sets_are_neither_joined_nor_compared(store, tmp_path, capsys):
+    first = {"name": "mnist", "sizes": [9, 9, 10], "test_sha256": "ab"}
+    others = [first | {"name": "fashion"}, first | {"sizes": [9, 9, 5]}, first | {"test_sha256": "cd"}]
+    for seed, data in enumerate([first, *others]):
+        folder = finished_run(tmp_path / str(seed), 0.1, seed)
+        result = json.loads((folder / "result.json").read_text()) | {"task": "mnist", "data": data}
+        del result["settings"]["pairs"]
+        (folder / "result.json").write_text(json.dumps(result | {"wrong_answers": {"3": 1}}))
+        assert main(["add", str(folder)]) == (2 if seed else 0)
+        assert not seed or "differs in its test set" in capsys.readouterr().err
+        assert main(["add", str(folder), "--group", f"data{seed}"]) == 0
+        names = ["mnist/fast_weights-R50-seed0", f"mnist-data{seed}/fast_weights-R50-seed{seed}"]
+        assert main(["mcnemar", *names]) == (2 if seed else 0)
+        assert not seed or "expected two of the same test set" in capsys.readouterr().err
 
 
 def test_a_line_with_any_character_is_read_again(store, tmp_path):
@@ -738,7 +836,7 @@ def test_a_wrong_number_on_the_command_line_is_explained(words, message, capsys)
 
 
 def test_a_search_cannot_be_compared_like_a_run(store, tmp_path, capsys):
-    stored.write(stored.SEARCHES, [{"search": "search/a", "task": "retrieval", "trials": []}])
+    stored.write(stored.SEARCHES, [{"search": "search/a", "task": "retrieval", "trials": [], "best": {}}])
     assert main(["mcnemar", "search/a", "search/b"]) == 2
     assert "expected the name of a stored run" in capsys.readouterr().err
 

@@ -92,6 +92,7 @@ def test_every_layer_trains_mnist(layer, data_dir, tmp_path, capsys, request):
         request.getfixturevalue("pictures")
     assert main(["mnist", "--layer", layer, *SMALL, "--data-dir", str(data_dir), "--out", str(tmp_path / "run")]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert len(result["data"].pop("test_sha256")) == 64
     assert result["data"] == {"name": "mnist", "sizes": [24, 6, 10]}
     counts = numpy.array(result["confusion"]["counts"])
     assert counts.sum() == 10
@@ -119,6 +120,7 @@ def test_faces_train_on_folders_and_keep_their_name(tmp_path):
     assert main(["faces", *options]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     none = dict.fromkeys(duplicates.TEXT, 0)
+    assert len(result["data"].pop("test_sha256")) == 64
     assert result["data"] == {"name": "FER-2013", "sizes": [15, 6, 21], "left_out": none}
     assert len(result["confusion"]["classes"]) == 7
 
@@ -154,6 +156,17 @@ def test_a_run_is_not_resumed_or_continued_with_other_data(data_dir, tmp_path, c
             assert main(["mnist", "--resume", str(folder), "--data-dir", str(other), *more]) == 2
             assert "data: expected those that" in capsys.readouterr().err
     assert (folder / "result.json").read_bytes() == before
+
+
+def test_the_order_of_images_and_labels_is_in_their_hash():
+    pixels, labels = numpy.random.default_rng(0).integers(0, 256, (3, 28, 28)).astype("uint8"), numpy.arange(3)
+    settings = mnist.Settings()
+    same, *others = [
+        images.Images(*arrays, settings, standardize=False).sha256()
+        for arrays in ((pixels, labels), (pixels[::-1], labels), (pixels, labels[::-1]))
+    ]
+    assert same not in others
+    assert images.Images(pixels, labels.astype("uint8"), settings, standardize=True).sha256() == same
 
 
 def test_control_signals_can_be_ablated_one_by_one():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,12 @@ class Images:
                 images = glimpses.with_types(images, glimpsed)
         return images, self.labels[chosen]
 
+    def sha256(self) -> str:
+        """Return the SHA-256 of all images and labels, in their order."""
+        digest = hashlib.sha256(to_host(self.pixels).tobytes())
+        digest.update(to_host(self.labels).astype("int64").tobytes())
+        return digest.hexdigest()
+
     def _pixels(self, chosen: Any) -> Array:
         if self._places is None:
             return self.pixels[chosen]
@@ -197,6 +204,7 @@ def run(settings: ImageSettings, folder: Path, data: Data) -> dict[str, Any]:
         "data": {
             "name": data.name,
             "sizes": [len(part.labels) for part in (data.training, data.validation, data.test)],
+            "test_sha256": data.test.sha256(),
             **data.about,
         },
         "test_error": error,
