@@ -2,7 +2,8 @@
 
 A plan's searches are made first: runs take their best settings. An interrupted run or search is resumed. After Ctrl-C,
 repeat the command to resume: nothing is lost. A name is a plan, or the beginning of names of runs, as in the store.
-With --again stored runs are made a second time, and both figures are printed. The store keeps the first.
+With --again stored runs are made once more, and both figures are printed. The store keeps the first. A finished run
+that is stored as wrong, or was made again before, is renamed: its name gets a number.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 from tasks.running import typed
-from tasks.running.runs import RunSettings, read_json
+from tasks.running.runs import RunSettings, read_json, settings_and_notes
 from tasks.searching import space
 from tasks.searching.trial import end, start
 
@@ -46,17 +48,50 @@ class Planned(NamedTuple):
         return (FOLDER.with_name("again") if self.again else FOLDER) / self.name
 
     def arguments(self, data_dir: Path | None) -> list[str]:
-        """Return the arguments of `python -m tasks` that start or resume it."""
+        """Return the arguments of `python -m tasks` that start or resume it.
+
+        Raise ValueError if the folder holds a run with other settings.
+        """
         cell, out = self.cell, ["--out", str(self.folder)]
         data = ["--data-dir", str(data_dir)] if self.needs_data_dir else []
         if isinstance(cell, Search):
             return ["search", cell.task, "--grid", *cell.grid.split(), *cell.options.split(), *out, *data]
         if (self.folder / "settings.json").exists():
-            return [cell.task, "--resume", str(self.folder)]
+            self._check_settings(cell, self.folder / "settings.json")
+            return [cell.task, "--resume", str(self.folder), *data]
         words = [*cell.options.split(), *best_of(cell.search), "--seed", str(self.seed), *out]
         if cell.start is not None:
-            words += ["--initial", str(self._made(cell.start))]
+            words += ["--initial", str(self.made(cell.start))]
         return [cell.task, *words, *data]
+
+    def _check_settings(self, cell: Cell, path: Path) -> None:
+        """Raise ValueError unless the settings in this file are the planned ones."""
+        planned = _settings(cell.task, " ".join([cell.options, *best_of(cell.search)])) | {"seed": self.seed}
+        found = settings_and_notes(read_json(path), _kind(cell.task), path)[0].as_json()
+        odd = [name for name in planned if name != "initial" and planned[name] != found[name]]
+        if Path(found["initial"] or "").resolve() != Path(self.initial or "").resolve():
+            odd.append("initial")
+        if odd:
+            raise ValueError(
+                f"{self.name}: expected in {self.folder} a run with the planned settings, found one that differs in "
+                f"{', '.join(odd)}; move the folder away"
+            )
+
+    @property
+    def finished(self) -> bool:
+        """Return whether the folder holds a finished run; a search ends at once if it is complete."""
+        return isinstance(self.cell, Cell) and (self.folder / "result.json").exists()
+
+    def set_aside_an_earlier_one(self) -> None:
+        """Rename the folder if it holds what must be made anew: the run that is stored as wrong, or made again."""
+        path = self.folder / ("search.json" if isinstance(self.cell, Search) else "result.json")
+        if not path.exists():
+            return
+        found = read_json(path)
+        wrong = any(_name_of(each) == self.name and each["finished"] == found.get("finished") for each in _wrong())
+        if wrong or (self.again and not found.get("left")):
+            number = next(n for n in count(1) if not self.folder.with_name(f"{self.folder.name}-{n}").exists())
+            self.folder.rename(self.folder.with_name(f"{self.folder.name}-{number}"))
 
     @property
     def initial(self) -> Path | None:
@@ -66,7 +101,7 @@ class Planned(NamedTuple):
             return None
         return FOLDER / _name(cell.start, self.seed)
 
-    def _made(self, start: Cell) -> Path:
+    def made(self, start: Cell) -> Path:
         """Return the folder of the run that this one starts from. Raise ValueError if there is no finished run."""
         folder = FOLDER / _name(start, self.seed)
         if not (folder / "result.json").exists():
@@ -95,19 +130,23 @@ def best_of(search: str) -> list[str]:
     if not search:
         return []
     for found in store.read(store.SEARCHES):
-        if found["search"] == f"search/{search}":
-            kind = importlib.import_module(f"tasks.{found['task']}").Settings
-            return typed.words(kind, {name: found["best"][name] for name in found["space"]})
+        if found["search"] == f"search/{search}" and "wrong" not in found:
+            return typed.words(_kind(found["task"]), {name: found["best"][name] for name in found["space"]})
     raise ValueError(
         f"reproduce: expected search/{search} in the store, found none; make it first: python -m bench "
         f"reproduce search/{search}"
     )
 
 
+def _kind(task: str) -> Any:
+    """Return the class of a task's settings."""
+    return importlib.import_module(f"tasks.{task}").Settings
+
+
 @cache
 def _settings(task: str, options: str) -> dict[str, Any]:
     """Return the settings of a run with these options. Reading hundreds of command lines takes ten seconds instead."""
-    kind, given, name = importlib.import_module(f"tasks.{task}").Settings, dict[str, str](), ""
+    kind, given, name = _kind(task), dict[str, str](), ""
     for word in options.split():
         if not word.startswith("--"):
             given[name] = word
@@ -135,10 +174,10 @@ def planned(names: list[str]) -> Iterator[Planned]:
     for name in names or PLANS:
         plans = [name] if name in PLANS else PLANS
         chosen = [run for plan in plans for run in _of(plan) if name in PLANS or run.name.startswith(name)]
-        if not chosen:
+        if not chosen or not name:
             raise ValueError(
                 f"reproduce: expected a plan, which are {', '.join(PLANS)}; or how names of planned runs or searches "
-                f"begin, such as retrieval/lstm-K4-R50 or search/table1; got {name}"
+                f"begin, such as retrieval/lstm-K4-R50 or search/table1; got {name!r}"
             )
         for run in chosen:
             runs.setdefault(run.name, run)
@@ -155,8 +194,19 @@ def _of(plan: str) -> Iterator[Planned]:
 
 def stored() -> dict[str, dict[str, Any]]:
     """Return the stored runs and searches by name, except those that are stored as wrong."""
-    kinds = {"run": store.RUNS, "search": store.SEARCHES}
-    return {each[kind]: each for kind, file in kinds.items() for each in store.read(file) if "wrong" not in each}
+    return {_name_of(each): each for each in _all_stored() if "wrong" not in each}
+
+
+def _wrong() -> list[dict[str, Any]]:
+    return [each for each in _all_stored() if "wrong" in each]
+
+
+def _all_stored() -> list[dict[str, Any]]:
+    return [*store.read(store.RUNS), *store.read(store.SEARCHES)]
+
+
+def _name_of(found: dict[str, Any]) -> str:
+    return str(found.get("run") or found["search"])
 
 
 def missing(names: list[str]) -> list[Planned]:
@@ -197,8 +247,19 @@ def reproduce(names: list[str], jobs: int, dry_run: bool, data_dir: Path | None,
         return
     if data_dir is None and any(run.needs_data_dir for run in runs):
         raise ValueError("data_dir: expected the folder of the faces, which cannot be fetched; name it by --data-dir")
-    for kind in (Search, Cell):
-        _make([run for run in runs if isinstance(run.cell, kind)], jobs, data_dir)
+    if data_dir is not None and not any(run.needs_data_dir for run in runs):
+        raise ValueError(f"data_dir: expected none, because these runs fetch their data; got {data_dir}; leave it out")
+    to_be_made = set() if again else {run.folder for run in runs}
+    for run in runs:
+        if isinstance(run.cell, Cell) and run.cell.start is not None and run.initial not in to_be_made:
+            run.made(run.cell.start)
+    stages = [
+        [run for run in runs if isinstance(run.cell, Search)],
+        [run for run in runs if isinstance(run.cell, Cell) and run.cell.start is None],
+        [run for run in runs if isinstance(run.cell, Cell) and run.cell.start is not None],
+    ]
+    for stage in stages:
+        _make(stage, jobs, data_dir)
 
 
 def _compared(run: Planned) -> str:
@@ -222,34 +283,42 @@ def _count(runs: list[Planned]) -> str:
 
 def _make(runs: list[Planned], jobs: int, data_dir: Path | None) -> None:
     """Make the runs, `jobs` in parallel. If this process ends or is killed, they end with a checkpoint."""
-    stopped, storing = threading.Event(), threading.Lock()
+    stopped = threading.Event()
 
     def make(run: Planned) -> None:
         if stopped.is_set():
             return
+        run.set_aside_an_earlier_one()
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         arguments, log = run.arguments(data_dir), run.folder.with_name(f"{run.folder.name}.log")
-        with start(arguments, log) as process:
-            while (code := process.poll()) is None:
-                if stopped.wait(POLL):
-                    end(process)
+        code: int | None = None
+        if not run.finished:  # else it was stopped before it was stored
+            with start(arguments, log) as process:
+                while (code := process.poll()) is None:
+                    if stopped.wait(POLL):
+                        end(process)
         if stopped.is_set():
             return
         if code:
-            stopped.set()
             raise RuntimeError(f"{run.name}: exit code {code} of python -m tasks {shlex.join(arguments)}; see {log}")
         if run.again:
             print(_compared(run), flush=True)
             return
-        with storing:
-            group = run.cell.group.removeprefix(run.cell.task).removeprefix("-")
-            print(f"stored {store.add(run.folder, group, replace=True)}", flush=True)
+        group = run.cell.group.removeprefix(run.cell.task).removeprefix("-")
+        print(f"stored {store.add(run.folder, group, replace=True)}", flush=True)
+
+    def make_or_stop(run: Planned) -> None:
+        try:
+            make(run)
+        except BaseException:
+            stopped.set()
+            raise
 
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # handled like Ctrl-C
     try:
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                for made in [pool.submit(make, run) for run in runs]:
+                for made in [pool.submit(make_or_stop, run) for run in runs]:
                     made.result()
             finally:
                 stopped.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import pytest
 
 from bench import plans, published, reproduce, store
 from bench.__main__ import main
-from tasks import retrieval
+from tasks import __main__ as tasks
+from tasks import faces, retrieval
 from tasks.running.command_line import settings_asked_for
 from tasks.searching import space
 
@@ -79,6 +81,8 @@ def test_a_run_that_is_deleted_and_only_it_is_planned(tmp_path, monkeypatch, cap
     assert "reproduce: expected a name among table1, searches" in capsys.readouterr().err
     assert main(["reproduce", "table9"]) == 2
     assert "expected a plan, which are table1, searches" in capsys.readouterr().err
+    assert main(["reproduce", "", "--dry-run"]) == 2
+    assert "got ''" in capsys.readouterr().err
     assert main(["reproduce", "--again"]) == 2
     assert "--dry-run lists all stored runs" in capsys.readouterr().err
 
@@ -189,8 +193,143 @@ def test_a_run_that_was_interrupted_is_resumed(tiny):
     run = next(reproduce.planned(["tiny"]))
     assert run.arguments(None)[-2:] == ["--out", str(run.folder)]
     run.folder.mkdir(parents=True)
-    (run.folder / "settings.json").write_text("{}")
+    settings = settings_asked_for(retrieval.Settings, TINY.split(), "tasks")
+    (run.folder / "settings.json").write_text(json.dumps(settings.as_json()))
     assert run.arguments(None)[-2:] == ["--resume", str(run.folder)]
+
+
+def test_the_data_folder_may_be_another_one_when_a_run_is_resumed(tiny):
+    plans.PLANS["tiny"] = plans.cells.cells("faces-tiny", 1, "--layer irnn")
+    (run,) = reproduce.planned(["tiny"])
+    run.folder.mkdir(parents=True)
+    settings = settings_asked_for(faces.Settings, ["--layer", "irnn"], "tasks")
+    (run.folder / "settings.json").write_text(json.dumps({"data_dir": "/gone"} | settings.as_json()))
+    assert run.arguments(tiny)[-4:] == ["--resume", str(run.folder), "--data-dir", str(tiny)]
+
+
+@pytest.mark.parametrize("different", ["--epochs 2", "--seed 1"])
+def test_a_folder_with_other_settings_than_the_planned_ones_is_neither_resumed_nor_stored(different, tiny, capsys):
+    assert main(["reproduce", "tiny"]) == 0
+    first, second = store.read(store.RUNS)
+    store.write(store.RUNS, [second])
+    shutil.rmtree(folder := tiny / "runs" / first["run"])
+    words = [*TINY.split(), *different.split(), "--out", str(folder)]
+    assert tasks.main(["retrieval", *words]) == 0
+    capsys.readouterr()
+    assert main(["reproduce", "tiny"]) == 2
+    said = capsys.readouterr().err
+    assert f"expected in {folder} a run with the planned settings, found one that differs in {words[-4][2:]}" in said
+    assert "move the folder away" in said
+    assert store.read(store.RUNS) == [second]
+
+
+def test_a_run_that_was_finished_but_not_stored_is_stored_as_it_is(tiny):
+    assert main(["reproduce", "tiny"]) == 0
+    before = store.read(store.RUNS)
+    store.write(store.RUNS, [])
+    for run in before:
+        path = tiny / "runs" / run["run"] / "result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "of the training"}))
+    assert main(["reproduce", "tiny"]) == 0
+    assert store.read(store.RUNS) == [run | {"commit": "of the training"} for run in before]
+
+
+def test_a_run_or_search_that_is_stored_as_wrong_is_made_anew_and_its_folder_is_kept(tiny):
+    plans.PLANS["tiny"] = [
+        plans.cells.Search("rates", "retrieval", TINY, "learning_rate=1e-9"),
+        *plans.cells.cells("retrieval-tiny", 1, TINY),
+    ]
+    assert main(["reproduce", "tiny"]) == 0
+    for file, result in ((store.RUNS, "result.json"), (store.SEARCHES, "search.json")):
+        (line,) = store.read(file)
+        store.write(file, [line | {"wrong": "a bug"}])
+        folder = tiny / "runs" / (line.get("run") or line["search"])
+        (folder / result).write_text(json.dumps(json.loads((folder / result).read_text()) | {"commit": "with a bug"}))
+        (folder / "kept").touch()
+        assert main(["reproduce", "tiny"]) == 0
+        (anew,) = store.read(file)
+        assert "wrong" not in anew
+        assert anew["commit"] == line["commit"]
+        assert (folder.with_name(f"{folder.name}-1") / "kept").exists()
+        assert not (folder / "kept").exists()
+
+
+def test_the_best_settings_of_a_search_that_is_stored_as_wrong_are_not_taken(tiny):
+    line = {"search": "search/a", "task": "mnist", "trials": [], "space": {}, "best": {}, "wrong": "a bug"}
+    store.write(store.SEARCHES, [line])
+    with pytest.raises(ValueError, match="expected search/a in the store, found none"):
+        reproduce.best_of("a")
+
+
+def test_each_repetition_of_a_stored_run_is_a_new_run(tiny, capsys):
+    plans.PLANS["tiny"] = plans.cells.cells("retrieval-tiny", 1, TINY)
+    assert main(["reproduce", "tiny"]) == 0
+    (run,) = store.read(store.RUNS)
+    folder = tiny / "again" / run["run"]
+    for number in range(1, 3):
+        assert main(["reproduce", "tiny", "--again"]) == 0
+        path = folder / "result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"test_nll": 0.25}))  # by other code
+        assert main(["reproduce", "tiny", "--again"]) == 0
+        assert "0.25" not in capsys.readouterr().out
+        assert (folder.with_name(f"{folder.name}-{2 * number - 1}") / "result.json").exists()
+    assert store.read(store.RUNS) == [run]
+
+
+def test_a_run_that_starts_from_another_one_is_made_after_it(tiny, capsys):
+    first = plans.cells.Cell("retrieval-tiny", TINY, (0,))
+    plans.PLANS["tiny"] = [plans.cells.Cell("retrieval-longer", TINY, (0,), start=first), first]
+    assert main(["reproduce", "tiny", "--jobs", "2"]) == 0
+    name = "retrieval-tiny/fast_weights-K4-R8-seed0"
+    assert [run["run"] for run in store.read(store.RUNS)] == [name.replace("tiny", "longer"), name]
+    store.write(store.RUNS, [run for run in store.read(store.RUNS) if run["run"] == name])
+    shutil.rmtree(tiny / "runs")
+    plans.PLANS["tiny"].append(plans.cells.Cell("retrieval-more", TINY, (0,)))
+    assert main(["reproduce", "tiny"]) == 2
+    assert f"expected a finished run in {tiny / 'runs' / name}, from which" in capsys.readouterr().err
+    assert not (tiny / "runs").exists()
+
+
+def test_an_error_of_one_run_ends_the_others_with_a_checkpoint(tiny, capsys, monkeypatch):
+    def add(*_, **__):
+        raise OSError("the store is full")
+
+    monkeypatch.setattr(store, "add", add)
+    plans.PLANS["tiny"] = [
+        plans.cells.Cell("retrieval-long", f"{TINY} --epochs 100000", (0,)),
+        plans.cells.Cell("retrieval-tiny", TINY, (0,)),
+    ]
+    assert main(["reproduce", "tiny", "--jobs", "2"]) == 2
+    assert "the store is full" in capsys.readouterr().err
+
+
+def test_no_option_of_a_plan_is_given_twice_and_no_two_runs_have_one_name():
+    names = dict[str, object]()
+    for run in (run for plan in plans.PLANS for run in reproduce.planned([plan])):
+        assert names.setdefault(run.name, run) == run
+        if isinstance(run.cell, plans.cells.Search):
+            continue
+        words = [word.partition("=")[0] for word in run.cell.options.split() if word.startswith("--")]
+        searched = reproduce.best_of(run.cell.search) if f"search/{run.cell.search}" in reproduce.stored() else []
+        words += [word.partition("=")[0] for word in searched]
+        assert len(set(words)) == len(words), run.name
+        assert "--seed" not in words
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--dry-run --jobs 2", "--jobs has no effect with --dry-run"),
+        ("--dry-run --data-dir x", "--data-dir has no effect with --dry-run"),
+        ("--dry-run --store", "--store has no effect with --dry-run"),
+        ("--again --store", "--store has no effect with --again"),
+        ("--data-dir x", "data_dir: expected none, because these runs fetch their data; got x"),
+    ],
+)
+def test_an_option_without_effect_is_refused(words, message, tiny, capsys):
+    assert main(["reproduce", "tiny", *words.split()]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tiny / "runs").exists()
 
 
 def test_a_run_that_fails_is_named_with_its_log(tiny, capsys):
