@@ -67,8 +67,6 @@ class Settings(TransformerSettings):
         checks.count("context", self.context, least=BLOCK)
         if self.context % BLOCK:
             raise ValueError(f"context: expected a multiple of {BLOCK}, got {self.context}")
-        if self.data is not None:
-            object.__setattr__(self, "data", self.data.absolute())  # a run is resumed from any folder
         checks.count("validation_size", self.validation_size, least=self.context + 1)
         checks.count("test_size", self.test_size, least=1)
 

@@ -345,6 +345,14 @@ def test_a_run_is_resumed_without_the_run_that_it_started_from(finished, tmp_pat
     assert result_of(tmp_path / "new")["curve"] == whole["curve"]
 
 
+def test_a_run_that_starts_from_another_one_is_resumed_from_any_folder(finished, tmp_path, monkeypatch):
+    _, words, folder = finished
+    words = [*with_own_base(words), "--initial", folder.name, "--out", str(tmp_path / "new")]
+    monkeypatch.chdir(folder.parent)
+    assert main(words) == 0
+    assert json.loads((tmp_path / "new" / "settings.json").read_text())["initial"] == str(folder)
+
+
 def test_an_initial_run_that_is_not_there_is_named(tmp_path, capsys):
     words = [*options("retrieval", tmp_path), "--initial", str(tmp_path / "nowhere"), "--out", str(tmp_path / "new")]
     assert main(words) == 2

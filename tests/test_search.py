@@ -235,6 +235,13 @@ def test_ten_settings_and_any_folder_name(tmp_path):
     assert os.listdir(tmp_path) == [folder.name]
 
 
+def test_the_folder_of_a_run_is_not_taken_for_a_search(tmp_path, capsys):
+    (tmp_path / "settings.json").touch()
+    assert main(["search", "retrieval", "--grid", "rate=0.1", *SMALL, "--out", str(tmp_path)]) == 2
+    assert f"got {tmp_path}, which holds a run; choose another" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
 def test_one_search_at_a_time_uses_a_folder(searched, capsys):
     with locked(searched):
         assert main([*GRID, "--out", str(searched)]) == 2

@@ -109,6 +109,9 @@ class RunSettings:
                 f"{name}: {user} does not use it; expected its default, {default!r}, got {value!r}; leave {given} out, "
                 f"or pass {remedy}"
             )
+        for name, value in vars(self).items():
+            if isinstance(value, Path) and name not in PLACES:
+                object.__setattr__(self, name, value.absolute())  # a run is resumed from any folder
         checks.count("seed", self.seed, least=0)
         checks.count("threads", self.threads, least=1)
         checks.not_negative("learning_rate", self.learning_rate)

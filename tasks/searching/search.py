@@ -163,6 +163,8 @@ def _asked_for(chosen: argparse.Namespace, options: list[str], kind: type[RunSet
 
 def _folder(out: Path | None, task: str) -> Path:
     """Make the search's folder and return it. Raise ValueError if it cannot be made."""
+    if out is not None and (out / "settings.json").exists():
+        raise ValueError(f"out: expected a new folder, or a search's, got {out}, which holds a run; choose another")
     usual = Path("runs") / time.strftime(f"search-{task}-%Y%m%d-%H%M%S")
     for number in count(1):
         folder = out or (usual if number == 1 else usual.with_name(f"{usual.name}-{number}"))
