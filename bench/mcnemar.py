@@ -52,6 +52,6 @@ def _run(name: str) -> store.Run:
     found = next((run for run in store.load(name.partition("/")[0]) if run.get("run") == name), None)
     if found is None:
         raise ValueError(f"runs: expected the name of a stored run, such as mnist/lstm-R50-seed0, got {name!r}")
-    if "wrong_answers" not in found:
+    if not {"wrong_answers", "data"} <= found.keys():
         raise ValueError(f"runs: expected a run of digits or faces with its answers, got {name}, which has none stored")
     return found

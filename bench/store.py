@@ -202,6 +202,8 @@ def _check(file: str, line: Any) -> None:
             raise ValueError(f"its {key} is {line[key]!r}")
     if not line[name := next(iter(needed))] or (name == "run" and not NAME.fullmatch(line[name])):
         raise ValueError(f"its name is {line[name]!r}")
+    if "settings" in needed and "seed" not in line["settings"]:
+        raise ValueError("its settings have no seed")
     if "curve" in needed:
         lengths = {len(column) if isinstance(column, list) else 0 for column in line["curve"].values()}
         if len(lengths) != 1 or 0 in lengths:

@@ -747,6 +747,18 @@ def test_what_would_make_the_store_unreadable_is_not_added(store, tmp_path):
     assert stored.add(folder) == stored.read("runs.jsonl")[0]["run"] == stored.read("retrieval.jsonl")[0]["run"]
 
 
+def test_settings_without_a_seed_and_answers_without_data_are_named(store, tmp_path, capsys):
+    name = stored.add(finished_run(tmp_path / "0", 0.1))
+    (line,) = stored.read("runs.jsonl")
+    (curve,) = stored.read("retrieval.jsonl")
+    stored.write("retrieval.jsonl", [curve | {"wrong_answers": {}}])
+    assert main(["mcnemar", name, "retrieval/other"]) == 2
+    assert f"got {name}, which has none stored" in capsys.readouterr().err
+    stored.write("runs.jsonl", [line | {"settings": {}}])
+    assert main(["mcnemar", name, "retrieval/other"]) == 2
+    assert "line 1: expected what bench add stores: its settings have no seed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"best": {}}', '{"best": {}, "task": "retrieval", "trials": 5}'])
 def test_a_damaged_search_is_named_and_not_added(content, store, tmp_path, capsys):
     (tmp_path / "search.json").write_text(content)
