@@ -78,12 +78,12 @@ def main(arguments: list[str]) -> int:
     actors.add_argument("--actors", type=_positive, nargs="+", default=[1, cores], help="numbers of actors to measure")
     commands.add_parser("logits", help="measure what In-Place TTT adds to the logits of a network before training")
     commands.add_parser("launches", help="count array operations per time step: kernel launches on a GPU")
+    measuring_ones = [*commands.choices.values()]
     faults = commands.add_parser("faults", help="test robustness: kill runs, fill disks, damage files and input data")
     faults.add_argument("kinds", nargs="*", metavar="KIND", help="kinds of fault (default: all)")
     faults.add_argument("--count", type=_positive, help="number of cases of each kind")
     faults.add_argument("--seed", type=int, default=0, help="random seed of the cases, but not of the kill times")
     faults.add_argument("--report", type=Path, help="Markdown file for the table")
-    writing = [*commands.choices.values()]
     add = commands.add_parser("add", help="store the results of finished task runs and searches in bench/results")
     add.add_argument("folders", type=Path, nargs="+", help="output folders of python -m tasks")
     add.add_argument("--replace", action="store_true", help="replace a stored run with the same name")
@@ -103,7 +103,7 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         parser.print_help()
         return 0
-    for each in (*writing, reproduce, paper):
+    for each in (*measuring_ones, reproduce, paper):
         what = "write tables and figures to" if each in (reproduce, paper) else "write to"
         each.add_argument("--store", action="store_true", help=f"{what} bench/results, not to {store.SCRATCH}")
     chosen = parser.parse_args(arguments)

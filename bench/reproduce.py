@@ -78,6 +78,11 @@ class Planned(NamedTuple):
             )
 
     @property
+    def stage(self) -> int:
+        """Return 0 for a search, 1 for a run, 2 for a run that starts from another one: what is made first."""
+        return isinstance(self.cell, Cell) + (self.initial is not None)
+
+    @property
     def finished(self) -> bool:
         """Return whether the folder holds a finished run; a search ends at once if it is complete."""
         return isinstance(self.cell, Cell) and (self.folder / "result.json").exists()
@@ -88,7 +93,7 @@ class Planned(NamedTuple):
         if not path.exists():
             return
         found = read_json(path)
-        wrong = any(_name_of(each) == self.name and each["finished"] == found.get("finished") for each in _wrong())
+        wrong = any(store.name_in(each) == self.name and each["finished"] == found.get("finished") for each in _wrong())
         if wrong or (self.again and not found.get("left")):
             number = next(n for n in count(1) if not self.folder.with_name(f"{self.folder.name}-{n}").exists())
             self.folder.rename(self.folder.with_name(f"{self.folder.name}-{number}"))
@@ -194,7 +199,7 @@ def _of(plan: str) -> Iterator[Planned]:
 
 def stored() -> dict[str, dict[str, Any]]:
     """Return the stored runs and searches by name, except those that are stored as wrong."""
-    return {_name_of(each): each for each in _all_stored() if "wrong" not in each}
+    return {store.name_in(each): each for each in _all_stored() if "wrong" not in each}
 
 
 def _wrong() -> list[dict[str, Any]]:
@@ -203,10 +208,6 @@ def _wrong() -> list[dict[str, Any]]:
 
 def _all_stored() -> list[dict[str, Any]]:
     return [*store.read(store.RUNS), *store.read(store.SEARCHES)]
-
-
-def _name_of(found: dict[str, Any]) -> str:
-    return str(found.get("run") or found["search"])
 
 
 def missing(names: list[str]) -> list[Planned]:
@@ -253,13 +254,8 @@ def reproduce(names: list[str], jobs: int, dry_run: bool, data_dir: Path | None,
     for run in runs:
         if isinstance(run.cell, Cell) and run.cell.start is not None and run.initial not in to_be_made:
             run.made(run.cell.start)
-    stages = [
-        [run for run in runs if isinstance(run.cell, Search)],
-        [run for run in runs if isinstance(run.cell, Cell) and run.cell.start is None],
-        [run for run in runs if isinstance(run.cell, Cell) and run.cell.start is not None],
-    ]
-    for stage in stages:
-        _make(stage, jobs, data_dir)
+    for stage in range(3):
+        _make([run for run in runs if run.stage == stage], jobs, data_dir)
 
 
 def _compared(run: Planned) -> str:

@@ -97,7 +97,7 @@ def add(folder: Path, group: str = "", replace: bool = False) -> str:
 
 
 def same_test_set(first: Run, second: Run) -> bool:
-    """Return whether two runs have the same test examples in the same order, as far as their results show it."""
+    """Return whether two runs have the same test examples in the same order, as far as their results show this."""
     data, other = first.get("data", {}), second.get("data", {})
     known = data.keys() & other.keys() & {"name", "test_sha256"}  # older runs have no SHA-256
     sizes = [each.get("sizes", ())[2:] for each in (data, other)]  # of the test set, which is the third
@@ -182,11 +182,11 @@ def _parsed(path: Path, content: bytes) -> list[Run]:
         try:
             stored = json.loads(line)
             _check(path.name, stored)
-            if _name(stored) in found:
-                raise ValueError(f"{_name(stored)} is in an earlier line, too")
+            if name_in(stored) in found:
+                raise ValueError(f"{name_in(stored)} is in an earlier line, too")
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: expected what bench add stores: {error}; restore it") from error
-        found[_name(stored)] = stored
+        found[name_in(stored)] = stored
     return list(found.values())
 
 
@@ -222,7 +222,7 @@ def _write(files: dict[str, Iterable[Run]]) -> None:
         # the last one opened is replaced first: a run without a curve cannot be loaded, a curve without a run is unread
         for file, lines in files.items():
             into = stack.enter_context(whole(STORE / file))
-            for line in sorted(lines, key=_name):
+            for line in sorted(lines, key=name_in):
                 text = json.dumps(line, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
                 into.write(f"{text}\n".encode())
             into.flush()
@@ -230,7 +230,7 @@ def _write(files: dict[str, Iterable[Run]]) -> None:
 
 @contextmanager
 def _locked() -> Iterator[None]:
-    """Hold the lock of the store, after other processes have let it go; remove what killed ones left unfinished."""
+    """Wait for the lock of the store and hold it within the block. Remove unfinished files of killed processes."""
     STORE.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         while True:
@@ -246,17 +246,18 @@ def _locked() -> Iterator[None]:
 def _put(lines: dict[str, Run], replace: bool, folder: Path) -> None:
     """Add a line to each of these files of the store, or replace it. The first file decides if it is there."""
     before = {file: read(file) for file in lines}
-    others = {file: [each for each in before[file] if _name(each) != _name(line)] for file, line in lines.items()}
+    others = {file: [each for each in before[file] if name_in(each) != name_in(line)] for file, line in lines.items()}
     first = next(iter(lines))
     if not replace and len(others[first]) < len(before[first]):
         raise FileExistsError(
-            f"folders: expected no stored run by the name of {folder}, found {_name(lines[first])}; "
+            f"folders: expected no stored run by the name of {folder}, found {name_in(lines[first])}; "
             "keep the new one apart with --group NAME, or replace the stored one with --replace"
         )
     _write({file: [*others[file], line] for file, line in lines.items()})
 
 
-def _name(line: Run) -> str:
+def name_in(line: Run) -> str:
+    """Return the name of the run or search in a line."""
     return str(line.get("run") or line["search"])
 
 
