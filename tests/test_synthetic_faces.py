@@ -191,6 +191,7 @@ def test_the_task_trains_on_synthetic_faces_and_says_so(small, made, tmp_path, c
     assert "faces: synthetic faces, 72 training and 36 test faces, read from" in said
     result = json.loads((out / "result.json").read_text())
     none = dict.fromkeys(duplicates.TEXT, 0)
+    assert len(result["data"].pop("test_sha256")) == 64
     assert result["data"] == {"name": "synthetic faces", "sizes": [54, 18, 36], "left_out": none}
     assert tuple(result["recall"]) == PIE_CLASSES
     with pytest.raises(SystemExit):
