@@ -243,6 +243,19 @@ def test_only_what_is_dead_is_taken_from_another_search(owner, opened, tmp_path,
     assert other.left() == (0 if "dead" in owner else 1)
 
 
+def test_a_search_that_is_killed_before_its_first_heartbeat_does_not_stop_the_others_forever(opened, tmp_path):
+    url = f"sqlite:///{tmp_path}/shared.db"
+    killed, other = (opened(tmp_path / name, {"seed": [1, 2]}, url=url) for name in ("killed", "other"))
+    with study._heartbeats_allowed():
+        lost = killed._study.ask()  # killed here: the trial has started, and has no owner and no heartbeat
+    assert other.next().params["seed"] == 2
+    assert other.next() is None
+    assert other.run_elsewhere() == [lost.number]
+    with closing(sqlite3.connect(tmp_path / "shared.db", isolation_level=None)) as database:
+        database.execute("update trial_heartbeats set heartbeat = datetime('now', '-1 day') where trial_id = 1")
+    assert other.next().params["seed"] == 1
+
+
 def test_a_trial_that_two_searches_have_is_finished_once(opened, tmp_path):
     first = opened(tmp_path / "s", {"seed": [1]})
     trial = first.next()

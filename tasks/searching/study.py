@@ -122,6 +122,7 @@ class Study:
         self._distributions = {name: _distribution(values) for name, values in search.space.items()}
         self._owner = [platform.node(), str(search.folder.resolve())]
         self._asking = Lock()
+        self._seen_without_owner = set[int]()  # numbers of trials that were given a heartbeat
         self._left_out = dict[frozenset[Any], str]()  # samples that cannot be run, each with the invalid setting
         self._storage = _storage(url, search.folder)
         try:
@@ -197,6 +198,7 @@ class Study:
         """Return the next trial to run: a waiting one, else one with new settings. None if there is none."""
         with self._asking:
             if self._shared:
+                self._beat_for_trials_without_owner()
                 with _heartbeats_allowed():
                     fail_stale_trials(self._study)
             while True:
@@ -210,11 +212,21 @@ class Study:
                     trial = self._study.ask()
                 same = [other.number for other in self.trials() if _key(other.params) == _key(trial.params)]
                 if trial.params and min(same) == trial.number:
-                    trial.set_user_attr("owner", self._owner)
                     self.beat(trial.number)
+                    trial.set_user_attr("owner", self._owner)  # after the first heartbeat: a trial with owner has one
                     return trial
                 # another search took the waiting trial, or added the same settings at the same time
                 self._study.tell(trial, state=TrialState.FAIL)
+
+    def _beat_for_trials_without_owner(self) -> None:
+        """Send one heartbeat for each started trial that has no owner yet. Its search may have been killed before that.
+
+        A trial without a heartbeat would never count as dead, and other searches would wait for it forever.
+        """
+        for trial in self.trials(TrialState.RUNNING):
+            if "owner" not in trial.user_attrs and trial.number not in self._seen_without_owner:
+                self._seen_without_owner.add(trial.number)
+                self.beat(trial.number)
 
     def _draw(self, tried: set[frozenset[Any]]) -> dict[str, Any] | None:
         """Return random settings that were not tried. None if enough were tried, or if there are no others."""
