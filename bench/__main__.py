@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> int:
     actors.add_argument("--actors", type=_positive, nargs="+", default=[1, cores], help="numbers of actors to measure")
     commands.add_parser("logits", help="measure what In-Place TTT adds to the logits of a network before training")
     commands.add_parser("launches", help="count array operations per time step: kernel launches on a GPU")
-    measuring_ones = [*commands.choices.values()]
+    measurements = [*commands.choices.values()]
     faults = commands.add_parser("faults", help="test robustness: kill runs, fill disks, damage files and input data")
     faults.add_argument("kinds", nargs="*", metavar="KIND", help="kinds of fault (default: all)")
     faults.add_argument("--count", type=_positive, help="number of cases of each kind")
@@ -103,7 +103,7 @@ def main(arguments: list[str]) -> int:
     if not arguments:
         parser.print_help()
         return 0
-    for each in (*measuring_ones, reproduce, paper):
+    for each in (*measurements, reproduce, paper):
         what = "write tables and figures to" if each in (reproduce, paper) else "write to"
         each.add_argument("--store", action="store_true", help=f"{what} bench/results, not to {store.SCRATCH}")
     chosen = parser.parse_args(arguments)

@@ -60,8 +60,9 @@ class Planned(NamedTuple):
             self._check_settings(cell, self.folder / "settings.json")
             return [cell.task, "--resume", str(self.folder), *data]
         words = [*cell.options.split(), *best_of(cell.search), "--seed", str(self.seed), *out]
-        if cell.start is not None:
-            words += ["--initial", str(self.made(cell.start))]
+        if self.initial is not None:
+            self.check_initial()
+            words += ["--initial", str(self.initial)]
         return [cell.task, *words, *data]
 
     def _check_settings(self, cell: Cell, path: Path) -> None:
@@ -101,20 +102,17 @@ class Planned(NamedTuple):
     @property
     def initial(self) -> Path | None:
         """Return the folder of the run that this one starts from; None if it starts anew."""
-        cell = self.cell
-        if isinstance(cell, Search) or cell.start is None:
-            return None
-        return FOLDER / _name(cell.start, self.seed)
+        start = self.cell.start
+        return None if start is None else FOLDER / _name(start, self.seed)
 
-    def made(self, start: Cell) -> Path:
-        """Return the folder of the run that this one starts from. Raise ValueError if there is no finished run."""
-        folder = FOLDER / _name(start, self.seed)
-        if not (folder / "result.json").exists():
+    def check_initial(self) -> None:
+        """Raise ValueError unless the run that this one starts from, if any, is finished."""
+        folder, start = self.initial, self.cell.start
+        if folder is not None and start is not None and not (folder / "result.json").exists():
             raise ValueError(
                 f"reproduce: expected a finished run in {folder}, from which {self.name} starts, found none; make it: "
                 f"python -m tasks {start.task} {start.options} --seed {self.seed} --out {folder}"
             )
-        return folder
 
     @property
     def needs_data_dir(self) -> bool:
@@ -252,8 +250,8 @@ def reproduce(names: list[str], jobs: int, dry_run: bool, data_dir: Path | None,
         raise ValueError(f"data_dir: expected none, because these runs fetch their data; got {data_dir}; leave it out")
     to_be_made = set() if again else {run.folder for run in runs}
     for run in runs:
-        if isinstance(run.cell, Cell) and run.cell.start is not None and run.initial not in to_be_made:
-            run.made(run.cell.start)
+        if run.initial not in to_be_made:
+            run.check_initial()
     for stage in range(3):
         _make([run for run in runs if run.stage == stage], jobs, data_dir)
 

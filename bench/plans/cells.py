@@ -18,6 +18,11 @@ class Search(NamedTuple):
         """Return the task: the search is not in a group of its own."""
         return self.task
 
+    @property
+    def start(self) -> None:
+        """Return None: its trials start anew."""
+        return None
+
 
 class Cell(NamedTuple):
     """Runs that differ only in their seed."""
