@@ -82,12 +82,18 @@ TABLE_3 = cells(
     "faces", 3,
     *(f"{layer}--keep-duplicates" for layer in ("--layer irnn ", "--layer lstm ", "--layer convnet --epochs 6 ", "")),
 )  # fmt: skip
-# without duplicates, 40 epochs for every layer, the ConvNet's learning rate from its search
+# without duplicates: 40 epochs and the same search of the learning rate for every layer
+FACES_LAYERS = ("irnn", "lstm", "convnet", "multilevel")
 TABLE_3_CLEAN: list[Cell | Search] = [
-    Search("table3-convnet", "faces", "--layer convnet --epochs 40", "learning_rate=0.0003,0.001,0.003"),
-    *cells("faces-no-duplicates", 3, "--layer irnn", "--layer lstm", "--layer multilevel"),
-    Cell("faces-no-duplicates", "--layer convnet --epochs 40", (0, 1, 2), "table3-convnet"),
-]  # fmt: skip
+    *(
+        Search(f"table3-{layer}", "faces", f"--layer {layer} --epochs 40", "learning_rate=0.0003,0.001,0.003")
+        for layer in FACES_LAYERS
+    ),
+    *(
+        Cell("faces-no-duplicates", f"--layer {layer} --epochs 40", (0, 1, 2), f"table3-{layer}")
+        for layer in FACES_LAYERS
+    ),
+]
 # 200 epochs for every layer are 8,000 updates, as in table 3's recurrent layers
 TABLE_3_SYNTHETIC = cells(
     "faces-synthetic", 3,
