@@ -35,6 +35,7 @@ from . import (
     text,
 )  # fmt: skip
 from .drawings import draw_glimpses
+from .plans.images import FACES_SEARCHES, MNIST_SEARCHES
 from .plans.retrieval import SEEDS_OF_TABLE_1
 from .published import NAMES, TABLE_1, TABLE_2, TABLE_3
 from .report import markdown, of_seeds
@@ -116,12 +117,13 @@ def for_pages() -> dict[str, str]:
         "sensitivity": sensitivity.table(),
         "factorial": factorial.table(),
         "factorial-tests": factorial.table_of_tests(),
-        "mnist-rates": searches.learning_rates(load("search")),
+        "mnist-rates": searches.learning_rates(load("search"), MNIST_SEARCHES),
+        "faces-rates": searches.learning_rates(load("search"), FACES_SEARCHES),
         "glimpse-type": factorial.table_of_glimpse_types(of_digits, load(LAYER_NORM)),
         "generalization-medians": generalization.medians(),
         "digits-pairs": digits.in_pairs(of_digits),
         "weight-decay-pairs": digits.in_pairs(load(WEIGHT_DECAY)),
-        "table3-pairs": digits.in_pairs(load("faces")),
+        **{f"{name}-pairs": digits.in_pairs(load(FACES[name])) for name in ("table3", "table3-clean")},
         "digits-mcnemar": digits.answers(of_digits, load(WEIGHT_DECAY), load(LAYER_NORM)),
         "ablation": digits.ablation(of_digits, load(LAYER_NORM), []),
         "weight-decay": digits.weight_decay(of_digits, load(WEIGHT_DECAY)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .plans.images import MNIST_SEARCHES
+from .plans.cells import Search
 from .published import NAMES, TABLE_1, TABLE_2
 from .report import markdown
 from .store import Run
@@ -61,9 +61,9 @@ def trials(found: list[Run], task: str) -> str:
     return markdown([*columns, "fault"], sorted(lines, key=lambda line: (str(line[0]), str(line[1]))))
 
 
-def learning_rates(found: list[Run]) -> str:
-    """Return the validation loss at each learning rate, by layer, of the equal searches of table 2."""
-    planned = {f"search/{search.name}": search.options for search in MNIST_SEARCHES}
+def learning_rates(found: list[Run], equal: list[Search]) -> str:
+    """Return the validation loss at each learning rate, by layer, of planned searches with the same rates."""
+    planned = {f"search/{search.name}": search.options for search in equal}
     rows, rates = [], list[float]()
     for search in found:
         if search["search"] in planned:

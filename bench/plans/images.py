@@ -83,16 +83,13 @@ TABLE_3 = cells(
     *(f"{layer}--keep-duplicates" for layer in ("--layer irnn ", "--layer lstm ", "--layer convnet --epochs 6 ", "")),
 )  # fmt: skip
 # without duplicates: 40 epochs and the same search of the learning rate for every layer
-FACES_LAYERS = ("irnn", "lstm", "convnet", "multilevel")
+FACES_SEARCHES = [
+    Search(f"table3-{layer}", "faces", f"--layer {layer} --epochs 40", "learning_rate=0.0003,0.001,0.003")
+    for layer in ("irnn", "lstm", "convnet", "multilevel")
+]
 TABLE_3_CLEAN: list[Cell | Search] = [
-    *(
-        Search(f"table3-{layer}", "faces", f"--layer {layer} --epochs 40", "learning_rate=0.0003,0.001,0.003")
-        for layer in FACES_LAYERS
-    ),
-    *(
-        Cell("faces-no-duplicates", f"--layer {layer} --epochs 40", (0, 1, 2), f"table3-{layer}")
-        for layer in FACES_LAYERS
-    ),
+    *FACES_SEARCHES,
+    *(Cell("faces-no-duplicates", search.options, (0, 1, 2), search.name) for search in FACES_SEARCHES),
 ]
 # 200 epochs for every layer are 8,000 updates, as in table 3's recurrent layers
 TABLE_3_SYNTHETIC = cells(
