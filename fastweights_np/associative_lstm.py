@@ -282,7 +282,7 @@ def step(
 
 
 class Stepper(BaseStepper):
-    """`step` without end, several times faster; as fast_weights.Stepper, with the states of this layer."""
+    """Advance the layer by one time step per call, as fast_weights.Stepper does, with the states of this layer."""
 
     State = State
 

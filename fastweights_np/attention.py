@@ -1,6 +1,6 @@
 """Causal softmax attention with rotary positions, to all earlier steps or to a sliding window of them.
 
-    q, k, v = Q x, K x, V x, for each head,   q and k turned by the position's angles
+    q, k, v = Q x, K x, V x, for each head,   q and k rotated by the position's angles
     o(t) = Σ_j p_j v(j),   p = softmax_j(q(t)·k(j) / √p),   t - window < j <= t
     y = output o
 
@@ -25,13 +25,13 @@ from .spans import Spans
 __all__ = ["State", "backward", "final_state", "forward", "init", "initial_state", "step"]
 
 BLOCK = 16  # queries in a block, at least
-BASE = 10000.0  # the angle of pair j turns by BASE^(-2 j / p) at each step
+BASE = 10000.0  # pair j rotates by BASE^(-2 j / p) at each step
 MODERATE = 60.0  # scores whose exp, and sums of it, neither overflow nor underflow in float32
 NAMES = ("Q", "K", "V")
 
 
 class State(NamedTuple):
-    """The state between steps: turned keys and values (B, n, d) of the last steps, and the position of the next one."""
+    """The state between steps: rotated keys, and values, (B, n, d), of the last steps; and the next position."""
 
     keys: Array
     values: Array
@@ -69,8 +69,8 @@ def forward(
     qkv[:, :pad] = 0
     qkv[:, pad + steps :] = 0
     xp.matmul(x, _stacked(params).T, out=qkv[:, pad : pad + steps])  # (L1)
-    turns = xp.asarray(_turns(0, steps, size, heads, x.dtype.char))
-    qkv.view(turns.dtype)[:, pad : pad + steps, :size] *= turns  # (R2)
+    rotations = xp.asarray(_rotations(0, steps, size, heads, x.dtype.char))
+    qkv.view(rotations.dtype)[:, pad : pad + steps, :size] *= rotations  # (R2)
     Q, K, V = _blocks(qkv, heads, pad, L)
     P = Q @ K.swapaxes(3, 4)  # (R5)
     moderate = xp is numpy and abs(P.max()) < MODERATE and abs(P.min()) < MODERATE
@@ -117,10 +117,10 @@ def backward(dy: Array, cache: Any) -> tuple[Params, Array]:
         if pad:  # the steps before a block belong to the block before it, too
             before = _of_heads(whole[:, : whole.shape[1] - pad], heads, L)[..., :pad, :]
             before += of_block[..., :pad, :]
-    # q and k are turned                                                                                            (R2)
-    turns = xp.asarray(_turns(0, steps, size, heads, x.dtype.char))
+    # q and k are rotated                                                                                           (R2)
+    rotations = xp.asarray(_rotations(0, steps, size, heads, x.dtype.char))
     dqkv = xp.ascontiguousarray(dqkv[:, pad : pad + steps])
-    dqkv.view(turns.dtype)[:, :, :size] *= turns.conj()
+    dqkv.view(rotations.dtype)[:, :, :size] *= rotations.conj()
     # q, k, v = Q x, K x, V x                                                                                       (L1)
     dx, dstacked = ops.product_backward(dqkv, x, _stacked(params))
     grads = {name: dstacked[n * size : (n + 1) * size] for n, name in enumerate(NAMES)}
@@ -149,8 +149,8 @@ def step(params: Params, x: Array, state: State, heads: int, window: int | None 
     xp, (batch_size, size) = array_module(x=x, **params), x.shape
     checks.shape("state.keys", state.keys[:, :0], (batch_size, 0, size), "a state of the same sequences")
     qkv = x @ _stacked(params).T
-    turns = xp.asarray(_turns(state.position, 1, size, heads, x.dtype.char))
-    qkv.view(turns.dtype)[:, :size] *= turns
+    rotations = xp.asarray(_rotations(state.position, 1, size, heads, x.dtype.char))
+    qkv.view(rotations.dtype)[:, :size] *= rotations
     q, k, v = (qkv[:, None, n * size : (n + 1) * size] for n in range(3))
     keys, values = xp.concatenate([state.keys, k], axis=1), xp.concatenate([state.values, v], axis=1)
     Q, K, V = (each.reshape(*each.shape[:2], heads, -1).swapaxes(1, 2) for each in (q, keys, values))
@@ -220,12 +220,13 @@ def _split(qkv: Array) -> list[Array]:
 
 
 @lru_cache(maxsize=64)
-def _turns(start: int, steps: int, size: int, heads: int, dtype: str) -> numpy.ndarray:
-    """Return the complex numbers (T, d) that turn pairs of entries of q and k. For q they include the factor 1/√p."""
+def _rotations(start: int, steps: int, size: int, heads: int, dtype: str) -> numpy.ndarray:
+    """Return the complex numbers (T, d) that rotate pairs of entries of q and k. For q they include the factor 1/√p."""
     p = size // heads
     angles = numpy.arange(start, start + steps)[:, None] * BASE ** (-numpy.arange(0, p, 2) / p)
-    turns = numpy.tile(numpy.exp(1j * angles), heads)
-    return numpy.concatenate([turns / p**0.5, turns], axis=1).astype("complex64" if dtype == "f" else "complex128")
+    rotations = numpy.tile(numpy.exp(1j * angles), heads)
+    of_qk = numpy.concatenate([rotations / p**0.5, rotations], axis=1)
+    return of_qk.astype("complex64" if dtype == "f" else "complex128")
 
 
 def _mask(count: int, L: int, pad: int, window: int, parts: numpy.ndarray | None, dtype: str) -> numpy.ndarray:

@@ -49,7 +49,7 @@ class Decays(NamedTuple):
 
     @classmethod
     def of(cls, log_decay: Array, parts: numpy.ndarray | None, chunk: int, dtype: Any) -> Decays:
-        """Return them from log α (T, B, N) <= 0, and the number of the document of each step (T, B), on the host.
+        """Return the Decays, from log α (T, B, N) <= 0 and the number of the document of each step (T, B), on the host.
 
         Everything is the exp of a difference of sums of log α, which is at most 0: nothing overflows, and no α is
         divided by. The sums are float64, because a difference of large sums loses digits.

@@ -5,8 +5,8 @@
     policy           π = softmax(P h(T) + p)
 
 A policy reads a sequence x(0) .. x(T-1), and acts once, after the last step. K contexts are tried on N sequences in one
-call: the batch holds the sequences of the first context, then those of the second one, and so on. The gradients of
-contexts are exact, as those of the parameters. Numbers such as (G3) are in DERIVATION.md.
+call: the batch holds the N sequences with the first context, then the N with the second one, and so on. The gradients
+of contexts and parameters are exact. Numbers such as (G3) are in DERIVATION.md.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class ContextPolicy:
         return int(x.shape[1]) // contexts
 
     def backward(self, dlogits: Array, cache: Any, of_contexts: bool = True) -> tuple[Tree, Tree]:
-        """Return the gradients of the parameters, and those of the contexts, from dlogits (B, actions).
+        """Return (gradients of the parameters, gradients of the contexts) from dlogits (B, actions).
 
         of_contexts: False leaves the contexts' gradients out.
         """
@@ -146,7 +146,7 @@ class ContextPolicy:
         return {"h0": dh0.reshape(K, -1, dh0.shape[-1]).sum(axis=1), "a": da}
 
     def _blocks_backward(self, dh: Array, caches: list[Any], contexts: Tree) -> tuple[Tree, Tree]:
-        """Return the gradients of the layer's parameters, summed over the contexts, and those of the blocks."""
+        """Return (gradients of the layer's parameters, summed over the contexts; gradients of the blocks)."""
         xp, count = array_module(dh=dh), len(dh) // len(caches)
         own = [
             fast_weights.backward(dh[k * count : (k + 1) * count], cache)[0] for k, cache in enumerate(caches)

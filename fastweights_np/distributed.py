@@ -200,7 +200,7 @@ class Ranks:
                 if value != ours:
                     raise ValueError(
                         f"{name}: expected the same on all ranks, got {ours} on rank 0 and {value} on rank {number} "
-                        f"({host}); start all ranks alike"
+                        f"({host}); start all ranks with the same command"
                     )
 
     def check_equal(self, params: Tree) -> None:

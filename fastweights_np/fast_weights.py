@@ -46,9 +46,9 @@ from .recurrent import (
     identity_params,
     initial,
     input_sums,
+    norm_activation,
     renamed,
     requested,
-    respond,
 )  # fmt: skip
 from .spans import Spans
 from .workspace import Workspace, exclusive, keep_freed_memory
@@ -329,11 +329,11 @@ def next_state(params: Params, x: Array, state: State, options: Options) -> Arra
     a = state.h.dot(params["W"].T)  # W h(t) + C x(t) + b
     a += x.dot(params["C"].T)
     a += params["b"]
-    h = respond(a, params, f, options.normalize_preliminary)  # (2a)
+    h = norm_activation(a, params, f, options.normalize_preliminary)  # (2a)
     for _ in range(options.inner_steps):
         z = read_matrix(state.A, h)
         z += a if options.sustained_boundary else h  # (2)
-        h = respond(z, params, f)  # (5)
+        h = norm_activation(z, params, f)  # (5)
     return h
 
 
@@ -354,7 +354,9 @@ def write(A: Array, h: Array, options: Options) -> Array:
 
 
 class Stepper(MemoryStepper):
-    """`step` without end, several times faster: h = stepper(x), from x (B, I) to h (B, H), a new array.
+    """Advance the layer by one time step per call, in place and several times faster than `step`.
+
+    h = stepper(x) takes x (B, I) and returns h (B, H), a new array:
 
         stepper = fast_weights.Stepper(params, batch_size=8)
         for x in stream:

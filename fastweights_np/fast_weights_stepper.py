@@ -54,13 +54,13 @@ class MemoryStepper(BaseStepper):
     def __call__(self, x: Array) -> Array:
         """Return h (B, H), a new array, from x (B, I), and take the step. Raises as BaseStepper does."""
         self._take(x)
-        return self._written(self._respond(self._calls))  # (2), (5)
+        return self._written(self._run_calls(self._calls))  # (2), (5)
 
     def advance(self, c: Array) -> Array:
         """Return h (B, H), a new array, from c = C x(t) + b (B, H), which is not checked, and take the step."""
         self._from_state()  # a = W h(t) + c
         self._a[...] += c
-        return self._written(self._respond(self._inner_loop))
+        return self._written(self._run_calls(self._inner_loop))
 
     def _written(self, h: Array) -> Array:
         """Return h(t+1), after writing it to the fast weights."""

@@ -55,7 +55,7 @@ def init(
     rng: numpy.random.Generator, size: int, hidden_size: int, taps: Sequence[int] = TAPS, *, gated: bool = True,
     kernel: bool = True, target: bool = True, dtype: str = "float32",
 ) -> Params:  # fmt: skip
-    """Return the parameters of the MLP, and those of the target that are to be learned.
+    """Return the parameters of the MLP, and the learned parameters of the target.
 
     gated    whether z = silu(gate x) ⊙ (up x), else z = relu(up x)
     kernel   whether there is a kernel (J, d), zero: v = 0, so that the layer starts as the plain MLP. Without a kernel
@@ -93,7 +93,7 @@ def forward(
 
     source   (T, B, d): what the targets are made of, such as the token embeddings; None is x
     decay    λ in (0, 1], a chunk
-    rate     η >= 0; with 0, y is that of the plain MLP
+    rate     η >= 0; with 0, y is the output of the plain MLP
     chunk    L, steps in a chunk. An incomplete last chunk is read, and not written
     taps     the distances j of the steps that v(t) is made of; one for each row of kernel. Steps outside the chunk of t
              count as zeros

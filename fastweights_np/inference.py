@@ -35,8 +35,8 @@ def in_parts(
     """Return h (T, B, H) of a layer, from parts of PART steps, and what its final_state needs.
 
     forward(x, **states, lengths, resets) runs one part, final_state returns its State. initial are the states before
-    the first step, by name. of_steps returns the arguments that differ from part to part. A sequence takes no part
-    after its end.
+    the first step, by name. of_steps returns the arguments that differ from part to part. A part computes only the
+    sequences that have not ended.
     """
     ops.refuse_closed_loop(x, "a forward without gradients; use a Stepper")
     steps, batch_size = x.shape[0], x.shape[1]

@@ -34,9 +34,9 @@ from .recurrent import (
     identity_params,
     initial,
     input_sums,
+    norm_activation,
     renamed,
     requested,
-    respond,
 )  # fmt: skip
 from .spans import Spans
 from .stepper import BaseStepper, Held, activation_calls, norm_of
@@ -196,7 +196,7 @@ def step(params: Params, x: Array, state: State, *, activation: str = "relu") ->
     z = state.h.dot(params["W"].T)
     z += x.dot(params["C"].T)
     z += params["b"]
-    h = respond(z, params, activation)
+    h = norm_activation(z, params, activation)
     return h, State(h.copy())
 
 
@@ -209,7 +209,7 @@ def _check_step(params: Params, x: Array, state: State) -> None:
 
 
 class Stepper(BaseStepper):
-    """`step` without end, several times faster; as fast_weights.Stepper, with the options of this layer."""
+    """Advance the layer by one time step per call, as fast_weights.Stepper does, with the options of this layer."""
 
     State = State
 

@@ -331,7 +331,7 @@ def _check_step(params: Params, x: Array, state: State) -> None:
 
 
 class Stepper(BaseStepper):
-    """`step` without end, several times faster; as fast_weights.Stepper, with the states of this layer."""
+    """Advance the layer by one time step per call, as fast_weights.Stepper does, with the states of this layer."""
 
     State = State
 

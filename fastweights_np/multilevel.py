@@ -351,7 +351,7 @@ def step(
 
 
 class Stepper(MemoryStepper):
-    """`step` without end, several times faster; as fast_weights.Stepper, with four signals for each step.
+    """Advance the layer by one time step per call, as fast_weights.Stepper does, with four signals for each step.
 
     h = stepper(x, store=True, wipe=False, read=True, integrate=False) returns h (B, H), a new array, from x (B, I).
     """
@@ -378,7 +378,7 @@ class Stepper(MemoryStepper):
             checks.boolean(name, value)
         self._take(x)
         self._through[TRANSITIONS[integrate]]()  # a = U h'(t) + C x(t) + b
-        h = self._respond(self._inner_loop if read else self._unread)
+        h = self._run_calls(self._inner_loop if read else self._unread)
         if store:
             self._A.write(h)
         if wipe:

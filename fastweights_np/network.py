@@ -95,7 +95,7 @@ class Network(Model):
                     step and the backward state after the first one. "each": the state of every step
     layers          how many layers stand on top of one another; their parameters are "layer", "layer2", ...
     bidirectional   whether each layer also has a second one, "backward", "backward2", ..., that reads from the end to
-                    the start. Both states go on, one after the other
+                    the start. The next part gets both states, concatenated along the last axis
     learn           names among "decay" and "rate", which are then parameters of each layer, 0-d: λ = sigmoid(decay),
                     η = exp(rate). They start from `options`. Each forward copies them to the host
 

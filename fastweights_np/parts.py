@@ -1,7 +1,6 @@
-"""What stands before and after the recurrent layer of a network: encoders and readouts.
+"""Define the encoders and readouts of a network: the parts before and after its recurrent layer.
 
-Each has `init`, `forward` and `backward`. An encoder has a `size`, that of x. A readout has a
-`loss`.
+Each has `init`, `forward` and `backward`. An encoder also has `size`, the size of its output x. A readout has a `loss`.
 """
 
 from __future__ import annotations

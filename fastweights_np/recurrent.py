@@ -278,7 +278,7 @@ class Saved(NamedTuple):
         return Saved(*(None if array is None else array[..., t, :, :] for array in self))
 
 
-def respond(z: Array, params: Params, activation: str, layer_norm: bool = True) -> Array:
+def norm_activation(z: Array, params: Params, activation: str, layer_norm: bool = True) -> Array:
     """Return h = f(LN[z]), a new array, or f(z) if there is no layer norm; NormActivation without buffers."""
     if layer_norm and "gain" in params:
         z = ops.layer_norm(z, params["gain"], params["bias"])

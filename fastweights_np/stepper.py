@@ -166,9 +166,9 @@ class BaseStepper:
         Raises TypeError or ValueError for an x of another shape, dtype or place; the step is then not taken.
         """
         self._take(x)
-        return self._respond(self._calls)
+        return self._run_calls(self._calls)
 
-    def _respond(self, calls: Sequence[Call]) -> Array:
+    def _run_calls(self, calls: Sequence[Call]) -> Array:
         """Return h(t+1), the result of the last call, and make it the h of the next step."""
         for call in calls:
             h = call()

@@ -36,7 +36,7 @@ class StreamMemory:
     """The fast weights A of B sequences. A step fills `query` and `term` (B, H), and calls `read` and `write`.
 
     query, term and what `read` returns are buffers of this object. The result of `read` is valid until the next read.
-    Who puts a state in `vectors[recent]` without `write` counts it in `recent`, and folds before recent exceeds chunk.
+    A caller that fills `vectors` without `write` must set `recent` itself. It must `fold` before recent exceeds chunk.
     """
 
     def __init__(

@@ -51,7 +51,7 @@ class Taps(NamedTuple):
 
     @classmethod
     def checked(cls, params: Params, taps: Sequence[int], chunk: int, across: bool) -> Taps:
-        """Return them. Raise ValueError or TypeError if they do not fit one another or the parameters."""
+        """Return the Taps. Raise ValueError or TypeError if the arguments do not fit one another or the parameters."""
         checks.count("chunk", chunk, least=1)
         _check_taps(taps)
         checks.boolean("across", across)
@@ -96,7 +96,7 @@ class Masks(NamedTuple):
 
     @classmethod
     def of(cls, xp: ModuleType, parts: numpy.ndarray, taps: Taps, dtype: Any) -> Masks:
-        """Return them from the number of the document of each step (T, B), on the host."""
+        """Return the Masks, from the number of the document of each step (T, B), on the host."""
         L, steps = taps.chunk, len(parts)
         count = -(-steps // L)
         filled = numpy.concatenate([parts, *[parts[-1:]] * (count * L - steps)]).T  # (B, C L)

@@ -30,7 +30,7 @@ def fast_weights_attention(
     steps, (batch_size, hidden_size) = x.shape[0], h0.shape
     from_input = x @ params["C"].T + params["b"]
 
-    def settle(a: Array, h: Array, past: Array, weights: Array) -> Array:
+    def inner_loop(a: Array, h: Array, past: Array, weights: Array) -> Array:
         boundary = a + h @ params["W"].T
         v = jax.nn.relu(_norm(params, boundary) if normalize_preliminary else boundary)
         scores = jnp.einsum("bth,bh->bt", past, v) * weights
@@ -41,7 +41,7 @@ def fast_weights_attention(
         def step(carry: Array, a: Array) -> Array:
             h, past, t = carry
             ages = t - 1 - jnp.arange(steps)
-            h = settle(a, h, past, jnp.where(ages >= 0, rate * decay ** jnp.maximum(ages, 0), 0.0).astype(a.dtype))
+            h = inner_loop(a, h, past, jnp.where(ages >= 0, rate * decay ** jnp.maximum(ages, 0), 0.0).astype(a.dtype))
             return (h, jax.lax.dynamic_update_slice(past, h[:, None], (0, t, 0)), t + 1), h
 
         past = jnp.zeros((batch_size, steps, hidden_size), x.dtype)
@@ -51,7 +51,7 @@ def fast_weights_attention(
     states: list[Array] = []
     for t in range(steps):
         past = jnp.stack(states, 1) if states else jnp.zeros((batch_size, 0, hidden_size), x.dtype)
-        h = settle(from_input[t], h, past, rate * decay ** jnp.arange(t - 1, -1, -1, dtype=x.dtype))
+        h = inner_loop(from_input[t], h, past, rate * decay ** jnp.arange(t - 1, -1, -1, dtype=x.dtype))
         states.append(h)
     return jnp.stack(states)
 

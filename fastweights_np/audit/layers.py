@@ -93,6 +93,7 @@ def _reads_by_matrix_and_attention(case: Case, A0: Any, h: Any, A_last: Any, sav
 
 
 def hand_gradients(case: Case, cache: Any, dh: Any) -> Arrays:
+    """Return all gradients by the fast backward, by name, from dh."""
     grads, dx, dh0 = case.module.backward(dh, cache, extra=case.extra())
     return grads | {"x": dx, "h0": dh0}
 
@@ -224,6 +225,7 @@ def _without_and_with_gradients(case: Case, params: Arrays, given: Arrays, move:
 
 
 def device_link(cases: tuple[Case, ...], move: Move) -> Link:
+    """Return the link that compares every layer on the device with the host."""
     link = Link(6, "GPU = host", "all layers", 1e-11)
     for case in cases:
         params, given, dh = case.arrays()

@@ -20,6 +20,7 @@ from .operations import CONVNETS
 
 
 def network_link(layers: Sequence[Any], move: Move) -> Link:
+    """Return the link that compares the gradients of whole networks with autograd."""
     import autograd.numpy
 
     link = Link(3, "backward = autograd", "network", 1e-12)

@@ -24,6 +24,7 @@ CONVNETS = (  # channels, rows and columns of the images; layers
 
 
 def convnet_links(quick: bool, move: Move) -> Iterator[Link]:
+    """Yield the links of the ConvNet."""
     import autograd
     import autograd.numpy
 
@@ -65,6 +66,7 @@ def convnet_links(quick: bool, move: Move) -> Iterator[Link]:
 
 
 def operation_links(move: Move) -> Iterator[Link]:
+    """Yield the links of the operations without time."""
     import autograd
     import autograd.numpy as np
     import scipy.special

@@ -167,6 +167,7 @@ def programmer_links(
 
 
 def hand_gradients(cache: Any, cotangents: Arrays, move: Move) -> Arrays:
+    """Return all gradients by the fast backward, by name, from the cotangents of y and S."""
     dy, dS = cotangents["dy"], cotangents["dS"]
     grads, dx, dstate0 = layer.backward(move(dy.reshape(*dy.shape[:-2], -1)), cache, layer.State(move(dS)))
     return to_host(grads | {"x": dx, "S0": dstate0.S})

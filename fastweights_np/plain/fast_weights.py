@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy
 
-from .ops import outer, respond, respond_backward, times
+from .ops import norm_activation, norm_activation_backward, outer, times
 
 
 def attend(v: Any, past: Any, A0: Any, decay: float, rate: float) -> Any:
@@ -29,25 +29,25 @@ def inner_loop(
     normalize_preliminary: bool = False, np: Any = numpy,
 ) -> tuple[Any, Any]:  # fmt: skip
     """Return h(t+1) from a = W h(t) + C x(t) + b and A(t), and what backward needs."""
-    h, saved = respond(a, params, activation, normalize_preliminary, np)  # (2a), (F4)
-    queries, responses = [], [saved]
+    h, saved = norm_activation(a, params, activation, normalize_preliminary, np)  # (2a), (F4)
+    queries, saved_activations = [], [saved]
     for _ in range(inner_steps):
         z = times(A, h) + (a if sustained_boundary else h)  # (2), (F3); appendix B's method 1, or 2
         queries.append(h)
-        h, saved = respond(z, params, activation, True, np)  # (5), (F1), (F2)
-        responses.append(saved)
-    return h, (A, queries, responses)
+        h, saved = norm_activation(z, params, activation, True, np)  # (5), (F1), (F2)
+        saved_activations.append(saved)
+    return h, (A, queries, saved_activations)
 
 
 def inner_loop_backward(
     dh: Any, saved: Any, params: dict[str, Any], activation: str, sustained_boundary: bool, grads: dict[str, Any]
 ) -> tuple[Any, Any]:  # fmt: skip
     """Return da, and dA of the reads of A(t); add the gradients of gain and bias to grads."""
-    A, queries, responses = saved
+    A, queries, saved_activations = saved
     da, dA = 0 * dh, 0 * A
     for s in reversed(range(len(queries))):
         # h_s+1 = f(LN[z])
-        r = respond_backward(dh, responses[s + 1], params, activation, grads)  # (F1), (F2)
+        r = norm_activation_backward(dh, saved_activations[s + 1], params, activation, grads)  # (F1), (F2)
         # z = A h_s + a, or with method 2 z = A h_s + h_s                                                    (F3)
         dA = dA + outer(r, queries[s])
         dh = times(A.swapaxes(1, 2), r)
@@ -56,7 +56,7 @@ def inner_loop_backward(
         else:
             dh = dh + r
     # h_0 = f(a), or f(LN[a])
-    return da + respond_backward(dh, responses[0], params, activation, grads), dA  # (F4)
+    return da + norm_activation_backward(dh, saved_activations[0], params, activation, grads), dA  # (F4)
 
 
 def forward(

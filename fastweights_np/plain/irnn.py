@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy
 
-from .ops import respond, respond_backward
+from .ops import norm_activation, norm_activation_backward
 
 
 def forward(
@@ -22,8 +22,8 @@ def forward(
     for x_t in x:
         h_before = h
         z = h @ params["W"].T + x_t @ params["C"].T + params["b"]  # (I2), (F7), (L1)
-        h, response = respond(z, params, activation, True, np)  # (I1)
-        saved.append((x_t, h_before, response))
+        h, activated = norm_activation(z, params, activation, True, np)  # (I1)
+        saved.append((x_t, h_before, activated))
         hs.append(h)
     return np.stack(hs), saved
 
@@ -34,9 +34,9 @@ def backward(
     """Return (grads, dx, dh0) from dhs (T, B, H)."""
     grads = {name: 0 * value for name, value in params.items()}
     dh_next, dx = 0 * saved[0][1], []
-    for dh, (x_t, h_before, response) in zip(reversed(dhs), reversed(saved), strict=True):
+    for dh, (x_t, h_before, activated) in zip(reversed(dhs), reversed(saved), strict=True):
         # h(t+1) = f(LN[z])
-        dz = respond_backward(dh + dh_next, response, params, activation, grads)  # (I1)
+        dz = norm_activation_backward(dh + dh_next, activated, params, activation, grads)  # (I1)
         # z = W h(t) + C x(t) + b
         grads["W"] = grads["W"] + dz.T @ h_before  # (F7)
         grads["C"] = grads["C"] + dz.T @ x_t  # (L1)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy
 
 from .fast_weights import inner_loop, inner_loop_backward
-from .ops import outer, respond, respond_backward, times
+from .ops import norm_activation, norm_activation_backward, outer, times
 
 
 def forward(
@@ -30,7 +30,7 @@ def forward(
         if controls.read[t]:
             h, step = inner_loop(a, A, params, inner_steps, activation, True, normalize_preliminary, np)  # (2), (5)
         else:
-            h, step = respond(a, params, activation, True, np)  # (V2)
+            h, step = norm_activation(a, params, activation, True, np)  # (V2)
         saved.append((x_t, U, h_before, A, h, step))
         hs.append(h)
         if controls.store[t]:
@@ -64,7 +64,7 @@ def backward(
             G = G + dA  # (V1)
         else:
             # h = f(LN[a])
-            da = respond_backward(dh, step, params, activation, grads)  # (V2)
+            da = norm_activation_backward(dh, step, params, activation, grads)  # (V2)
         # a = U h'(t) + C x(t) + b
         grads[U] = grads[U] + da.T @ h_before  # (V3)
         grads["C"] = grads["C"] + da.T @ x_t  # (L1)

@@ -64,7 +64,9 @@ def layer_norm_backward(dy: Any, saved: Any, gain: Any) -> tuple[Any, Any, Any]:
     return dz, dgain, dbias
 
 
-def respond(z: Any, params: dict[str, Any], f: str, normalize: bool = True, np: Any = numpy) -> tuple[Any, Any]:
+def norm_activation(
+    z: Any, params: dict[str, Any], f: str, normalize: bool = True, np: Any = numpy
+) -> tuple[Any, Any]:  # fmt: skip
     """Return h = f(LN[z]), or f(z) without layer norm, and what backward needs."""
     normed = None
     if normalize and "gain" in params:
@@ -73,7 +75,7 @@ def respond(z: Any, params: dict[str, Any], f: str, normalize: bool = True, np: 
     return h, (h, normed)
 
 
-def respond_backward(dh: Any, saved: Any, params: dict[str, Any], f: str, grads: dict[str, Any]) -> Any:
+def norm_activation_backward(dh: Any, saved: Any, params: dict[str, Any], f: str, grads: dict[str, Any]) -> Any:
     """Return dz from dh; add the gradients of gain and bias to grads."""
     h, normed = saved
     # h = f(y)
