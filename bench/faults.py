@@ -37,9 +37,10 @@ from .report import markdown
 
 REPORT = """# Faults
 
-What was done to runs, files and readers, and what came of it. A case survives if a run that was cut short ends with the
-same bits as an undisturbed one, or if an input is read rightly or refused by the documented error. Everything else is
-wrong: another result, another exception, a traceback. `python -m bench faults` repeats it; its short form is a test.
+The table counts injected faults in runs, files and readers, and their outcomes. An interrupted run survives if it ends
+with the same bits as an undisturbed run. A damaged input survives if it is read correctly, or refused with the
+documented error. Everything else is wrong: another result, another exception, a traceback. `python -m bench faults`
+repeats the measurement. A short form is a test.
 """
 SHOWN = 5  # of the cases that went wrong, per kind
 CRASHED = 70  # exit code of a forked run that raised

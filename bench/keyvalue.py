@@ -75,7 +75,7 @@ def losses(runs: Runs, rows: Sequence[Row]) -> str:
 def agreement(runs: Runs, rows: Sequence[Row]) -> str:
     """Return how many medians agree with the published losses that solve the task, and with those above LARGE.
 
-    Losses between the two are only counted: seeds differ there by up to ten times.
+    Losses between the two are only counted: seeds differ there by up to eleven times.
     """
     theirs, lines = published(complete=True), []
     for row in filter(_is_published, rows):

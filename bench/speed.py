@@ -57,7 +57,7 @@ def sizes_of(layer: str, long: bool) -> Sequence[Size]:
 
 
 def candidates(layer: str, threads: int, most: int, device: str = "cpu") -> list[str]:
-    """Return the frameworks that may be the fastest one with this number of threads, of which `most` are measured."""
+    """Return the frameworks that may be the fastest with `threads` threads; `most` is the largest number measured."""
     names = [name for name in layer_frameworks(layer, threads, device) if not name.startswith(COMPILED)]
     return names + ([f"{COMPILED}, {FORMS[layer][0]}"] if threads == most else [])
 

@@ -1,6 +1,6 @@
-"""The paper's four tasks and three of later papers, run by `python -m tasks NAME`.
+"""Define the paper's four tasks and five of later papers, run by `python -m tasks NAME`.
 
-Modules that moved into a room can still be imported by their former names, such as tasks.catch_environment.
+Modules that moved into a subpackage can still be imported by their former names, such as tasks.catch_environment.
 """
 
 import sys
@@ -12,19 +12,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-ROOMS = ("running", "searching", "vision", "games")
+SUBPACKAGES = ("running", "searching", "vision", "games")
 
 
 class _FormerNames(MetaPathFinder, Loader):
-    """Imports tasks.ROOM.MODULE for tasks.MODULE, with a DeprecationWarning."""
+    """Import tasks.SUBPACKAGE.MODULE for tasks.MODULE, with a DeprecationWarning."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         package, _, module = fullname.partition(".")
-        return ModuleSpec(fullname, self) if package == __name__ and _room_of(module) else None
+        return ModuleSpec(fullname, self) if package == __name__ and _subpackage_of(module) else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = spec.name.partition(".")[2]
-        new = f"{__name__}.{_room_of(module)}.{module}"
+        new = f"{__name__}.{_subpackage_of(module)}.{module}"
         warnings.warn(f"{spec.name}: this module is now called {new}", DeprecationWarning, stacklevel=2)
         found = import_module(new)
         self._spec = found.__spec__  # the import system replaces it
@@ -34,10 +34,10 @@ class _FormerNames(MetaPathFinder, Loader):
         module.__spec__ = self._spec
 
 
-def _room_of(module: str) -> str | None:
-    """Return the room that has this module, None if there is none."""
+def _subpackage_of(module: str) -> str | None:
+    """Return the subpackage that has this module; None if there is none."""
     here = Path(__file__).parent
-    return next((room for room in ROOMS if (here / room / f"{module}.py").is_file()), None)
+    return next((package for package in SUBPACKAGES if (here / package / f"{module}.py").is_file()), None)
 
 
 sys.meta_path.append(_FormerNames())

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy
 
 THINK = 2  # steps after the query
-HELD_OUT = 4  # one in so many permutations is held out
+HELD_OUT = 4  # one permutation in HELD_OUT is held out from pre-training
 
 
 class Family(NamedTuple):

@@ -1,7 +1,7 @@
 """Learn one task by weights, by contexts, or by both: what one update does with one batch of episodes.
 
-slow    θ goes up the clipped importance-weighted policy gradient; minus the gradient of c KL(π_θ‖π_base), if asked
-fast    the contexts go up the same gradient, or evolve
+slow    gradient ascent on the clipped importance-weighted objective in θ. --kl-weight c subtracts c KL(π_θ‖π_base)
+fast    gradient ascent on the same objective in the contexts, or evolution of prompts
 same    both, on the same episodes: θ first. The contexts' gradient then has ratios ρ that differ from 1
 
 Several ranks share the problems of a batch, and add up their gradients. All of them draw the whole batch.

@@ -15,7 +15,7 @@ from .base import BaseConfig
 from .learner import REHEARSED
 from .stages import HALVES, Stage, stages
 
-MOST_TASKS = 8  # so many different permutations are drawn with certainty
+MOST_TASKS = 8  # enough permutations are drawn for this many different ones
 
 
 class Progress(TypedDict):

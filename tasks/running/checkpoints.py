@@ -71,8 +71,8 @@ def note_ranks(before: int) -> None:
     now = distributed.ranks().size
     if now != before:
         print(
-            f"ranks: {now} resume what {before} began: results equal those of one run up to rounding error, not bit "
-            "for bit",
+            f"ranks: {now} resume what {before} began: results agree with an uninterrupted run up to rounding error, "
+            "not bit for bit",
             flush=True,
         )
 
